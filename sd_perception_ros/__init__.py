@@ -1,0 +1,1 @@
+"""One image, one pass, many tasks: a diffusion backbone as a camera's depth and normals."""
