@@ -1,0 +1,97 @@
+"""Pinhole geometry on numpy arrays: cameras of cropped or resized pictures, depth to points."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sd_perception_ros.types import Camera, Float
+
+
+def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camera:
+    """
+    Make a centred camera with square pixels.
+
+    :param horizontal_fov_deg: angle between the left and right picture edges, 0..180 exclusive.
+    :raises ValueError: an angle that no pinhole camera has.
+    """
+    if not 0.0 < horizontal_fov_deg < 180.0:
+        raise ValueError(
+            f'a horizontal field of view lies between 0 and 180 deg, got {horizontal_fov_deg}'
+        )
+    focal_px = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
+    return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def resize_camera(camera: Camera, width: int, height: int) -> Camera:
+    """Give the camera of the same picture resized to (height, width) pixels."""
+    scale_x, scale_y = width / camera.width, height / camera.height
+    # Pixel centres are integers, so edges lie at -0.5: the half pixel keeps edges on edges.
+    return Camera(
+        camera.fx * scale_x,
+        camera.fy * scale_y,
+        (camera.cx + 0.5) * scale_x - 0.5,
+        (camera.cy + 0.5) * scale_y - 0.5,
+        width,
+        height,
+    )
+
+
+def crop_and_bin(
+    camera: Camera,
+    x_offset: int,
+    y_offset: int,
+    width: int,
+    height: int,
+    binning_x: int = 1,
+    binning_y: int = 1,
+) -> Camera:
+    """
+    Give the camera of a binned region of interest of a full-resolution picture (REP 104).
+
+    :param x_offset: left edge of the region, in full-resolution pixels (so is the top edge).
+    :param width: size of the region in full-resolution pixels (so is the height).
+    :param binning_x: full-resolution pixels per binned pixel (so is `binning_y`).
+    """
+    # No half pixel here: image_geometry (C++) scales the principal point plainly, and a cloud
+    # must not differ by the node that made it.
+    return Camera(
+        camera.fx / binning_x,
+        camera.fy / binning_y,
+        (camera.cx - x_offset) / binning_x,
+        (camera.cy - y_offset) / binning_y,
+        width // binning_x,
+        height // binning_y,
+    )
+
+
+def back_project(
+    depth_m: Float, camera: Camera, stride: int = 1, out: Float | None = None
+) -> Float:
+    """
+    Lift a depth map to points in the camera optical frame (x right, y down, z forward).
+
+    :param depth_m: (H, W) float32, metres along +z; NaN or infinite where there is no point.
+    :param camera: intrinsics of this same (H, W) grid.
+    :param stride: take every so manieth row and column.
+    :param out: (ceil(H / stride), ceil(W / stride), 3) float32 view to fill.
+    :returns: `out`, or a new array of that shape: metres, NaN where there is no point.
+    :raises ValueError: the camera is of another picture size.
+    """
+    if depth_m.shape != (camera.height, camera.width):
+        raise ValueError(
+            f'the camera is {camera.width} x {camera.height} pixels but the depth map is '
+            f'{depth_m.shape[1]} x {depth_m.shape[0]}'
+        )
+    z = depth_m[::stride, ::stride]
+    if out is None:
+        out = np.empty((*z.shape, 3), np.float32)
+    u = np.arange(0, camera.width, stride, dtype=np.float32)
+    v = np.arange(0, camera.height, stride, dtype=np.float32)
+    # Infinity times a ray is infinite or NaN by luck of the pixel: make it NaN before.
+    out[..., 2] = np.where(np.isfinite(z), z, np.float32(np.nan))
+    np.multiply(out[..., 2], (u - np.float32(camera.cx)) / np.float32(camera.fx), out=out[..., 0])
+    ray_y = (v - np.float32(camera.cy)) / np.float32(camera.fy)
+    np.multiply(out[..., 2], ray_y[:, None], out=out[..., 1])
+    return out

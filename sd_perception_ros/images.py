@@ -1,0 +1,86 @@
+"""Pictures in and out of the network: value range, size, padding. Pure functions on tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+
+def check_rgb(rgb: NDArray[np.uint8]) -> None:
+    """
+    Refuse anything but a picture.
+
+    :raises ValueError: not a (H, W, 3) uint8 array with at least one pixel.
+    """
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8:
+        came = rgb.dtype if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise ValueError(f'expected a picture as a uint8 array, got {came}; scale it to 0..255')
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise ValueError(f'expected a picture of shape (H, W, 3), RGB, got {rgb.shape}')
+
+
+def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
+    """
+    Turn a picture into a batch of one, still 0..255.
+
+    :param rgb: (H, W, 3) uint8.
+    :returns: (1, 3, H, W) float32, 0..255.
+    """
+    # A message's picture may be a read-only or strided view; torch wants neither.
+    picture = np.ascontiguousarray(rgb)
+    if not picture.flags.writeable:
+        picture = picture.copy()
+    return torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float()
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """
+    Resize with an antialiased bilinear filter.
+
+    :param image: (B, C, h, w) floating point.
+    :returns: (B, C, height, width).
+    """
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.interpolate(
+        image, (height, width), mode='bilinear', antialias=True, align_corners=False
+    )
+
+
+def fitted_size(height: int, width: int, long_side_px: int) -> tuple[int, int]:
+    """
+    Return (height, width) scaled so that the longer side is `long_side_px`; 0 keeps the size.
+
+    Sizes are cut to integers, as the official pipeline does, and never below 1.
+    """
+    if not long_side_px:
+        return height, width
+    scale = min(long_side_px / width, long_side_px / height)
+    return max(int(height * scale), 1), max(int(width * scale), 1)
+
+
+def normalized(image: Tensor) -> Tensor:
+    """Map 0..255 to -1..1, after rounding to the 256 levels that a picture can have."""
+    return image.round().clamp(0, 255) / 255 * 2 - 1
+
+
+def pad_to_stride(image: Tensor, stride: int) -> Tensor:
+    """Repeat the last row and column until height and width are multiples of `stride`."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % stride, 0, -height % stride), mode='replicate')
+
+
+def unpad(raw: Tensor, padded: tuple[int, int], inner: tuple[int, int]) -> Tensor:
+    """
+    Undo `pad_to_stride` on an output of any resolution.
+
+    :param raw: (B, C, h, w) output for the padded picture.
+    :param padded: (height, width) that the network saw.
+    :param inner: (height, width) before padding.
+    """
+    if padded == inner:
+        return raw
+    return resize(raw, *padded)[..., : inner[0], : inner[1]]

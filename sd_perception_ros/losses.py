@@ -1,0 +1,57 @@
+"""Losses over valid pixels. Tensors are (B, C, H, W) float32; masks are (B, 1, H, W) bool."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over valid pixels of the whole batch; zero (with a gradient) where none is valid."""
+    valid = valid.expand_as(values)
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+
+
+def fit_scale_and_shift(raw: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Return each image's least-squares scale and shift, (B, 1, 1, 1), that take raw to target.
+
+    A flat output (no variance to scale) gets scale 0 and the target's mean.
+    """
+    weight = valid.to(raw.dtype)
+    count = weight.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    clean = torch.where(valid, target, 0)
+    mean_raw = (raw * weight).sum((1, 2, 3), keepdim=True) / count
+    mean_target = (clean * weight).sum((1, 2, 3), keepdim=True) / count
+    centered = (raw - mean_raw) * weight
+    variance = centered.square().sum((1, 2, 3), keepdim=True)
+    covariance = (centered * (clean - mean_target)).sum((1, 2, 3), keepdim=True)
+    scale = torch.where(variance > 1e-6, covariance / variance.clamp(min=1e-6), 0)
+    return scale, mean_target - scale * mean_raw
+
+
+def scale_shift_invariant_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error after the least-squares fit of each image (MiDaS, arXiv 1907.01341)."""
+    scale, shift = fit_scale_and_shift(raw, target, valid)
+    return masked_mean((scale * raw + shift - target).abs(), valid)
+
+
+def gradient_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute difference of the slopes to the right and downwards, between valid pixels."""
+    error = torch.where(valid, raw - target, 0)
+    right = (error[..., :, 1:] - error[..., :, :-1]).abs()
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs()
+    return masked_mean(right, valid[..., :, 1:] & valid[..., :, :-1]) + masked_mean(
+        down, valid[..., 1:, :] & valid[..., :-1, :]
+    )
+
+
+def angular_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """
+    Mean angle between raw vectors (any length) and unit targets, radians.
+
+    acos has an infinite slope at 0 and pi, so the cosine stays 1e-4 away from them.
+    """
+    raw = raw / raw.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    cosine = (raw * target).sum(1, keepdim=True)
+    return masked_mean(torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4)), valid)
