@@ -1,0 +1,1 @@
+"""Pre-trained diffusion models behind three maps: encode, step, decode."""

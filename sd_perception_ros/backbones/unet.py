@@ -1,0 +1,87 @@
+"""Stable Diffusion's autoencoder and UNet as a one-step backbone."""
+
+from __future__ import annotations
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+import torch
+from torch import nn, Tensor
+
+from sd_perception_ros.backbones.backbone import Backbone, Denoised
+
+
+class UNetBackbone(Backbone):
+    """
+    One deterministic step from the picture's own latent (GenPercept, arXiv 2403.06090).
+
+    :param vae: shared by all backbones of a checkpoint.
+    :param unet: a stock UNet with the latent's channels in and out.
+    :param prompt: (1, T, D) text embedding, frozen.
+    :param timestep: 0..999, frozen: only its embedding reaches the UNet.
+    """
+
+    def __init__(
+        self, vae: AutoencoderKL, unet: UNet2DConditionModel, prompt: Tensor, timestep: int
+    ) -> None:
+        super().__init__()
+        _check_fit(vae, unet, prompt)
+        self.vae = vae
+        self.unet = unet
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.latent_channels = vae.config.latent_channels
+        # up_blocks run from the deepest level to the finest.
+        self.feature_channels = tuple(reversed(unet.config.block_out_channels))
+        self.scaling_factor: float = vae.config.scaling_factor
+        self.prompt: Tensor
+        self.register_buffer('prompt', prompt.float())
+        self.timestep: Tensor
+        self.register_buffer('timestep', torch.tensor([timestep]))
+        self._features: list[Tensor] = []
+        for block in unet.up_blocks:
+            block.register_forward_hook(self._keep)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, so that the map is deterministic."""
+        latent: Tensor = self.vae.encode(image).latent_dist.mean
+        return latent * self.scaling_factor
+
+    def step(self, latent: Tensor) -> Denoised:
+        """
+        (B, c, h, w) -> clean latent and the outputs of the four up-blocks.
+
+        With beta = 1 no signal is left in the noise schedule, so v-prediction means x0 = -v.
+        """
+        self._features.clear()
+        prompt = self.prompt.expand(len(latent), -1, -1).to(latent.dtype)
+        velocity: Tensor = self.unet(latent, self.timestep, prompt).sample
+        features = tuple(self._features)
+        self._features.clear()  # or the last frame's activations stay in memory
+        return Denoised(-velocity, features)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, c, h, w) -> (B, 3, H, W)."""
+        pixels: Tensor = self.vae.decode(latent / self.scaling_factor).sample
+        return pixels
+
+    def trainable(self) -> nn.Module:
+        """Return the UNet."""
+        unet: nn.Module = self.unet
+        return unet
+
+    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        self._features.append(output)
+
+
+def _check_fit(vae: AutoencoderKL, unet: UNet2DConditionModel, prompt: Tensor) -> None:
+    latent = vae.config.latent_channels
+    if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
+        raise ValueError(
+            f'expected a UNet with {latent} channels in and out, as the VAE has, got '
+            f'{unet.config.in_channels} and {unet.config.out_channels}; it belongs to another VAE '
+            'or another kind of model'
+        )
+    width = unet.config.cross_attention_dim
+    if prompt.ndim != 3 or len(prompt) != 1 or prompt.shape[2] != width:
+        raise ValueError(
+            f'expected a prompt embedding of shape (1, tokens, {width}), as the UNet reads it, '
+            f'got {tuple(prompt.shape)}; it comes from another text encoder'
+        )

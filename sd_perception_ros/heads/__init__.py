@@ -1,0 +1,1 @@
+"""Readouts from the denoiser to a task's raw output."""

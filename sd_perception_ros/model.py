@@ -1,0 +1,54 @@
+"""A model: encode once, denoise once for each distinct denoiser, read each task out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import nn, Tensor
+
+from sd_perception_ros.backbones.backbone import Backbone
+from sd_perception_ros.heads.head import Head
+from sd_perception_ros.tasks.task import Task
+
+
+class Model(nn.Module):
+    """
+    The network of a checkpoint.
+
+    :param backbones: by a name of the checkpoint's choice; all share one encoder.
+    :param tasks: by task name.
+    :param heads: by task name.
+    :param backbone_of: task name to the name of the backbone that it reads.
+    """
+
+    def __init__(
+        self,
+        backbones: dict[str, Backbone],
+        tasks: dict[str, Task],
+        heads: dict[str, Head],
+        backbone_of: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.backbones = backbones
+        self.heads = heads
+        # Modules are registered as lists: a key such as '../unet_v2' is no module name.
+        self._modules_of = nn.ModuleList([*backbones.values(), *heads.values()])
+        self.tasks = tasks
+        self.backbone_of = backbone_of
+        self.stride = next(iter(backbones.values())).stride
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> (B, c, h, w), the latent that every denoiser reads."""
+        return next(iter(self.backbones.values())).encode(image)
+
+    def read(self, latent: Tensor, tasks: Collection[str]) -> dict[str, Tensor]:
+        """(B, c, h, w) -> {task: raw output (B, task.channels, H', W')}."""
+        denoised = {
+            name: self.backbones[name].step(latent)
+            for name in dict.fromkeys(self.backbone_of[task] for task in tasks)
+        }
+        return {task: self.heads[task](*denoised[self.backbone_of[task]]) for task in tasks}
+
+    def forward(self, image: Tensor, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
+        """(B, 3, H, W) in -1..1 -> {task: raw output}; all tasks unless some are named."""
+        return self.read(self.encode(image), self.tasks if tasks is None else tasks)

@@ -1,0 +1,27 @@
+"""Every task by its name: add a file here and a class to this table, and it is everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sd_perception_ros.config import build
+from sd_perception_ros.tasks.depth import Depth
+from sd_perception_ros.tasks.normals import Normals
+from sd_perception_ros.tasks.segmentation import Segmentation
+from sd_perception_ros.tasks.task import Task
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Depth, Normals, Segmentation)}
+
+
+def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = '') -> Task:
+    """
+    Build a task by the name used in config files.
+
+    :param options: the task's own options, as checkpoint.yaml gives them.
+    :raises ValueError: unknown name or option.
+    """
+    if name not in TASKS:
+        at = f'{where}: ' if where else ''
+        raise ValueError(f"{at}unknown task '{name}'; choose one of: {', '.join(TASKS)}")
+    return build(TASKS[name], options or {}, where)

@@ -1,0 +1,177 @@
+"""Checkpoint folders: what is written is read back, and each kind of damage has its own error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import shutil
+
+from models import save_tiny, tiny_model
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
+import yaml
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import CheckpointConfig
+
+UNET = 'unet/diffusion_pytorch_model.safetensors'
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may break."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'copy'))
+
+
+def edit(folder: Path, **values: object) -> None:
+    file = folder / checkpoint.FILE
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
+
+
+@pytest.mark.parametrize('head', ['light', 'decoder'])
+def test_a_saved_model_reads_back_as_the_same_model(tmp_path: Path, head: str) -> None:
+    model = tiny_model({'depth': head, 'normals': head})
+    checkpoint.save(tmp_path, model, CheckpointConfig(), torch.float32)
+    again, _ = checkpoint.load(str(tmp_path))
+    image = torch.rand(1, 3, 32, 40) * 2 - 1
+    with torch.inference_mode():
+        for name, raw in model(image).items():
+            torch.testing.assert_close(again(image)[name], raw)
+
+
+def test_half_precision_files_serve_in_single_precision(folder: Path) -> None:
+    assert load_file(folder / UNET)['conv_in.weight'].dtype == torch.float16
+    model, _ = checkpoint.load(str(folder))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_checkpoint_is_found_by_folder_file_and_known_name(folder: Path) -> None:
+    assert checkpoint.find(str(folder)) == folder / 'checkpoint.yaml'
+    assert checkpoint.find(str(folder / 'checkpoint.yaml')) == folder / 'checkpoint.yaml'
+    assert checkpoint.find('bundled').is_file()
+
+
+def test_unwanted_tasks_are_not_loaded(folder: Path) -> None:
+    (folder / 'head_normals.safetensors').unlink()
+    model, _ = checkpoint.load(str(folder), ['depth'])
+    assert list(model.tasks) == ['depth']
+
+
+def test_tasks_that_name_one_denoiser_share_it(folder: Path) -> None:
+    model, _ = checkpoint.load(str(folder))
+    assert len(model.backbones) == 1
+
+
+def test_an_autoencoder_from_before_2023_is_read(folder: Path) -> None:
+    file = folder / 'vae/diffusion_pytorch_model.safetensors'
+    old = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
+    weights = load_file(file)
+    for new_name, old_name in old.items():
+        weights = {
+            k.replace(f'attentions.0.{new_name}', f'attentions.0.{old_name}'): v
+            for k, v in weights.items()
+        }
+    assert any('proj_attn' in name for name in weights)
+    save_file(weights, file)
+    assert checkpoint.load(str(folder))[0].stride == 8
+
+
+def test_a_denoiser_without_config_takes_the_base_s(folder: Path, tmp_path: Path) -> None:
+    """The official GenPercept folders hold the weights alone."""
+    (folder / 'task').mkdir()
+    shutil.copy(folder / UNET, folder / 'task')
+    edit(folder, base='.', tasks={'depth': {'unet': 'task'}})
+    assert list(checkpoint.load(str(folder))[0].tasks) == ['depth']
+
+
+def test_prompts_are_read_from_npy_files_and_never_unpickled(folder: Path) -> None:
+    np.save(folder / 'prompt.npy', np.zeros((1, 1, 8), np.float32))
+    edit(folder, prompt='prompt.npy')
+    assert checkpoint.load(str(folder))[0].stride == 8
+    np.save(folder / 'prompt.npy', np.array([{}]), allow_pickle=True)
+    with pytest.raises(ValueError, match='not an array of numbers'):
+        checkpoint.load(str(folder))
+
+
+def test_a_cut_off_file_is_named(folder: Path) -> None:
+    file = folder / UNET
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r'unet.*not an intact safetensors file.*copy it again'):
+        checkpoint.load(str(folder))
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / UNET).unlink()
+    with pytest.raises(FileNotFoundError, match=r'found none at .*unet'):
+        checkpoint.load(str(folder))
+
+
+def test_weights_of_another_model_are_refused_by_name(folder: Path) -> None:
+    weights = load_file(folder / UNET)
+    save_file({k: v for k, v in weights.items() if 'conv_in' not in k}, folder / UNET)
+    with pytest.raises(ValueError, match=r'it lacks conv_in.bias, conv_in.weight; is config.json'):
+        checkpoint.load(str(folder))
+    save_file(weights | {'conv_in.weight': torch.zeros(1)}, folder / UNET)
+    with pytest.raises(ValueError, match=r'it reshapes conv_in.weight'):
+        checkpoint.load(str(folder))
+
+
+def test_a_prompt_of_another_text_encoder_is_refused(folder: Path) -> None:
+    save_file({'prompt': torch.zeros(1, 2, 1024)}, folder / 'prompt.safetensors')
+    with pytest.raises(ValueError, match=r'shape \(1, tokens, 8\).* got \(1, 2, 1024\)'):
+        checkpoint.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'timestp': 1}, "unknown option 'timestp'; did you mean 'timestep'"),
+        ({'timestep': 1000}, 'timestep must be at most 999, got 1000'),
+        ({'timestep': 'one'}, 'timestep must be an integer'),
+        ({'resize': 'crop'}, "no choice 'crop'; choose one of: exact, pad"),
+        ({'tasks': {}}, "expected 'tasks'"),
+        ({'tasks': {'depht': {}}}, "unknown task 'depht'; choose one of: depth"),
+        ({'tasks': {'depth': {'head': 'dpt'}}}, "no choice 'dpt'"),
+        ({'tasks': {'depth': {'head': 'light'}}}, 'name them in head_weights'),
+        ({'tasks': {'depth': {'unet': 'nowhere'}}}, 'found none at .*nowhere'),
+        ({'tasks': {'depth': 'unet'}}, "expected a mapping of options, got 'unet'"),
+        ({'vae': ''}, "option 'vae' is missing; name its folder, or a base"),
+    ],
+)
+def test_a_mistake_in_the_file_is_answered_with_what_may_be_there(
+    folder: Path, values: dict[str, object], message: str
+) -> None:
+    edit(folder, **values)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        checkpoint.load(str(folder))
+
+
+def test_a_file_that_is_not_yaml_is_one_line(folder: Path) -> None:
+    (folder / checkpoint.FILE).write_text('tasks: {depth: [')
+    with pytest.raises(ValueError, match='is not YAML') as caught:
+        checkpoint.load(str(folder))
+    assert '\n' not in str(caught.value)
+
+
+def test_a_folder_without_checkpoint_yaml_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'has no checkpoint\.yaml: write one'):
+        checkpoint.load(str(tmp_path))
+
+
+def test_the_shipped_configs_make_stable_diffusion_2_1() -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from sd_perception_ros.backbones.weights import CONFIGS, read_config
+
+    with torch.device('meta'):
+        unet = UNet2DConditionModel.from_config(read_config(CONFIGS, CONFIGS / 'sd21_unet.json'))
+        vae = AutoencoderKL.from_config(read_config(CONFIGS, CONFIGS / 'sd21_vae.json'))
+    # The published sizes of Stable Diffusion 2.1's parts.
+    assert sum(p.numel() for p in unet.parameters()) == 865_910_724
+    assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+
+
+def test_the_tiny_checkpoint_is_small(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path)
+    assert sum(f.stat().st_size for f in folder.rglob('*')) < 2_000_000

@@ -1,0 +1,97 @@
+"""The official GenPercept pipeline and ours give the same numbers from the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sd_perception_ros.engine import Engine
+
+PARITY = Path(__file__).parents[2] / 'shared' / 'parity'
+OFFICIAL = {'depth': 'depth', 'normals': 'normal', 'segmentation': 'seg'}
+pytestmark = pytest.mark.skipif(
+    not PARITY.is_dir(), reason='reference outputs of the official pipeline are not beside us'
+)
+
+
+def engine_of(folder: Path, **options: object) -> Engine:
+    """Point a checkpoint.yaml at the official folders as they are, and load it."""
+    models = PARITY / 'genpercept-models'
+    values = {
+        'base': str(PARITY / 'sd'),
+        'prompt': str(PARITY / 'mid_text_embed.npy'),
+        'timestep': 1,
+        'resize': 'exact',
+        'long_side_px': 128,
+        'tasks': {
+            'depth': {'unet': str(models / 'unet_depth_v2')},
+            'normals': {'unet': str(models / 'unet_normal_v2')},
+            'segmentation': {'unet': str(models / 'unet_seg_v2')},
+        },
+    }
+    (folder / 'checkpoint.yaml').write_text(yaml.safe_dump(values | options))
+    return Engine.load(str(folder), device='cpu')
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return engine_of(tmp_path_factory.mktemp('official'))
+
+
+@pytest.fixture(scope='module')
+def picture() -> np.ndarray:
+    return np.load(PARITY / 'image.npy')
+
+
+@pytest.mark.parametrize('task', OFFICIAL)
+def test_a_task_agrees_with_the_official_output(
+    engine: Engine, picture: np.ndarray, task: str
+) -> None:
+    raw = engine.readout([picture], [task])[0][task]
+    ours = ((raw + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy().squeeze()
+    np.testing.assert_allclose(ours, np.load(PARITY / f'{OFFICIAL[task]}.npy'), atol=1e-4)
+
+
+def test_depth_is_the_official_map_itself(engine: Engine, picture: np.ndarray) -> None:
+    depth = engine.predict([picture], ['depth'])[0]['depth']
+    np.testing.assert_allclose(depth.values, np.load(PARITY / 'depth.npy'), atol=1e-4)
+
+
+def test_normals_are_the_official_vectors_made_unit(engine: Engine, picture: np.ndarray) -> None:
+    vectors = 2 * np.load(PARITY / 'normal.npy') - 1
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    normals = engine.predict([picture], ['normals'])[0]['normals']
+    np.testing.assert_allclose(normals.values, vectors, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('options', 'reference'),
+    [({'timestep': 500}, 'depth_fix_t500'), ({'long_side_px': 0}, 'depth_native_res0')],
+)
+def test_options_of_the_official_pipeline_agree(
+    tmp_path: Path, picture: np.ndarray, options: dict[str, int], reference: str
+) -> None:
+    depth = engine_of(tmp_path, **options).predict([picture], ['depth'])[0]['depth']
+    np.testing.assert_allclose(depth.values, np.load(PARITY / f'{reference}.npy'), atol=1e-4)
+
+
+def test_the_text_encoder_gives_the_official_embedding() -> None:
+    pytest.importorskip('transformers', reason='transformers is optional; it is not installed')
+    from sd_perception_ros.backbones.prompt import embed_empty_prompt
+
+    embedding = embed_empty_prompt(PARITY / 'sd/text_encoder', PARITY / 'sd/tokenizer')
+    official = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))
+    torch.testing.assert_close(embedding, official, atol=1e-5, rtol=0)
+
+
+def test_padding_instead_of_stretching_gives_nearly_the_same_depth(
+    engine: Engine, tmp_path: Path, picture: np.ndarray
+) -> None:
+    exact = engine.predict([picture], ['depth'])[0]['depth'].values
+    padded = engine_of(tmp_path, resize='pad').predict([picture], ['depth'])[0]['depth'].values
+    assert padded.shape == exact.shape
+    assert np.corrcoef(padded.ravel(), exact.ravel())[0, 1] > 0.5
