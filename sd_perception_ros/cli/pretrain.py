@@ -1,0 +1,140 @@
+"""Pre-train a small latent diffusion model: autoencoder, latents, denoiser."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, small_vae
+from sd_perception_ros.backbones.unet import UNetBackbone
+from sd_perception_ros.backbones.weights import (
+    load_vae,
+    save_model,
+    save_tensors,
+    weights_fingerprint,
+)
+from sd_perception_ros.checkpoint import PROMPT
+from sd_perception_ros.cli.arguments import follow, size
+from sd_perception_ros.data.latents import encode_dataset, latents_of
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.pretrain import (
+    measure_scaling_factor,
+    train_autoencoder,
+    train_denoiser,
+)
+
+EXAMPLE = """\
+example:
+  python -m sd_perception_ros pretrain --data data/rooms/train --out runs/pretrained
+
+A stopped run goes on where it was. The result is a folder in the layout of diffusers (vae, unet)
+that the train command starts from."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stages that are not done yet."""
+    parser = argparse.ArgumentParser(
+        prog='pretrain',
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
+    parser.add_argument('--out', type=Path, required=True, help='Folder to write')
+    parser.add_argument('--vae-steps', type=int, default=4000, help='default: %(default)s')
+    parser.add_argument('--vae-size', type=size, default=(96, 128), help='Crops, default 128x96')
+    parser.add_argument('--denoiser-steps', type=int, default=2500, help='default: %(default)s')
+    parser.add_argument(
+        '--denoiser-size', type=size, default=(128, 192), help='Windows, default 192x128'
+    )
+    parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument(
+        '--stage', choices=('all', 'vae', 'latents', 'denoiser'), default='all',
+        help='Stop after this stage (default: %(default)s runs to the end)',
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    torch.manual_seed(arguments.seed)
+    dataset = RoomsDataset(arguments.data, keep=True)
+    print(f'{len(dataset)} frames in {arguments.data}')
+    for name, stage in (('vae', _vae), ('latents', _latents), ('denoiser', _denoiser)):
+        stage(arguments, dataset)
+        if name == arguments.stage:
+            break
+    return 0
+
+
+def _vae(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+    folder = arguments.out / 'vae'
+    if folder.is_dir():
+        print(f'{folder} is there: the autoencoder is trained')
+        return
+    vae = small_vae()
+    config = OptimizeConfig(
+        steps=arguments.vae_steps, batch=arguments.batch, learning_rate=1e-3, seed=arguments.seed
+    )
+    state = arguments.out / 'vae_state.safetensors'
+    log = train_autoencoder(vae, dataset, config, arguments.vae_size, state)
+    follow('autoencoder', log, config.steps)
+    factor = measure_scaling_factor(vae.eval(), dataset)
+    vae.register_to_config(scaling_factor=round(factor, 5))
+    save_model(folder, vae, torch.float32)
+    save_tensors(arguments.out / PROMPT, {'prompt': torch.zeros(1, 1, PROMPT_WIDTH)})
+    state.unlink()
+
+
+def _latents(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+    file = arguments.out / 'latents.safetensors'
+    source = _source(arguments, dataset)
+    if latents_of(file, source) is not None:
+        print(f'{file} is there')
+        return
+    backbone = UNetBackbone(
+        load_vae(arguments.out / 'vae'), small_unet(), torch.zeros(1, 1, PROMPT_WIDTH), 1
+    )
+    with tqdm(total=len(dataset), desc='latents', unit='frame', mininterval=5) as bar:
+        for done in encode_dataset(file, dataset, backbone.encode, source, arguments.seed):
+            bar.update(done - bar.n)
+
+
+def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+    folder = arguments.out / 'unet'
+    if folder.is_dir():
+        print(f'{folder} is there: the denoiser is trained')
+        return
+    source = _source(arguments, dataset)
+    latents = latents_of(arguments.out / 'latents.safetensors', source)
+    assert latents is not None
+    state = arguments.out / 'unet_state.safetensors'
+    unet = small_unet()
+    config = OptimizeConfig(
+        steps=arguments.denoiser_steps,
+        batch=arguments.batch,
+        learning_rate=5e-4,
+        seed=arguments.seed,
+    )
+    height, width = arguments.denoiser_size
+    log = train_denoiser(
+        unet,
+        latents,
+        torch.zeros(1, 1, PROMPT_WIDTH),
+        config,
+        (height // 8, width // 8),
+        state,
+        source,
+    )
+    follow('denoiser', log, config.steps)
+    save_model(folder, unet.eval(), torch.float32)
+    state.unlink()
+
+
+def _source(arguments: argparse.Namespace, dataset: RoomsDataset) -> str:
+    return f'{dataset.fingerprint()} {weights_fingerprint(arguments.out / "vae")}'
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

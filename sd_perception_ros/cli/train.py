@@ -1,0 +1,104 @@
+"""Fine-tune a pre-trained denoiser for some tasks and write a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+import subprocess
+
+import torch
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.backbones.weights import weights_fingerprint
+from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.cli.arguments import add_options, follow, from_options, size
+from sd_perception_ros.data.latents import latents_of
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.tasks import TASKS
+from sd_perception_ros.train import train
+
+EXAMPLE = """\
+example:
+  python -m sd_perception_ros train --base runs/pretrained --data data/rooms/train \\
+      --out runs/depth_normals --tasks depth normals --steps 6000 --learning-rate 5e-4
+
+A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
+--base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, then write the checkpoint folder."""
+    parser = argparse.ArgumentParser(
+        prog='train',
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--base', type=Path, required=True, help='Folder with vae and unet')
+    parser.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
+    parser.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
+    parser.add_argument(
+        '--head', choices=checkpoint.HEADS, default='light', help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=size,
+        default=[(128, 192), (192, 256)],
+        help='Windows, each for an equal share of the steps (default: 192x128 256x192)',
+    )
+    parser.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
+    add_options(parser, OptimizeConfig)
+    arguments = parser.parse_args(argv)
+    config = from_options(OptimizeConfig, arguments)
+    if (arguments.out / checkpoint.FILE).exists():
+        raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
+    torch.manual_seed(config.seed)
+    dataset = RoomsDataset(arguments.data, keep=True)
+    model = checkpoint.start(arguments.base, arguments.tasks, arguments.head)
+    file = arguments.base / 'latents.safetensors'
+    source = f'{dataset.fingerprint()} {weights_fingerprint(arguments.base / "vae")}'
+    latents = latents_of(file, source)
+    known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
+    print(f'{len(dataset)} frames in {arguments.data}, {known}')
+    state = arguments.out / 'state.safetensors'
+    log = train(model, dataset, latents, config, arguments.sizes, state)
+    losses = follow('+'.join(arguments.tasks), log, config.steps)
+    made = CheckpointConfig(
+        long_side_px=max(arguments.sizes[-1]),
+        license=arguments.license,
+        provenance={
+            'base': arguments.base.name,
+            'commit': _commit(),
+            'frames': len(dataset),
+            'data': dataset.fingerprint(),
+            'recipe': dataset.recipe(),
+            'windows': [f'{width}x{height}' for height, width in arguments.sizes],
+            'optimize': asdict(config),
+            'losses': losses,
+        },
+    )
+    checkpoint.save(arguments.out, model, made)
+    state.unlink(missing_ok=True)
+    print(f'wrote {arguments.out / checkpoint.FILE}')
+    return 0
+
+
+def _commit() -> str:
+    """Return the commit of this code, '-dirty' where it was changed; empty without git."""
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ''
+    return done.stdout.strip()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

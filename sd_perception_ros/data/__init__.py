@@ -1,0 +1,1 @@
+"""Data sets: pictures and what is true about them."""

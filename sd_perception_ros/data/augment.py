@@ -1,0 +1,56 @@
+"""Changes that leave the truth true: mirror, crop, colours, blur and noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.types import Sample
+
+
+def mirror(sample: Sample) -> Sample:
+    """Swap left and right; normals point the other way along x, too."""
+    mirrored = {name: value.flip(-1) for name, value in sample.items()}
+    if 'normals' in mirrored:
+        mirrored['normals'] = mirrored['normals'] * torch.tensor([-1.0, 1, 1]).view(1, 3, 1, 1)
+    return mirrored
+
+
+def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """Cut the same window, in pixels, out of every map."""
+    return {
+        name: value[..., top : top + height, left : left + width] for name, value in sample.items()
+    }
+
+
+def jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """
+    Change a picture as another camera would: exposure, tint, saturation, contrast, blur, noise.
+
+    :param image: (1, 3, H, W) in -1..1.
+    """
+    light = (image + 1) / 2
+    gamma = float(np.exp(rng.normal(0, 0.2)))
+    light = light.clamp(1e-3, 1) ** gamma * float(np.exp(rng.normal(0, 0.15)))
+    tint = torch.from_numpy(np.exp(rng.normal(0, 0.08, 3)).astype(np.float32))
+    light = light * tint.view(1, 3, 1, 1)
+    gray = light.mean(1, keepdim=True)
+    light = gray + (light - gray) * float(rng.uniform(0.3, 1.5))
+    middle = light.mean((1, 2, 3), keepdim=True)
+    light = middle + (light - middle) * float(rng.uniform(0.7, 1.3))
+    if rng.random() < 0.3:
+        light = _blur(light, float(rng.uniform(0.4, 1.2)))
+    if rng.random() < 0.5:
+        noise = rng.normal(0, rng.uniform(0.005, 0.04), light.shape).astype(np.float32)
+        light = light + torch.from_numpy(noise)
+    return (light.clamp(0, 1) * 2 - 1).float()
+
+
+def _blur(image: Tensor, sigma_px: float) -> Tensor:
+    offsets = torch.arange(-3, 4, dtype=torch.float32)
+    weights = torch.exp(-offsets.square() / (2 * sigma_px**2))
+    row = (weights / weights.sum()).view(1, 1, 1, 7).expand(3, 1, 1, 7)
+    padded = F.pad(image, (3, 3, 3, 3), mode='replicate')
+    return F.conv2d(F.conv2d(padded, row, groups=3), row.transpose(2, 3), groups=3)

@@ -1,0 +1,125 @@
+"""Pre-train a small latent diffusion model on pictures without labels: autoencoder, denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.data.augment import crop, jitter, mirror
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.losses import gradient_loss
+from sd_perception_ros.optimize import optimize, OptimizeConfig
+
+Log = Iterator[tuple[int, dict[str, float]]]
+
+
+def train_autoencoder(
+    vae: Any, dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], state: Path
+) -> Log:
+    """
+    Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
+
+    The loss is the error of pixels, absolute and squared, and of their slopes (for the edges),
+    and a very weak pull of the latent towards the unit normal distribution. Stable Diffusion
+    weighs it with 1e-6 against the *sum* over all pixels; against their mean that is next to
+    nothing. With 1e-5 against the mean the latents lost their colours.
+
+    :param vae: trained in place.
+    :param size: (height, width) of the crops, multiples of 8.
+    :param state: file that a stopped run goes on from.
+    """
+    everywhere = torch.ones(1, 1, *size, dtype=torch.bool)
+
+    def losses_of(step: int) -> dict[str, Tensor]:
+        image = _crops(dataset, config, size, step)
+        posterior = vae.encode(image).latent_dist
+        painted = vae.decode(posterior.sample()).sample
+        valid = everywhere.expand(len(image), -1, -1, -1)
+        return {
+            'pixels': F.l1_loss(painted, image) + F.mse_loss(painted, image),
+            'slopes': gradient_loss(painted, image, valid),
+            'prior': 1e-6 / image[0].numel() * posterior.kl().mean(),
+        }
+
+    about = {'data': dataset.fingerprint(), 'size': size}
+    yield from optimize(vae.train(), losses_of, config, state, about)
+
+
+@torch.inference_mode()
+def measure_scaling_factor(vae: Any, dataset: RoomsDataset, frames: int = 64) -> float:
+    """Return the factor that gives the latents of some frames a standard deviation of 1."""
+    chosen = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
+    latents = [vae.encode(dataset.image(int(i))).latent_dist.mean for i in chosen]
+    return 1 / float(torch.cat(latents).std())
+
+
+def train_denoiser(
+    unet: Any,
+    latents: Tensor,
+    prompt: Tensor,
+    config: OptimizeConfig,
+    size: tuple[int, int],
+    state: Path,
+    source: str,
+) -> Log:
+    """
+    Fit a denoiser to noisy latents by v-prediction; yields (steps done, losses by name).
+
+    The noise schedule is Stable Diffusion's (scaled linear, 1000 steps, arXiv 2112.10752); the
+    target is v = sqrt(a) noise - sqrt(1 - a) latent (arXiv 2202.00512).
+
+    :param latents: (V, N, c, h, w) float16: V variants of N frames.
+    :param prompt: (1, T, D), the frozen embedding.
+    :param size: (height, width) of latent windows.
+    :param source: what the latents are of, so that a run goes on with the same ones only.
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
+    signal = torch.cumprod(1 - betas, 0).float()
+
+    def losses_of(step: int) -> dict[str, Tensor]:
+        latent = _latent_windows(latents, config, size, step)
+        timestep = torch.randint(0, 1000, (len(latent),))
+        share = signal[timestep].view(-1, 1, 1, 1)
+        noise = torch.randn_like(latent)
+        noisy = share.sqrt() * latent + (1 - share).sqrt() * noise
+        velocity = share.sqrt() * noise - (1 - share).sqrt() * latent
+        predicted = unet(noisy, timestep, prompt.expand(len(latent), -1, -1)).sample
+        return {'velocity': F.mse_loss(predicted, velocity)}
+
+    about = {'data': source, 'size': size}
+    yield from optimize(unet.train(), losses_of, config, state, about)
+
+
+def _crops(
+    dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], step: int
+) -> Tensor:
+    rng = np.random.default_rng((config.seed, step))
+    crops = []
+    for index in rng.integers(len(dataset), size=config.batch):
+        sample = {'image': dataset.image(int(index))}
+        if rng.random() < 0.5:
+            sample = mirror(sample)
+        height, width = sample['image'].shape[-2:]
+        top = int(rng.integers(height - size[0] + 1))
+        left = int(rng.integers(width - size[1] + 1))
+        image = crop(sample, top, left, *size)['image']
+        crops.append(jitter(image, rng) if rng.random() < 0.5 else image)
+    return torch.cat(crops)
+
+
+def _latent_windows(
+    latents: Tensor, config: OptimizeConfig, size: tuple[int, int], step: int
+) -> Tensor:
+    rng = np.random.default_rng((config.seed, step))
+    variants = rng.integers(latents.shape[0], size=config.batch)
+    frames = rng.integers(latents.shape[1], size=config.batch)
+    top = int(rng.integers(latents.shape[3] - size[0] + 1))
+    left = int(rng.integers(latents.shape[4] - size[1] + 1))
+    chosen = latents[torch.from_numpy(variants), torch.from_numpy(frames)].float()
+    return chosen[..., top : top + size[0], left : left + size[1]]

@@ -1,0 +1,154 @@
+"""The furniture catalogues of Sweet Home 3D: which models there are, how large, by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+import re
+import zipfile
+
+PROPERTIES = 'PluginFurnitureCatalog.properties'
+HELD_OUT_PERCENT = 10
+
+# The licence of a whole archive is in its LICENSE.TXT; these are the five archives of the package.
+LICENSES = {
+    'BlendSwap-CC-0': 'CC0 1.0',
+    'BlendSwap-CC-BY': 'CC-BY 3.0',
+    'KatorLegaz': 'CC-BY 3.0 US',
+    'Reallusion': 'CC-BY 3.0 US',
+    'Scopia': 'CC-BY 3.0',
+}
+
+PEOPLE = re.compile(r'\b(female|male|boy|girl)\b', re.IGNORECASE)
+PLANTS = re.compile(
+    r'acacia|bamboo|ficus|pine|beech|cypress|maple|poplar|palm|coconut|peach|hedge|bush|plant'
+    r'|\btree|flower|cactus|sycamore|orchid|bonsai|aloe',
+    re.IGNORECASE,
+)
+# Flat road marks, water, snow and things that need a hole in the wall look wrong in our scenes.
+UNFIT = re.compile(
+    r'pool|crossing|parking|arrow|rails|snow|mannequin|elevator|garage|bill \d|horse|chicken'
+    r'|plug|switch|socket|fish',
+    re.IGNORECASE,
+)
+INDOOR = ('Living room', 'Bedroom', 'Office', 'Kitchen', 'Bathroom', 'Lights', 'Miscellaneous')
+
+
+@dataclass(frozen=True)
+class Model:
+    """
+    One model of a catalogue.
+
+    :ivar key: unique and stable: library, a slash, and the name of the OBJ file.
+    :ivar size_m: width (x), depth (y) and height (z) of its bounding box.
+    :ivar elevation_m: height of its lower side above the floor; over 0 for things on walls.
+    :ivar top_m: height of its table top above its lower side, 0 where nothing can stand on it.
+    :ivar rotation: nine numbers, row by row, applied to the OBJ before it is scaled; or None.
+    """
+
+    key: str
+    name: str
+    category: str
+    archive: Path
+    entry: str
+    size_m: tuple[float, float, float]
+    elevation_m: float
+    top_m: float
+    rotation: tuple[float, ...] | None
+    creator: str
+    license: str
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it is one of the clothed people."""
+        return self.category == 'Characters' and bool(PEOPLE.search(self.name))
+
+    @property
+    def is_plant(self) -> bool:
+        """Whether it grows."""
+        return bool(PLANTS.search(self.name))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is reserved for evaluation: a stable tenth of all models."""
+        digest = hashlib.sha256(f'held out, {self.key}'.encode()).digest()
+        return digest[0] * 256 + digest[1] < HELD_OUT_PERCENT * 65536 // 100
+
+
+def read_catalogs(folder: Path) -> list[Model]:
+    """
+    Read every catalogue below a folder; models that suit no scene are left out.
+
+    :param folder: any folder that holds `*.sh3f` files, at any depth.
+    :returns: sorted by key, so that the order does not depend on the file system.
+    :raises FileNotFoundError: no catalogue was found; the message says how to get one.
+    """
+    archives = sorted(Path(folder).rglob('*.sh3f'))
+    if not archives:
+        raise FileNotFoundError(
+            f"expected furniture catalogues (*.sh3f) below '{folder}', found none; get them with "
+            '`apt-get download sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb DIR`, '
+            'or use `--assets none` for plain boxes and cylinders'
+        )
+    models = [model for archive in archives for model in _read_archive(archive)]
+    return sorted((m for m in models if _is_fit(m)), key=lambda m: m.key)
+
+
+def _read_archive(archive: Path) -> list[Model]:
+    with zipfile.ZipFile(archive) as file:
+        text = file.read(PROPERTIES).decode('latin-1')
+    entries: dict[int, dict[str, str]] = {}
+    for name, number, value in re.findall(r'^(\w+)#(\d+)=(.*)$', text, re.MULTILINE):
+        entries.setdefault(int(number), {})[name] = value.strip()
+    return [_model(archive, entry) for _, entry in sorted(entries.items())]
+
+
+def _model(archive: Path, entry: dict[str, str]) -> Model:
+    def metres(name: str) -> float:
+        return float(entry.get(name, 0)) / 100
+
+    rotation = entry.get('modelRotation')
+    path = entry['model'].lstrip('/')
+    return Model(
+        key=f'{archive.stem}/{Path(path).stem}',
+        name=re.sub(r'\\u([0-9a-fA-F]{4})', lambda m: chr(int(m[1], 16)), entry['name']),
+        category=entry['category'],
+        archive=archive,
+        entry=path,
+        size_m=(metres('width'), metres('depth'), metres('height')),
+        elevation_m=metres('elevation'),
+        top_m=max(0.0, metres('dropOnTopElevation')),
+        rotation=tuple(float(v) for v in rotation.split()) if rotation else None,
+        creator=entry.get('creator', ''),
+        license=LICENSES.get(archive.stem, 'see LICENSE.TXT in the archive'),
+    )
+
+
+def _is_fit(model: Model) -> bool:
+    too_flat_or_small = model.size_m[2] < 0.02 or max(model.size_m) < 0.12
+    return not (
+        UNFIT.search(model.name)
+        or too_flat_or_small
+        or max(model.size_m[:2]) > (9 if model.is_plant else 7)
+        or model.category == 'Staircases'
+        or (model.category == 'Characters' and model.size_m[2] > 2.2)
+    )
+
+
+def attribution(models: Iterable[Model]) -> str:
+    """Write the credits (Markdown) that CC-BY asks for, one line for each model."""
+    rows = [
+        f'- {m.name} (`{m.key}`), by {m.creator or "unknown"}, {m.license}'
+        for m in sorted(set(models), key=lambda m: m.key)
+    ]
+    head = (
+        '# Attribution\n\nThe pictures of this folder show 3D models of the Sweet Home 3D '
+        'furniture catalogues (Debian package `sweethome3d-furniture`), scaled, sometimes '
+        'tinted, and rendered. The models themselves are not included. Everything else is '
+        'procedural; grass, gravel and brick start from the CC0 pictures of scikit-image.\n\n'
+        'CC-BY 3.0: https://creativecommons.org/licenses/by/3.0/ , '
+        'CC0 1.0: https://creativecommons.org/publicdomain/zero/1.0/\n\n'
+    )
+    return head + ('\n'.join(rows) if rows else 'No catalogue model was used.') + '\n'

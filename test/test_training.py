@@ -1,0 +1,272 @@
+"""Losses, data, and training: what moves, what stays, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+from models import save_tiny, tiny_model, tiny_unet, tiny_vae
+import numpy as np
+import pytest
+import torch
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.cli import evaluate as evaluate_command
+from sd_perception_ros.cli import train as train_command
+from sd_perception_ros.data.augment import crop, jitter, mirror
+from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.losses import (
+    angular_loss,
+    fit_scale_and_shift,
+    gradient_loss,
+    masked_mean,
+    scale_shift_invariant_loss,
+)
+from sd_perception_ros.optimize import OptimizeConfig, rate_factor
+from sd_perception_ros.pretrain import (
+    measure_scaling_factor,
+    train_autoencoder,
+    train_denoiser,
+)
+from sd_perception_ros.train import train
+
+EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+
+
+@pytest.fixture(scope='module')
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames of a wall that recedes to the right, with a sky above and an unknown corner."""
+    folder = tmp_path_factory.mktemp('frames')
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        depth_mm = np.tile(np.linspace(1000, 5000, 64), (48, 1)).astype(np.uint16)
+        depth_mm[:8], depth_mm[-1, -1] = 65535, 0
+        normals = np.full((48, 64, 3), (128, 128, 1), np.uint8)
+        normals[:8] = 128
+        path = str(folder / f'{index:06d}_0')
+        cv2.imwrite(f'{path}.image.png', rng.integers(0, 256, (48, 64, 3), np.uint8))
+        cv2.imwrite(f'{path}.depth.png', depth_mm)
+        cv2.imwrite(f'{path}.normals.png', normals[..., ::-1])
+        cv2.imwrite(f'{path}.semantic.png', np.full((48, 64), 2, np.uint8))
+        Path(f'{path}.camera.json').write_text(json.dumps({'fx': 60.0}))
+    return folder
+
+
+def test_a_frame_reads_in_metres_with_the_sky_infinitely_far(frames: Path) -> None:
+    sample = RoomsDataset(frames)[0]
+    depth_m = sample['depth_m'][0, 0]
+    assert depth_m[20, 0] == 1.0
+    assert depth_m[20, -1] == 5.0
+    assert depth_m[0, 0] == math.inf
+    assert depth_m[-1, -1].isnan()
+    assert sample['normals'][0, :, 20, 20].tolist() == [0, 0, -1]
+    assert sample['normals'][0, :, 0, 0].tolist() == [0, 0, 0]
+    assert sample['image'].shape == (1, 3, 48, 64)
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='synthesize'):
+        RoomsDataset(tmp_path)
+
+
+def test_mirroring_twice_changes_nothing_and_once_turns_x(frames: Path) -> None:
+    sample = RoomsDataset(frames)[0]
+    sample['normals'] = torch.randn(1, 3, 48, 64)
+    once = mirror(sample)
+    assert once['normals'][0, 0, 5, 0] == -sample['normals'][0, 0, 5, -1]
+    assert once['normals'][0, 1, 5, 0] == sample['normals'][0, 1, 5, -1]
+    for name, value in mirror(once).items():
+        torch.testing.assert_close(value, sample[name], equal_nan=True)
+
+
+def test_a_crop_cuts_the_same_window_of_every_map(frames: Path) -> None:
+    sample = RoomsDataset(frames)[0]
+    window = crop(sample, 16, 8, 24, 32)
+    assert {value.shape[-2:] for value in window.values()} == {(24, 32)}
+    assert window['depth_m'][0, 0, 0, 0] == sample['depth_m'][0, 0, 16, 8]
+
+
+def test_jitter_changes_colours_and_stays_a_picture() -> None:
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    changed = jitter(image, np.random.default_rng(0))
+    assert changed.shape == image.shape
+    assert -1 <= changed.min() <= changed.max() <= 1
+    assert (changed - image).abs().mean() > 0.01
+
+
+def test_the_mean_counts_valid_pixels_only() -> None:
+    values = torch.tensor([1.0, 3.0, torch.nan]).view(1, 1, 1, 3)
+    assert masked_mean(values, ~values.isnan()).item() == 2
+
+
+def test_a_fit_finds_the_scale_and_shift_it_was_made_with() -> None:
+    raw = torch.rand(2, 1, 8, 8)
+    scale, shift = fit_scale_and_shift(raw, 3 * raw - 1, EVERYWHERE.expand(2, -1, -1, -1))
+    torch.testing.assert_close(scale, torch.full((2, 1, 1, 1), 3.0))
+    torch.testing.assert_close(shift, torch.full((2, 1, 1, 1), -1.0))
+
+
+def test_scale_and_shift_cost_nothing_and_a_flat_output_costs_the_spread() -> None:
+    target = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    assert scale_shift_invariant_loss(5 * target + 2, target, EVERYWHERE) < 1e-5
+    flat = scale_shift_invariant_loss(torch.zeros(1, 1, 8, 8), target, EVERYWHERE)
+    assert flat.item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_slopes_count_in_both_directions() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    steps = torch.arange(8.0)
+    assert gradient_loss(steps.view(1, 1, 1, 8).expand(1, 1, 8, 8), target, EVERYWHERE) == 1
+    assert gradient_loss(steps.view(1, 1, 8, 1).expand(1, 1, 8, 8), target, EVERYWHERE) == 1
+
+
+def test_the_angle_between_right_and_down_is_a_quarter_turn_whatever_the_length() -> None:
+    right, down = torch.zeros(2, 1, 3, 8, 8)
+    right[:, 0], down[:, 1] = 7, 1
+    assert angular_loss(right, down, EVERYWHERE).item() == pytest.approx(math.pi / 2, abs=1e-3)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
+    config = OptimizeConfig(steps=1000, warmup=100)
+    rates = [rate_factor(step, config) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(1, abs=0.03)
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+
+
+def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
+    frames: Path, tmp_path: Path
+) -> None:
+    model = tiny_model({'depth': 'light', 'normals': 'decoder'})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-3)
+    run = train(model, RoomsDataset(frames), None, config, [(32, 40)], tmp_path / 'state.st')
+    assert [set(losses) for _, losses in run] == [{'depth', 'normals'}] * 2
+    moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    assert any('.unet.' in name for name in moved)
+    assert any('.rise.' in name for name in moved)
+    assert not any('.vae.' in name for name in moved)
+
+
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    frames: Path, tmp_path: Path
+) -> None:
+    config = OptimizeConfig(steps=4, batch=2, learning_rate=1e-3, save_every=2)
+    dataset = RoomsDataset(frames)
+
+    def run(state: Path, steps: int) -> dict[str, torch.Tensor]:
+        model = tiny_model({'depth': 'light'})
+        for done, _ in train(model, dataset, None, config, [(24, 32), (32, 40)], state):
+            if done == steps:
+                break
+        return model.state_dict()
+
+    whole = run(tmp_path / 'whole', 4)
+    run(tmp_path / 'stopped', 2)
+    for name, value in run(tmp_path / 'stopped', 4).items():
+        torch.testing.assert_close(value, whole[name], msg=name)
+
+
+def test_a_state_file_of_another_run_is_refused(frames: Path, tmp_path: Path) -> None:
+    def run(seed: int, frame_count: int = 0) -> None:
+        config = OptimizeConfig(steps=1, batch=2, seed=seed)
+        dataset = RoomsDataset(frames, frame_count)
+        model = tiny_model({'depth': 'light'})
+        list(train(model, dataset, None, config, [(24, 32)], tmp_path / 'state.st'))
+
+    run(seed=0)
+    with pytest.raises(ValueError, match='of another run, with seed 0 instead of 1'):
+        run(seed=1)
+    with pytest.raises(ValueError, match='of another run, with data'):
+        run(seed=0, frame_count=2)
+
+
+def test_a_data_set_of_other_frames_has_another_fingerprint(frames: Path) -> None:
+    whole, part = RoomsDataset(frames), RoomsDataset(frames, 3)
+    assert whole.fingerprint() == RoomsDataset(frames).fingerprint()
+    assert whole.fingerprint() != part.fingerprint()
+
+
+def test_training_on_one_picture_learns_it(frames: Path, tmp_path: Path) -> None:
+    model = tiny_model({'depth': 'light'})
+    config = OptimizeConfig(steps=60, batch=2, learning_rate=3e-3, warmup=5)
+    run = train(model, RoomsDataset(frames, 1), None, config, [(48, 64)], tmp_path / 'state.st')
+    losses = [losses['depth'] for _, losses in run]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_latents_of_a_window_match_its_picture_and_its_mirror_image(
+    frames: Path, tmp_path: Path
+) -> None:
+    dataset, vae = RoomsDataset(frames), tiny_vae().eval()
+    file = tmp_path / 'latents.safetensors'
+    assert latents_of(file, 'rooms') is None
+    encode = lambda image: vae.encode(image).latent_dist.mean  # noqa: E731
+    assert list(encode_dataset(file, dataset, encode, 'rooms', seed=0, batch=3)) == [3, 4]
+    latents = latents_of(file, 'rooms')
+    assert latents is not None
+    assert latents.shape == (VARIANTS, 4, 4, 6, 8)
+    with torch.inference_mode():
+        image = dataset[2]['image']
+        torch.testing.assert_close(latents[0, 2].float(), encode(image)[0], atol=2e-3, rtol=1e-2)
+        flipped = encode(image.flip(-1))[0]
+    torch.testing.assert_close(latents[1, 2].float(), flipped, atol=2e-3, rtol=1e-2)
+    assert latents_of(file, 'other rooms') is None
+
+
+def test_an_autoencoder_learns_and_its_latents_are_scaled_to_one(
+    frames: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    vae, dataset = tiny_vae(), RoomsDataset(frames)
+    config = OptimizeConfig(steps=30, batch=2, learning_rate=3e-3, warmup=5)
+    run = train_autoencoder(vae, dataset, config, (32, 32), tmp_path / 'state.st')
+    losses = [losses['pixels'] for _, losses in run]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    factor = measure_scaling_factor(vae.eval(), dataset)
+    with torch.inference_mode():
+        latents = [vae.encode(dataset[i]['image']).latent_dist.mean for i in range(4)]
+    assert (factor * torch.cat(latents)).std().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
+    config = OptimizeConfig(steps=60, batch=8, learning_rate=3e-3, warmup=5)
+    run = train_denoiser(
+        unet, latents, torch.zeros(1, 1, 8), config, (4, 4), tmp_path / 'state.st', 'ones'
+    )
+    losses = [losses['velocity'] for _, losses in run]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_tiny(tmp_path / 'base')
+    out = tmp_path / 'out'
+    arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
+    numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
+    assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
+    config, _ = checkpoint.read(out / 'checkpoint.yaml')
+    assert config.license == 'CC0-1.0'
+    assert config.provenance['optimize']['steps'] == 2
+    assert config.provenance['windows'] == ['32x24', '64x48']
+    with pytest.raises(ValueError, match='holds a finished checkpoint; choose another --out'):
+        train_command.main([str(word) for word in (*arguments, *numbers)])
+    figures = tmp_path / 'figures.json'
+    words = ['--checkpoint', out, '--data', frames, '--train', frames, '--json', figures]
+    sheet = ['--pictures', tmp_path / 'sheet.png', '--record']
+    assert evaluate_command.main([str(word) for word in (*words, *sheet)]) == 0
+    results = json.loads(figures.read_text())
+    # The four frames are all alike: their mean is the truth itself.
+    assert results['mean target']['normals']['mean_deg'] == pytest.approx(0, abs=0.1)
+    assert results['mean target']['depth']['abs_rel'] < 0.02
+    assert results['model']['normals']['mean_deg'] > 1
+    assert cv2.imread(str(tmp_path / 'sheet.png')).shape == (4 * 48, 5 * 64, 3)
+    recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
+    assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
+    assert 'abs_rel' in capsys.readouterr().out
