@@ -1,0 +1,127 @@
+"""Start the perception node, and a camera made of files if asked for."""
+
+# ruff: noqa: I001 (it takes the package launch for this folder of the same name)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import os
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.substitutions import FindPackageShare
+
+from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+
+PACKAGE = 'sd_perception_ros'
+# Launch argument: default, meaning. A parameter whose argument is empty stays as in the file.
+ARGUMENTS = {
+    'namespace': ('', 'Namespace of the nodes, for example front'),
+    'params_file': (
+        PathJoinSubstitution([FindPackageShare(PACKAGE), 'config', 'perception.yaml']),
+        'Every parameter of the nodes; the launch file adds none of its own',
+    ),
+    'model': ('', 'Checkpoint, over the file: a known name, a folder or a checkpoint.yaml'),
+    'device': ('', "Torch device, over the file: 'cpu' or 'cuda:0'"),
+    'image_topic': ('image_raw', 'Input topic'),
+    'camera_info_topic': ('', 'Its camera info; empty: the sibling of the input topic'),
+    'use_sim_time': ('', 'Over the file: true or false, whether /clock drives the nodes'),
+    'autostart': ('', 'Over the file: true, or false to wait for the lifecycle services'),
+    'log_level': ('info', 'debug, info, warn, error or fatal'),
+    'large_data': ('true', 'Set a transport for messages of megabytes unless you set one'),
+    'camera': ('false', 'Also start the camera node, which replays files'),
+    'rviz': ('false', 'Also start RViz'),
+}
+# Launch argument: the node's parameter that it sets.
+PARAMETERS = {
+    'model': 'checkpoint',
+    'device': 'device',
+    'use_sim_time': 'use_sim_time',
+    'autostart': 'autostart',
+}
+TRUTHS = ('use_sim_time', 'autostart')
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Declare the arguments; what depends on their values is made when they are known."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=about)
+        for name, (default, about) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=entities)])
+
+
+def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Make the nodes."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    common = {
+        'package': PACKAGE,
+        'namespace': given['namespace'],
+        'output': 'screen',
+        'ros_arguments': ['--log-level', given['log_level']],
+    }
+    topics = {'image_raw': given['image_topic'], 'camera_info': given['camera_info_topic']}
+    remappings = [(ours, theirs) for ours, theirs in topics.items() if theirs]
+    share = Path(FindPackageShare(PACKAGE).perform(context)) / 'config'
+    return [
+        *transport(truth('large_data', given['large_data']), share),
+        LifecycleNode(
+            executable='perception_node',
+            name='perception',
+            parameters=[given['params_file'], *overrides(given, PARAMETERS)],
+            remappings=remappings,
+            **common,
+        ),
+        Node(
+            executable='camera_node',
+            name='camera',
+            parameters=[given['params_file'], *overrides(given, ['use_sim_time'])],
+            remappings=remappings,
+            condition=IfCondition(given['camera']),
+            **common,
+        ),
+        Node(
+            package='rviz2',
+            executable='rviz2',
+            namespace=given['namespace'],
+            arguments=['-d', str(share / 'perception.rviz')],
+            parameters=overrides(given, ['use_sim_time']),
+            condition=IfCondition(given['rviz']),
+        ),
+    ]
+
+
+def overrides(given: Mapping[str, str], arguments: Iterable[str]) -> list[dict[str, str | bool]]:
+    """
+    Make the parameters that stand above the file: those whose argument was given.
+
+    :returns: one dictionary, or none where nothing was given (launch_ros takes no empty one).
+    """
+    over = {
+        PARAMETERS[name]: truth(name, given[name]) if name in TRUTHS else given[name]
+        for name in arguments
+        if given[name]
+    }
+    return [over] if over else []
+
+
+def truth(name: str, text: str) -> bool:
+    """
+    Read the value of an argument that is true or false.
+
+    :raises ValueError: another word.
+    """
+    if text.lower() not in ('true', 'false'):
+        raise ValueError(f"{name} must be true or false, got '{text}'")
+    return text.lower() == 'true'
+
+
+def transport(wanted: bool, share: Path) -> list[SetEnvironmentVariable]:
+    """Set a transport with which large messages arrive, as `python -m sd_perception_ros up`."""
+    made = tuning_environment(os.environ)
+    made |= transport_environment(os.environ, share / 'fastdds.xml') if wanted else {}
+    return [SetEnvironmentVariable(name, value) for name, value in made.items()]

@@ -1,0 +1,83 @@
+"""What the node tells about itself: counters, times and problems, on /diagnostics."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+import statistics
+import threading
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+# Frames whose times are summarized.
+_WINDOW = 200
+
+
+class Statistics:
+    """Counters and times of a node; any thread may write."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._times_ms: dict[str, deque[float]] = {}
+        self._level = DiagnosticStatus.OK
+        self._summary = ''
+        self.last_error = ''
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter, for example 'received' or 'dropped: too_old'."""
+        with self._lock:
+            self._counts[name] += by
+
+    def counted(self, name: str) -> int:
+        """Return a counter."""
+        with self._lock:
+            return self._counts[name]
+
+    def time(self, name: str, milliseconds: float) -> None:
+        """Add one duration of a kind, for example 'inference'."""
+        with self._lock:
+            self._times_ms.setdefault(name, deque(maxlen=_WINDOW)).append(milliseconds)
+
+    def warn(self, message: str) -> None:
+        """Make the next diagnostic a warning with this message, unless it is worse already."""
+        self._raise(DiagnosticStatus.WARN, message)
+
+    def error(self, message: str) -> None:
+        """Make the next diagnostic an error with this message."""
+        self.last_error = message
+        self._raise(DiagnosticStatus.ERROR, message)
+
+    def status(self, name: str, hardware: str, healthy: str) -> DiagnosticStatus:
+        """
+        Summarize, and start a new period in which all is well until somebody complains.
+
+        :param healthy: the message while all is well.
+        """
+        with self._lock:
+            status = DiagnosticStatus(name=name, hardware_id=hardware)
+            status.level, status.message = self._level, self._summary or healthy
+            self._level, self._summary = DiagnosticStatus.OK, ''
+            status.values = [KeyValue(key=key, value=value) for key, value in self._values()]
+        return status
+
+    def _raise(self, level: bytes, message: str) -> None:
+        with self._lock:
+            if level > self._level:
+                self._level, self._summary = level, message
+
+    def _values(self) -> Iterable[tuple[str, str]]:
+        for name, count in sorted(self._counts.items()):
+            yield name, str(count)
+        for name, times in self._times_ms.items():
+            ordered = sorted(times)
+            yield f'{name}_ms median', f'{statistics.median(ordered):.2f}'
+            yield f'{name}_ms p95', f'{ordered[int(0.95 * (len(ordered) - 1))]:.2f}'
+        yield 'last error', self.last_error
+
+
+def array_of(status: DiagnosticStatus, stamp: object) -> DiagnosticArray:
+    """Wrap one status for the /diagnostics topic."""
+    array = DiagnosticArray(status=[status])
+    array.header.stamp = stamp
+    return array

@@ -1,0 +1,141 @@
+"""Options of the nodes; names in the parameter file are these field names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+from sd_perception_ros.config import check, group, option
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How the perception node itself behaves."""
+
+    autostart: bool = option(
+        True, 'Configure and activate at start; false: wait for the lifecycle services'
+    )
+    diagnostics_rate_hz: float = option(
+        1.0, 'How often /diagnostics is published', low=0.1, high=100.0
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Which frames are taken from the camera."""
+
+    image_transport: str = option(
+        'raw',
+        'raw: image_raw is subscribed; compressed: image_raw/compressed',
+        choices=('raw', 'compressed'),
+    )
+    reliability: str = option(
+        'auto',
+        'Reliability of the subscription; auto: what the publisher offers',
+        choices=('auto', 'reliable', 'best_effort'),
+    )
+    max_frame_age_s: float = option(
+        0.0, 'Frames with an older stamp are dropped; 0: any age', low=0.0, high=3600.0
+    )
+    drop_duplicate_stamps: bool = option(
+        True, 'Drop a frame whose stamp is not later than that of the frame before'
+    )
+    max_pixels: int = option(50_000_000, 'Larger pictures are refused', low=1, high=1_000_000_000)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """Where metres come from: depth_m = scale_m * relative + shift_m."""
+
+    mode: str = option(
+        'none',
+        'none: depth stays relative; fixed: the two numbers below',
+        choices=('none', 'fixed'),
+    )
+    scale_m: float = option(
+        1.0, 'Metres between relative depth 0 and 1', low=0.001, high=100_000.0
+    )
+    shift_m: float = option(0.0, 'Metres at relative depth 0', low=-1000.0, high=1000.0)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class PointsOptions:
+    """The point cloud."""
+
+    stride: int = option(1, 'Every so manieth row and column becomes a point', low=1, high=64)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class DepthOptions:
+    """Depth in metres and the point cloud."""
+
+    scale: ScaleOptions = group(ScaleOptions)
+    min_range_m: float = option(0.0, 'Nearer depth is -Inf (REP 117)', low=0.0, high=1000.0)
+    max_range_m: float = option(
+        100.0, 'Farther depth is +Inf, and no point of the cloud', low=0.01, high=100_000.0
+    )
+    points: PointsOptions = group(PointsOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+        if not self.min_range_m < self.max_range_m:
+            raise ValueError(
+                f'DepthOptions.min_range_m must be less than max_range_m, got '
+                f'{self.min_range_m} and {self.max_range_m}'
+            )
+
+
+@dataclass(frozen=True)
+class CameraOptions:
+    """What the camera node replays, and how."""
+
+    source: str = option(
+        'demo',
+        'A folder of pictures, a video file, a sequence folder (with sequence.json), '
+        "'demo' (the bundled sequence) or 'skimage' (photographs of the scikit-image package)",
+    )
+    rate_hz: float = option(
+        0.0, 'Frames per second; 0: as the source says, else 10', low=0.0, high=1000.0
+    )
+    loop: bool = option(True, 'Start again after the last frame; false: end the node')
+    width: int = option(0, 'Width of the published picture; 0: as the source', low=0, high=16384)
+    height: int = option(0, 'Height of the published picture; 0: as the source', low=0, high=16384)
+    frame_id: str = option(
+        '', "Frame of the messages; empty: as the source says, else 'camera_optical_frame'"
+    )
+    encoding: str = option('rgb8', 'Encoding of image_raw', choices=('rgb8', 'bgr8', 'mono8'))
+    horizontal_fov_deg: float = option(
+        60.0, 'Field of view for the CameraInfo of a source without one', low=1.0, high=179.0
+    )
+    compressed: bool = option(False, 'Also publish image_raw/compressed (JPEG)')
+    wait_for_subscribers: bool = option(
+        False, 'Send the first frame only when somebody subscribes to the pictures'
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+        if not self.source:
+            raise ValueError(f'CameraOptions.source is empty; {_SOURCE_HELP}')
+        if not math.isfinite(self.rate_hz):
+            raise ValueError(f'CameraOptions.rate_hz must be finite, got {self.rate_hz}')
+
+
+_SOURCE_HELP = "name a folder, a video file, or one of the words 'demo' and 'skimage'"

@@ -1,0 +1,249 @@
+"""Camera images in, depth and normals out: the lifecycle node around the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import gc
+import sys
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, JumpThreshold
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import SetBool
+import torch
+
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.convert import compressed_to_rgb, image_to_rgb
+from sd_perception_ros.ros.diagnostics import array_of, Statistics
+from sd_perception_ros.ros.faults import described, FAULTS, remedy
+from sd_perception_ros.ros.inputs import CameraInput
+from sd_perception_ros.ros.mailbox import Worker
+from sd_perception_ros.ros.options import DepthOptions, InputOptions, NodeOptions
+from sd_perception_ros.ros.outputs import Frame, Output, Outputs
+from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.shutdown import FAILED, GONE, run_node
+
+GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (DepthOptions, 'depth.'))
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_TEND_PERIOD_S = 0.5
+_WARM_UP_SIZE = (480, 640)
+
+
+class PerceptionNode(LifecycleNode):
+    """
+    One image, one pass, many tasks.
+
+    The executor only receives; a worker thread takes the newest frame, so a late frame is
+    dropped and never queued, and services answer while the network runs.
+
+    :raises ValueError: a wrong parameter value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('perception')
+        for cls, prefix in GROUPS:
+            declare(self, cls, prefix)
+        known = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]
+        for name, meant in likely_typos(self, known):
+            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{meant}'?")
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.finished = Future()
+        self.enabled = True
+        self._engine: Engine | None = None
+        self._outputs: Outputs | None = None
+        self._input: CameraInput | None = None
+        self._worker: Worker[tuple[Image | CompressedImage, int]] | None = None
+        self._stats = Statistics()
+        self._free_ns = 0
+        options = read(self, NodeOptions)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # with simulated time as without
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        period_s = 1 / options.diagnostics_rate_hz
+        self.create_timer(period_s, self._publish_diagnostics, clock=steady)
+        self.create_timer(_TEND_PERIOD_S, self._tend, clock=steady)
+        self.create_service(SetBool, '~/enable', self._enable)
+        jump = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+        )
+        self._jump = self.get_clock().create_jump_callback(jump, post_callback=self._time_jumped)
+
+    def start(self) -> None:
+        """Configure and activate, if `autostart` says so."""
+        if not read(self, NodeOptions).autostart:
+            self.get_logger().info('waiting for the lifecycle services (autostart: false)')
+            return
+        if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
+            self.finished.set_result(FAILED)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and offer its topics; a wrong checkpoint leaves the node as it was."""
+        try:
+            self._options = read(self, InputOptions)
+            depth = read(self, DepthOptions, 'depth.')
+            engine = Engine.from_config(read(self, EngineConfig))
+            engine.warm_up(*_WARM_UP_SIZE)
+        except FAULTS as error:  # rclpy would swallow it and say nothing
+            text = f'configuration failed: {described(error)}{remedy(error)}'
+            self._stats.error(text)
+            self.get_logger().error(text)
+            return FAILURE
+        self._engine = engine
+        self._outputs = Outputs(self, engine.tasks, depth)
+        self.get_logger().info(engine.summary())
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to receive."""
+        self._worker = Worker(self._process)
+        self._input = CameraInput(self, self._options, self._stats, self._deliver)
+        self.get_logger().info(
+            f'listening to {self._input.topic} and {self._input.info_topic}; '
+            f'offering {", ".join(self._outputs.topics)}'
+        )
+        if not self._outputs.wanted():
+            self.get_logger().info('waiting for subscribers: nothing is computed until then')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop receiving; the model stays loaded."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the model and take the topics down."""
+        self._stop()
+        self._outputs.close()
+        self._engine = None
+        # A model's hooks make reference cycles: without this the next one is loaded beside it.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop whatever runs."""
+        self._stop()
+        return SUCCESS
+
+    def close(self) -> None:
+        """Stop the worker before the process ends."""
+        self._stop()
+
+    def _stop(self) -> None:
+        # The worker first: until it has ended it asks the input for the camera of its frame.
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+
+    def _deliver(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
+        if not self.enabled:
+            self._stats.count('dropped: disabled')
+        elif self._worker.put((msg, arrival_ns)):
+            self._stats.count('dropped: newer_frame_came')
+
+    def _process(self, item: tuple[Image | CompressedImage, int]) -> None:
+        """Handle one frame, on the worker thread; a frame that fails is dropped and reported."""
+        msg, arrival_ns = item
+        try:
+            self._perceive_if_wanted(msg, arrival_ns)
+        finally:
+            self._free_ns = time.monotonic_ns()
+
+    def _perceive_if_wanted(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
+        try:
+            wanted = self._outputs.wanted()
+            if not wanted:
+                self._stats.count('dropped: no_subscribers')
+            elif not self._input.too_old(msg.header):
+                self._perceive(msg, arrival_ns, wanted)
+        except GONE:  # first: rclpy's errors are RuntimeErrors, and so is torch's of full memory
+            if self.context.ok():
+                raise
+        except ValueError as error:
+            self._drop('bad_image', described(error))
+        except FloatingPointError as error:
+            self._drop('not_finite', described(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._drop('out_of_memory', f'{described(error)}; set a smaller long_side_px')
+        except FAULTS as error:
+            self._drop('failed', described(error))
+
+    def _perceive(
+        self, msg: Image | CompressedImage, arrival_ns: int, wanted: Sequence[Output]
+    ) -> None:
+        convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
+        rgb = convert(msg, self._options.max_pixels)
+        before_ns = time.monotonic_ns()
+        [predictions] = self._engine.predict([rgb], tasks={output.task for output in wanted})
+        inference_ns = time.monotonic_ns() - before_ns
+        height, width = rgb.shape[:2]
+        camera = self._input.camera_for(msg.header, width, height)
+        frame = Frame(msg.header, rgb, camera)
+        sent = self._outputs.publish(frame, predictions, wanted)
+        end_ns = time.monotonic_ns()
+        # A frame that came while the one before was in hand waited for that one's inference.
+        begin_ns = max(arrival_ns, self._free_ns)
+        self._stats.count('processed')
+        self._stats.count('published', sent)
+        self._stats.time('latency', (end_ns - arrival_ns) / 1e6)
+        self._stats.time('waiting', (begin_ns - arrival_ns) / 1e6)
+        self._stats.time('inference', inference_ns / 1e6)
+        self._stats.time('overhead', (end_ns - begin_ns - inference_ns) / 1e6)
+
+    def _drop(self, reason: str, why: str) -> None:
+        text = f'image dropped: {why}'
+        self._stats.count(f'dropped: {reason}')
+        self._stats.error(text)
+        self.get_logger().error(text, throttle_duration_sec=5.0)
+
+    def _tend(self) -> None:
+        if self._worker is not None and not self._worker.alive:
+            self.get_logger().fatal('the worker thread ended by the exception above')
+            self.finished.set_result(FAILED)
+        elif self._input is not None:
+            self._input.tend()
+
+    def _publish_diagnostics(self) -> None:
+        hardware = self._input.topic if self._input is not None else ''
+        healthy = self._engine.summary() if self._engine is not None else 'no model is loaded'
+        status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
+        self._diagnostics.publish(array_of(status, self.get_clock().now().to_msg()))
+
+    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self.enabled = request.data
+        response.success = True
+        response.message = 'frames are processed' if self.enabled else 'frames are dropped'
+        return response
+
+    def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        change = {parameter.name: parameter.value for parameter in changed}
+        try:
+            for cls, prefix in GROUPS:
+                read(self, cls, prefix, change)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True, reason='used at the next configure')
+
+    def _time_jumped(self, jump: object) -> None:
+        if self._input is not None:
+            self._stats.count('time_jumps')
+            self._input.reset()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the node; arguments are ROS arguments (--ros-args ...)."""
+    return run_node(PerceptionNode, 'perception', argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

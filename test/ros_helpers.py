@@ -1,0 +1,252 @@
+"""Real nodes as processes, and a test node that talks to them over DDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+
+from sd_perception_ros.geometry import camera_from_fov
+from sd_perception_ros.ros.convert import image_message
+from sd_perception_ros.ros.intrinsics import info_from_camera
+from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+# One domain for each pytest process, away from 0, where somebody's robot may be, and not above
+# 101, whose ports the system hands out to others.
+DOMAIN = 1 + os.getpid() % 100
+RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(
+    depth=10,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
+
+
+def environment() -> dict[str, str]:
+    """Make the environment of child processes: this interpreter's ROS, our domain, no network."""
+    made = os.environ | {
+        'AMENT_PREFIX_PATH': os.environ.get('AMENT_PREFIX_PATH') or sys.prefix,
+        'ROS_DOMAIN_ID': str(DOMAIN),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'ROS_PYTHON_CHECK_FIELDS': '1',
+        'PYTHONPATH': str(ROOT),
+    }
+    made |= transport_environment(made, ROOT / 'config' / 'fastdds.xml')
+    return made | tuning_environment(made)
+
+
+os.environ.update(environment())
+
+
+class Process:
+    """A command of the package as a child process; its output is collected in a file."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._log = log
+        command = [sys.executable, '-m', 'sd_perception_ros', *arguments]
+        with log.open('wb') as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=out, env=environment(), cwd=log.parent
+            )
+
+    @property
+    def output(self) -> str:
+        """Everything the process has written so far."""
+        return self._log.read_text()
+
+    def wait_for_output(self, text: str, timeout_s: float = 60.0) -> None:
+        """Wait until the process has written a text; fail when it ends or time is up."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert self.process.poll() is None, f'ended before {text!r}:\n{self.output}'
+            assert time.monotonic() < deadline, f'{text!r} did not come:\n{self.output}'
+            time.sleep(0.02)
+
+    def end(self, number: int = signal.SIGINT, timeout_s: float = 20.0) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Wait for the end and return the exit code."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f'did not end in {timeout_s} s:\n{self.output}') from None
+
+    def kill(self) -> None:
+        """End the process without asking, and remove the shared memory that it leaves behind."""
+        self.process.kill()
+        self.process.wait()
+        remove_orphaned_shared_memory()
+
+
+class Peer:
+    """A node of the test with its own context, spun by the test itself."""
+
+    def __init__(self, name: str = 'test_peer') -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=DOMAIN)
+        self.node = Node(name, context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self.received: dict[str, list[Any]] = {}
+
+    def listen(self, topic: str, kind: type, qos: QoSProfile = RELIABLE) -> Any:
+        """Collect the messages of a topic in `received[topic]`."""
+        got = self.received.setdefault(topic, [])
+        return self.node.create_subscription(kind, topic, got.append, qos)
+
+    def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+        """Spin until a condition holds and return its value; the last value when time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()) and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.02)
+        return value
+
+    def spin(self, duration_s: float) -> None:
+        """Spin for some time."""
+        self.until(lambda: False, duration_s)
+
+    def next(self, topic: str, timeout_s: float = 20.0) -> Any:
+        """Wait for a message of a topic that is listened to, and take it out."""
+        got = self.received[topic]
+        assert self.until(lambda: got, timeout_s), f'nothing came on {topic}'
+        return got.pop(0)
+
+    def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
+        """Call a service and return the response."""
+        client = self.node.create_client(kind, name)
+        assert self.until(client.service_is_ready), f'no service {name}'
+        future = client.call_async(request)
+        assert self.until(future.done, timeout_s), f'{name} did not answer'
+        self.node.destroy_client(client)
+        return future.result()
+
+    def counters(self, name: str = '/perception') -> dict[str, str]:
+        """Wait for the node's next diagnostic and return its values, level and message."""
+        got = self.received.get('/diagnostics')
+        if got is None:
+            self.listen('/diagnostics', DiagnosticArray)
+            got = self.received['/diagnostics']
+        got.clear()
+        while True:
+            for status in self.next('/diagnostics').status:
+                if status.name == name:
+                    values = {pair.key: pair.value for pair in status.values}
+                    return values | {'level': status.level, 'message': status.message}
+
+    def counters_when(
+        self,
+        condition: Callable[[dict[str, str]], bool],
+        name: str = '/perception',
+        timeout_s: float = 20.0,
+    ) -> dict[str, str]:
+        """Wait for a diagnostic that meets a condition; the last one when time is up."""
+        # A lost message comes again with the writer's next heartbeat, seconds later: 2 s were
+        # not always enough on a busy machine.
+        deadline = time.monotonic() + timeout_s
+        while not condition(seen := self.counters(name)) and time.monotonic() < deadline:
+            pass
+        return seen
+
+    def close(self) -> None:
+        """Leave the domain."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+class FakeCamera:
+    """Publishes pictures and camera infos that the test makes up."""
+
+    def __init__(self, peer: Peer, qos: QoSProfile = RELIABLE, topic: str = '/image_raw') -> None:
+        self._node = peer.node
+        self.images = peer.node.create_publisher(Image, topic, qos)
+        sibling = f'{topic.rpartition("/")[0]}/camera_info'
+        self.infos = peer.node.create_publisher(CameraInfo, sibling, qos)
+
+    def image(self, rgb: np.ndarray, frame_id: str = 'lens') -> Image:
+        """Make a good message of a picture, stamped now."""
+        msg = image_message(rgb, 'rgb8', CameraInfo().header)
+        msg.header.frame_id = frame_id
+        msg.header.stamp = self._node.get_clock().now().to_msg()
+        return msg
+
+    def send(self, rgb: np.ndarray, fov_deg: float = 90.0) -> Image:
+        """Publish a picture with a good camera info and return its message."""
+        msg = self.image(rgb)
+        height, width = rgb.shape[:2]
+        camera = camera_from_fov(width, height, fov_deg)
+        self.infos.publish(info_from_camera(camera, msg.header))
+        self.images.publish(msg)
+        return msg
+
+
+def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """Make an (H, W, 3) uint8 picture: a gradient with noise."""
+    noise = np.random.default_rng(seed).integers(0, 40, (height, width, 3))
+    ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
+    return (ramp + noise).astype(np.uint8)
+
+
+def pixels(msg: Image) -> np.ndarray:
+    """Read an image message as an array, channels as they come."""
+    dtype, channels = {
+        'rgb8': (np.uint8, 3),
+        'bgr8': (np.uint8, 3),
+        'mono8': (np.uint8, 1),
+        '32FC1': (np.float32, 1),
+        '32FC3': (np.float32, 3),
+    }[msg.encoding]
+    shape = (msg.height, msg.width) if channels == 1 else (msg.height, msg.width, channels)
+    return np.frombuffer(msg.data, dtype).reshape(shape)
+
+
+@contextlib.contextmanager
+def running(log: Path, *arguments: str) -> Iterator[Process]:
+    """Run a command of the package for the time of a block; it is gone afterwards."""
+    process = Process(log, *arguments)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.end()
+
+
+def remove_orphaned_shared_memory() -> None:
+    """Remove Fast DDS files that no living process has mapped."""
+    mapped = ''
+    for maps in Path('/proc').glob('[0-9]*/maps'):
+        with contextlib.suppress(OSError):  # the process ended, or is somebody else's
+            mapped += maps.read_text()
+    for path in Path('/dev/shm').glob('fastdds_*'):
+        if str(path) not in mapped:
+            path.unlink(missing_ok=True)
+
+
+def ros_arguments(**parameters: Any) -> Sequence[str]:
+    """Write parameters as ROS arguments; `__` in a name stands for a dot."""
+    arguments = ['--ros-args']
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        arguments += ['-p', f'{name.replace("__", ".")}:={text}']
+    return arguments

@@ -1,0 +1,203 @@
+"""Tests of conversion between image messages and RGB arrays."""
+
+from __future__ import annotations
+
+import array
+
+import cv2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from sd_perception_ros.ros.convert import (
+    compressed_to_rgb,
+    ENCODINGS,
+    image_message,
+    image_to_rgb,
+)
+
+RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
+
+
+def message(encoding: str, width: int, height: int, data: bytes, step: int = 0) -> Image:
+    msg = Image(encoding=encoding, width=width, height=height)
+    msg.step = step or len(data) // height
+    msg.data = array.array('B', data)
+    return msg
+
+
+def flat(color: tuple[int, int, int], width: int = 8, height: int = 6) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
+
+
+def test_tightly_packed_rgb_is_not_copied():
+    msg = message('rgb8', 2, 1, bytes([1, 2, 3, 4, 5, 6]))
+    rgb = image_to_rgb(msg)
+    assert rgb.tolist() == [[[1, 2, 3], [4, 5, 6]]]
+    assert np.shares_memory(rgb, np.frombuffer(msg.data, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'pixel', 'expected'),
+    [
+        ('bgr8', [3, 2, 1], [1, 2, 3]),
+        ('8UC3', [3, 2, 1], [1, 2, 3]),
+        ('rgba8', [1, 2, 3, 9], [1, 2, 3]),
+        ('bgra8', [3, 2, 1, 9], [1, 2, 3]),
+        ('8UC4', [3, 2, 1, 9], [1, 2, 3]),
+        ('mono8', [7], [7, 7, 7]),
+        ('8UC1', [7], [7, 7, 7]),
+        ('mono16', [0, 7], [7, 7, 7]),  # 0x0700, little-endian
+        ('rgb16', [0, 1, 0, 2, 0, 3], [1, 2, 3]),
+        ('bgr16', [0, 3, 0, 2, 0, 1], [1, 2, 3]),
+        ('rgba16', [0, 1, 0, 2, 0, 3, 0, 9], [1, 2, 3]),
+        ('bgra16', [0, 3, 0, 2, 0, 1, 0, 9], [1, 2, 3]),
+    ],
+)
+def test_channels_arrive_in_rgb_order(encoding, pixel, expected):
+    rgb = image_to_rgb(message(encoding, 3, 2, bytes(pixel * 6)))
+    assert rgb.tolist() == [[expected] * 3] * 2
+
+
+def test_big_endian_values_are_read_from_the_other_byte():
+    msg = message('mono16', 1, 1, bytes([7, 200]))
+    msg.is_bigendian = 1
+    assert image_to_rgb(msg).tolist() == [[[7, 7, 7]]]
+
+
+@pytest.mark.parametrize('step', [7, 8, 13])
+def test_padding_behind_rows_and_bytes_behind_the_picture_do_not_count(step):
+    row = bytes([1, 2, 3, 4, 5, 6])
+    padded = row + b'\xff' * (step - 6)
+    rgb = image_to_rgb(message('rgb8', 2, 2, padded * 2 + b'trailing', step))
+    assert rgb.tolist() == [[[1, 2, 3], [4, 5, 6]]] * 2
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize('color', [RED, GREEN, BLUE])
+def test_a_bayer_mosaic_of_one_color_gives_that_color(pattern, color, bits):
+    """The pattern's four letters are the colours of the first two rows, left to right."""
+    mosaic = np.zeros((8, 8), np.uint8)
+    for cell, letter in enumerate(pattern):
+        mosaic[cell // 2 :: 2, cell % 2 :: 2] = color['rgb'.index(letter)]
+    data = mosaic if bits == 8 else (mosaic.astype('<u2') << 8)
+    rgb = image_to_rgb(message(f'bayer_{pattern}{bits}', 8, 8, data.tobytes()))
+    assert rgb[2:-2, 2:-2].reshape(-1, 3).tolist() == [list(color)] * 16
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'order'),
+    [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'), ('yuyv', 'yuyv')],
+)
+def test_packed_yuv_keeps_red_red(encoding, order):
+    """BT.601 in studio range: pure red is Y 81, U 90, V 240."""
+    values = {'y': 81, 'u': 90, 'v': 240}
+    rgb = image_to_rgb(message(encoding, 2, 1, bytes(values[c] for c in order)))
+    np.testing.assert_allclose(rgb[0, 0], [255, 0, 0], atol=3)
+
+
+def test_planar_nv21_keeps_red_red():
+    brightness, color = bytes([81]) * 8, bytes([240, 90] * 2)
+    rgb = image_to_rgb(message('nv21', 4, 2, brightness + color, step=4))
+    np.testing.assert_allclose(rgb.reshape(-1, 3), [[255, 0, 0]] * 8, atol=3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'encoding': 'rgb9'}, "encoding 'rgb9'; choose one of: rgb8"),
+        ({'encoding': ''}, "encoding ''"),
+        ({'encoding': '16UC1'}, "is called 'mono16'"),
+        ({'encoding': '32FC1'}, 'depth image'),
+        ({'step': 5}, 'step must be at least 6 bytes for a row of 2 rgb8 pixels, got 5'),
+        ({'step': 7}, r'data must hold 14 bytes \(step 7 x 2 rows\), got 12'),
+        ({'width': 0}, 'at least one pixel, got 0 x 2'),
+        ({'height': 0}, 'at least one pixel, got 2 x 0'),
+        ({'width': 2**32 - 1, 'height': 2**32 - 1}, 'more than max_pixels'),
+        ({'encoding': 'yuyv', 'width': 1}, 'must be even, got 1 x 2'),
+    ],
+)
+def test_a_wrong_image_says_what_was_expected_and_what_came(change, words):
+    msg = message('rgb8', 2, 2, bytes(12))
+    for name, value in change.items():
+        setattr(msg, name, value)
+    with pytest.raises(ValueError, match=words):
+        image_to_rgb(msg)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    encoding=st.sampled_from([*ENCODINGS, '16UC1', 'rgb', '']),
+    width=st.integers(0, 9) | st.just(2**32 - 1),
+    height=st.integers(0, 9) | st.just(2**31),
+    step=st.integers(0, 80) | st.just(2**32 - 1),
+    length=st.integers(0, 700),
+    big=st.booleans(),
+)
+def test_any_image_gives_a_picture_of_its_size_or_a_value_error(
+    encoding, width, height, step, length, big
+):
+    msg = Image(encoding=encoding, width=width, height=height, step=step, is_bigendian=int(big))
+    msg.data = array.array('B', bytes(length))
+    try:
+        rgb = image_to_rgb(msg)
+    except ValueError:
+        return
+    assert rgb.shape == (height, width, 3)
+    assert rgb.dtype == np.uint8
+
+
+@settings(deadline=None, max_examples=50)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99))
+@pytest.mark.parametrize('encoding', ['rgb8', 'mono8', '32FC1', '32FC3'])
+def test_arrays_survive_the_way_into_a_message(encoding, height, width, seed):
+    dtype = np.float32 if encoding.startswith('32') else np.uint8
+    shape = (height, width, 3) if encoding in ('rgb8', '32FC3') else (height, width)
+    values = (np.random.default_rng(seed).random(shape) * 255).astype(dtype)
+    header = Header(frame_id='lens')
+    msg = image_message(values, encoding, header)
+    assert (msg.height, msg.width, msg.step) == (height, width, len(msg.data) // height)
+    assert msg.header.frame_id == 'lens'
+    np.testing.assert_array_equal(np.frombuffer(msg.data, dtype).reshape(shape), values)
+    if encoding in ('rgb8', 'mono8'):
+        rgb = image_to_rgb(msg)
+        np.testing.assert_array_equal(rgb if encoding == 'rgb8' else rgb[..., 0], values)
+
+
+def test_a_float_array_is_no_rgb8():
+    with pytest.raises(ValueError, match=r'rgb8 takes \(H, W, 3\) uint8, got \(2, 2, 3\) float32'):
+        image_message(np.zeros((2, 2, 3), np.float32), 'rgb8', Header())
+
+
+def test_png_and_jpeg_are_decoded_as_rgb():
+    for suffix, tolerance in (('.png', 0), ('.jpg', 3)):
+        data = cv2.imencode(suffix, cv2.cvtColor(flat(RED), cv2.COLOR_RGB2BGR))[1].tobytes()
+        msg = CompressedImage(format=suffix[1:], data=array.array('B', data))
+        np.testing.assert_allclose(compressed_to_rgb(msg), flat(RED), atol=tolerance)
+
+
+@pytest.mark.parametrize('data', [b'', b'not a picture', b'\xff\xd8\xff\xe0junk'])
+def test_broken_compressed_data_is_a_value_error(data):
+    with pytest.raises(ValueError, match='expected JPEG or PNG'):
+        compressed_to_rgb(CompressedImage(format='jpeg', data=array.array('B', data)))
+
+
+def test_a_png_cut_short_is_a_value_error_or_a_whole_picture():
+    data = cv2.imencode('.png', np.random.default_rng(0).integers(0, 255, (40, 40, 3)))[1]
+    for length in range(0, len(data), 97):
+        msg = CompressedImage(format='png', data=array.array('B', data[:length].tobytes()))
+        try:
+            rgb = compressed_to_rgb(msg)
+        except ValueError:  # and nothing else
+            continue
+        assert rgb.shape == (40, 40, 3)
+
+
+def test_a_compressed_picture_over_the_limit_is_refused():
+    data = cv2.imencode('.png', flat(BLUE, 40, 40))[1].tobytes()
+    with pytest.raises(ValueError, match='more than max_pixels = 100'):
+        compressed_to_rgb(CompressedImage(format='png', data=array.array('B', data)), 100)

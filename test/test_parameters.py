@@ -1,0 +1,210 @@
+"""Tests of parameters from options dataclasses, camera infos, diagnostics and transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import math
+
+from diagnostic_msgs.msg import DiagnosticStatus
+import pytest
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from ros_helpers import Peer
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
+from std_msgs.msg import Header
+
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.geometry import camera_from_fov
+from sd_perception_ros.ros.diagnostics import Statistics
+from sd_perception_ros.ros.intrinsics import camera_from_info, info_from_camera
+from sd_perception_ros.ros.options import CameraOptions, DepthOptions
+from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.topics import camera_info_topic, image_topic
+from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+
+
+@pytest.fixture(scope='module')
+def peer() -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+def node_with(peer: Peer, arguments: list[str] | None = None, **values: object) -> Node:
+    overrides = [Parameter(name.replace('__', '.'), value=v) for name, v in values.items()]
+    arguments = ['--ros-args', *arguments] if arguments else None
+    return Node(
+        'some',
+        context=peer.context,
+        parameter_overrides=overrides,
+        cli_args=arguments,
+        namespace='front',
+    )
+
+
+def test_defaults_come_from_the_dataclass(peer):
+    assert declare(node_with(peer), EngineConfig) == EngineConfig()
+
+
+def test_values_of_a_dotted_group_arrive(peer):
+    node = node_with(peer, depth__scale__mode='fixed', depth__scale__scale_m=5)
+    options = declare(node, DepthOptions, 'depth.')
+    assert (options.scale.mode, options.scale.scale_m) == ('fixed', 5.0)
+    assert options.points.stride == 1
+
+
+def test_a_list_of_names_arrives(peer):
+    assert declare(node_with(peer, tasks=['depth']), EngineConfig).tasks == ['depth']
+
+
+def test_every_parameter_says_what_it_means(peer):
+    node = node_with(peer)
+    declare(node, DepthOptions, 'depth.')
+    about = node.describe_parameter('depth.points.stride')
+    assert about.description
+    assert (about.integer_range[0].from_value, about.integer_range[0].to_value) == (1, 64)
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        ({'encoding': 'rgb9'}, "encoding has no choice 'rgb9'; choose one of: rgb8, bgr8, mono8"),
+        ({'width': -1}, "'width'.*-1"),
+        ({'width': 'wide'}, "'width'.*'wide'.*INTEGER"),
+        ({'rate_hz': 'fast'}, 'rate_hz must be a number'),
+        ({'rate_hz': math.nan}, 'rate_hz'),
+        ({'source': ''}, 'source is empty; name a folder'),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_may_be(peer, values, words):
+    with pytest.raises(ValueError, match=words):
+        declare(node_with(peer, **values), CameraOptions)
+
+
+def test_a_range_that_is_upside_down_is_refused(peer):
+    with pytest.raises(ValueError, match='min_range_m must be less than max_range_m'):
+        declare(node_with(peer, depth__min_range_m=5.0, depth__max_range_m=2.0), DepthOptions,
+                'depth.')  # fmt: skip
+
+
+def test_a_change_is_checked_before_it_is_made(peer):
+    node = node_with(peer)
+    declare(node, CameraOptions)
+    assert read(node, CameraOptions, change={'width': 320}).width == 320
+    with pytest.raises(ValueError, match='choose one of'):
+        read(node, CameraOptions, change={'encoding': 'rgb9'})
+    assert read(node, CameraOptions).width == 0
+
+
+def test_a_misspelt_parameter_is_noticed_and_a_foreign_one_is_not(peer):
+    node = node_with(peer, horizontal_fov_degs=50.0, checkpoint='x', qos_overrides__a=1)
+    declare(node, CameraOptions)
+    assert likely_typos(node, names_of(CameraOptions)) == [
+        ('horizontal_fov_degs', 'horizontal_fov_deg')
+    ]
+
+
+@pytest.mark.parametrize(
+    ('rules', 'transport', 'image', 'info'),
+    [
+        ([], 'raw', '/front/image_raw', '/front/camera_info'),
+        (['image_raw:=/cam/image'], 'raw', '/cam/image', '/cam/camera_info'),
+        (['image_raw:=/cam/rect', 'camera_info:=/x'], 'raw', '/cam/rect', '/x'),
+        (['image_raw:=/cam/i'], 'compressed', '/cam/i/compressed', '/cam/camera_info'),
+        (['image_raw/compressed:=/jpeg'], 'compressed', '/jpeg', '/camera_info'),
+    ],
+)
+def test_camera_info_is_the_sibling_of_the_image_after_remapping(
+    peer, rules, transport, image, info
+):
+    node = node_with(peer, [part for rule in rules for part in ('-r', rule)])
+    topic = image_topic(node, transport)
+    assert (topic, camera_info_topic(node, topic)) == (image, info)
+
+
+def good_info() -> CameraInfo:
+    return info_from_camera(camera_from_fov(640, 480, 90.0), Header())
+
+
+def test_a_camera_survives_the_way_through_camera_info():
+    camera = camera_from_fov(640, 480, 90.0)
+    for rectified in (False, True):
+        assert camera_from_info(good_info(), 640, 480, rectified) == camera
+
+
+def test_rectified_pictures_use_p():
+    info = good_info()
+    info.p[0] = 300.0
+    assert camera_from_info(info, 640, 480, rectified=True).fx == 300.0
+    assert camera_from_info(info, 640, 480, rectified=False).fx == pytest.approx(320.0)
+
+
+def test_binning_and_region_of_interest_reach_the_camera():
+    info = good_info()
+    info.binning_x = info.binning_y = 2
+    info.roi = RegionOfInterest(x_offset=20, y_offset=80, width=200, height=100)
+    camera = camera_from_info(info, 100, 50, rectified=False)
+    assert camera.fx == pytest.approx(160.0)
+    assert (camera.cx, camera.cy) == ((319.5 - 20) / 2, (239.5 - 80) / 2)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'k': [0.0] * 9}, 'all zero: the camera is not calibrated'),
+        ({'k': [math.nan] * 9}, 'must be finite'),
+        ({'k': [math.inf] * 9}, 'must be finite'),
+        ({'k': [-1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]}, 'must be positive, got fx -1'),
+        ({'k': [9.0, 0.0, 9e4, 0.0, 9.0, 1.0, 0.0, 0.0, 1.0]}, 'far outside'),
+        ({'width': 320}, 'is for 320 x 480 pixels .* but the picture is 640 x 480'),
+        ({'distortion_model': 'mystery'}, "unknown CameraInfo.distortion_model 'mystery'"),
+        ({'d': [0.1, 0.2]}, "has 2 coefficients, but 'plumb_bob' has"),
+        ({'d': [math.nan] * 5}, 'd must be finite'),
+    ],
+)
+def test_a_wrong_camera_info_says_what_is_wrong(change, words):
+    info = good_info()
+    for name, value in change.items():
+        setattr(info, name, value)
+    with pytest.raises(ValueError, match=words):
+        camera_from_info(info, 640, 480, rectified=False)
+
+
+def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():
+    stats = Statistics()
+    stats.warn('slow')
+    stats.error('broken')
+    stats.warn('slow again')
+    stats.count('received')
+    for milliseconds in range(1, 102):
+        stats.time('inference', float(milliseconds))
+    first, second = (stats.status('n', 'h', 'fine') for _ in range(2))
+    assert (first.level, first.message) == (DiagnosticStatus.ERROR, 'broken')
+    assert (second.level, second.message) == (DiagnosticStatus.OK, 'fine')
+    assert {pair.key: pair.value for pair in second.values} == {
+        'received': '1',
+        'inference_ms median': '51.00',
+        'inference_ms p95': '96.00',
+        'last error': 'broken',
+    }
+
+
+def test_large_messages_get_shared_memory_unless_the_user_chose(tmp_path):
+    profile = tmp_path / 'fastdds.xml'
+    profile.touch()
+    large = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}
+    name = 'FASTDDS_DEFAULT_PROFILES_FILE'
+    assert transport_environment({}, profile, tmp_path) == {name: str(profile)}
+    assert transport_environment({'ROS_DISTRO': 'jazzy'}, profile, tmp_path) == {
+        'FASTRTPS_DEFAULT_PROFILES_FILE': str(profile)
+    }
+    assert transport_environment({}, tmp_path / 'missing.xml', tmp_path) == large
+    assert transport_environment({}, profile, tmp_path / 'no_such_mount') == large
+    assert transport_environment({'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}, profile, tmp_path) == {}
+    other = {'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}
+    assert transport_environment(other, profile, tmp_path) == {}
+
+
+def test_tuning_leaves_alone_what_the_user_set():
+    made = tuning_environment({'OMP_WAIT_POLICY': 'ACTIVE'})
+    assert sorted(made) == ['MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_']

@@ -1,0 +1,616 @@
+"""The perception node as a real process: pictures go in over DDS and results come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from ros_helpers import (
+    BEST_EFFORT,
+    FakeCamera,
+    Peer,
+    picture,
+    pixels,
+    Process,
+    ros_arguments,
+    running,
+)
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_srvs.srv import SetBool
+
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.camera_node import jpeg_message
+
+SCALE_M, SHIFT_M = 4.0, 1.0
+OUTPUTS = {
+    '/depth/relative': Image,
+    '/depth/color': Image,
+    '/depth/image_rect': Image,
+    '/depth/camera_info': CameraInfo,
+    '/depth/points': PointCloud2,
+    '/normals/image': Image,
+    '/normals/color': Image,
+}
+
+
+@pytest.fixture(scope='module')
+def engine(tiny_checkpoint: Path) -> Engine:
+    return Engine.from_config(EngineConfig(checkpoint=str(tiny_checkpoint), device='cpu'))
+
+
+@pytest.fixture(scope='module')
+def node(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    arguments = ros_arguments(
+        checkpoint=tiny_checkpoint,
+        device='cpu',
+        diagnostics_rate_hz=10.0,
+        max_pixels=1_000_000,
+        depth__scale__mode='fixed',
+        depth__scale__scale_m=SCALE_M,
+        depth__scale__shift_m=SHIFT_M,
+        checkpiont='a typo',
+    )
+    log = tmp_path_factory.mktemp('node') / 'log'
+    with running(log, 'perception', *arguments) as process:
+        process.wait_for_output('listening to /image_raw')
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+
+
+@pytest.fixture
+def peer(node: Process) -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peer_alone() -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def camera(peer: Peer) -> FakeCamera:
+    made = FakeCamera(peer)
+    connect(peer, made)
+    return made
+
+
+def connect(peer: Peer, camera: FakeCamera) -> None:
+    """Wait until the node hears a camera, so that no message of a test gets lost."""
+    for publisher in (camera.images, camera.infos):
+        assert peer.until(publisher.get_subscription_count), 'the node does not listen'
+    peer.spin(0.3)
+
+
+def answer(peer: Peer, camera: FakeCamera, topic: str, rgb: np.ndarray) -> tuple[Image, object]:
+    """Send a picture until a result with its stamp comes back; return both."""
+    if topic not in peer.received:
+        peer.listen(topic, OUTPUTS[topic])
+    got = peer.received[topic]
+    got.clear()
+    for _ in range(20):
+        sent = camera.send(rgb)
+        if peer.until(lambda: got, 1.0) and got[-1].header.stamp == sent.header.stamp:
+            return sent, got.pop()
+    raise AssertionError(f'nothing came on {topic}')
+
+
+def test_a_misspelt_parameter_is_reported(node):
+    assert "unknown parameter 'checkpiont'; did you mean 'checkpoint'?" in node.output
+
+
+def test_nothing_is_computed_while_nobody_listens(peer, camera):
+    before = peer.counters()
+    for _ in range(3):
+        camera.send(picture())
+        peer.spin(0.1)
+    after = peer.counters()
+    assert int(after['received']) == int(before.get('received', 0)) + 3
+    assert after.get('processed') == before.get('processed')
+    assert 'dropped: no_subscribers' in after
+
+
+def test_depth_equals_the_engine_and_the_header_is_copied(peer, camera, engine):
+    rgb = picture()
+    sent, depth = answer(peer, camera, '/depth/relative', rgb)
+    assert depth.header == sent.header
+    assert depth.encoding == '32FC1'
+    [expected] = engine.predict([rgb])
+    np.testing.assert_allclose(pixels(depth), expected['depth'].values, atol=1e-4)
+
+
+def test_normals_are_unit_vectors_that_equal_the_engine(peer, camera, engine):
+    rgb = picture(seed=3)
+    sent, normals = answer(peer, camera, '/normals/image', rgb)
+    assert normals.header == sent.header
+    assert normals.encoding == '32FC3'
+    [expected] = engine.predict([rgb])
+    np.testing.assert_allclose(pixels(normals), expected['normals'].values, atol=1e-3)
+
+
+def test_colors_have_the_size_of_the_picture(peer, camera, engine):
+    rgb = picture(50, 70)
+    for topic, task in (('/depth/color', 'depth'), ('/normals/color', 'normals')):
+        _, color = answer(peer, camera, topic, rgb)
+        assert color.encoding == 'rgb8'
+        expected = engine.tasks[task].colorize(engine.predict([rgb])[0][task])
+        assert np.abs(pixels(color).astype(int) - expected).mean() < 1
+
+
+def test_metres_are_scale_times_relative_plus_shift(peer, camera):
+    rgb = picture(seed=1)
+    _, relative = answer(peer, camera, '/depth/relative', rgb)
+    sent, metric = answer(peer, camera, '/depth/image_rect', rgb)
+    assert (metric.encoding, metric.header) == ('32FC1', sent.header)
+    values, metres = pixels(relative), pixels(metric)
+    inside = (values > 0) & (values < 1)
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(metres[inside], SCALE_M * values[inside] + SHIFT_M, atol=1e-3)
+    assert not np.isfinite(metres[~inside]).any()
+    sent, info = answer(peer, camera, '/depth/camera_info', rgb)
+    assert info.header == sent.header
+    assert (info.width, info.height) == (64, 48)
+
+
+def test_points_lie_on_the_rays_of_their_pixels(peer, camera):
+    """A 90 degree camera 64 pixels wide has a focal length of 32 and its centre at 31.5, 23.5."""
+    rgb = picture(seed=2)
+    peer.listen('/depth/image_rect', Image)
+    sent, cloud = answer(peer, camera, '/depth/points', rgb)
+    depth_m = pixels(peer.received['/depth/image_rect'][-1])
+    assert cloud.header == sent.header
+    assert (cloud.height, cloud.width, cloud.point_step) == (48, 64, 16)
+    assert (cloud.row_step, cloud.is_dense) == (64 * 16, False)
+    assert [(f.name, f.offset) for f in cloud.fields] == [
+        *[('x', 0), ('y', 4), ('z', 8), ('rgb', 12)]
+    ]
+    points = np.frombuffer(cloud.data, np.float32).reshape(48, 64, 4)
+    seen = np.isfinite(depth_m)
+    np.testing.assert_allclose(points[..., 2], np.where(seen, depth_m, np.nan), atol=1e-3)
+    row, column = np.argwhere(seen)[-1]
+    x, y, z = points[row, column, :3]
+    np.testing.assert_allclose(x, (column - 31.5) / 32 * z, rtol=1e-5)
+    np.testing.assert_allclose(y, (row - 23.5) / 32 * z, rtol=1e-5)
+    packed = int(points[row, column, 3:].view(np.uint32)[0])
+    assert [packed >> 16, packed >> 8 & 255, packed & 255] == rgb[row, column].tolist()
+
+
+def test_the_camera_info_of_depth_is_the_camera_of_the_points(peer, camera):
+    """Without distortion and with P of K, whatever the driver says of the rectified picture."""
+    peer.listen('/depth/points', PointCloud2)
+    peer.listen('/depth/camera_info', CameraInfo)
+    image = camera.image(picture())
+    driver = CameraInfo(header=image.header, width=128, height=96, distortion_model='plumb_bob')
+    driver.k = [80.0, 0.0, 63.0, 0.0, 82.0, 47.0, 0.0, 0.0, 1.0]
+    driver.p = [70.0, 0.0, 60.0, -9.0, 0.0, 70.0, 40.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    driver.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+    driver.binning_x = driver.binning_y = 2
+    peer.spin(0.3)
+    camera.infos.publish(driver)
+    peer.spin(0.2)
+    camera.images.publish(image)
+    info, cloud = peer.next('/depth/camera_info'), peer.next('/depth/points')
+    assert info.header == cloud.header == image.header
+    assert (info.width, info.height, info.binning_x) == (64, 48, 0)
+    assert info.k.tolist() == [40.0, 0.0, 31.5, 0.0, 41.0, 23.5, 0.0, 0.0, 1.0]
+    assert info.p.tolist() == [40.0, 0.0, 31.5, 0.0, 0.0, 41.0, 23.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert info.r.tolist() == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    assert not any(info.d)
+    points = np.frombuffer(cloud.data, np.float32).reshape(48, 64, 4)
+    row, column = np.argwhere(np.isfinite(points[..., 2]))[-1]
+    x, y, z = points[row, column, :3]
+    assert x / z * info.p[0] + info.p[2] == pytest.approx(column, abs=1e-3)
+    assert y / z * info.p[5] + info.p[6] == pytest.approx(row, abs=1e-3)
+
+
+WRONG_IMAGES = {
+    "the encoding 'rgb9'": {'encoding': 'rgb9'},
+    "the encoding ''": {'encoding': ''},
+    "mono16'": {'encoding': '16UC1'},
+    'step must be at least 192': {'step': 191},
+    'data must hold 9600 bytes': {'height': 50},
+    'at least one pixel': {'width': 0},
+    'more than max_pixels = 1000000': {'width': 100_000, 'height': 100_000},
+}
+
+
+@pytest.mark.parametrize('words', WRONG_IMAGES)
+def test_a_wrong_image_is_reported_and_the_next_good_one_is_processed(peer, camera, words):
+    answer(peer, camera, '/depth/relative', picture())
+    before = peer.counters()
+    wrong = camera.image(picture())
+    for name, value in WRONG_IMAGES[words].items():
+        setattr(wrong, name, value)
+    camera.images.publish(wrong)
+    name = 'dropped: bad_image'
+    expected = int(before.get(name, 0)) + 1
+    seen = peer.counters_when(lambda seen: int(seen.get(name, 0)) >= expected)
+    assert int(seen[name]) == expected
+    assert words in seen['last error']
+    answer(peer, camera, '/depth/relative', picture())
+
+
+def test_image_errors_are_logged_as_single_lines_and_not_for_every_frame(node, peer, camera):
+    answer(peer, camera, '/depth/relative', picture())
+    before = node.output.count('image dropped')
+    for _ in range(30):
+        camera.images.publish(Image(width=3, height=3, encoding='rgb9', step=9))
+        peer.spin(0.02)
+    assert node.output.count('image dropped') - before <= 1
+    assert 'Traceback' not in node.output
+
+
+@pytest.mark.parametrize('k', [[0.0] * 9, [float('nan')] * 9])
+def test_a_camera_info_without_calibration_stops_points_but_not_images(peer, camera, k):
+    answer(peer, camera, '/depth/points', picture())
+    peer.listen('/depth/relative', Image)
+    info = CameraInfo(width=64, height=48, k=k)
+    image = camera.image(picture())
+    info.header = image.header
+    camera.infos.publish(info)
+    peer.spin(0.2)
+    camera.images.publish(image)
+    peer.received['/depth/relative'].clear()
+    assert peer.next('/depth/relative').header == image.header
+    told = peer.counters_when(lambda seen: 'CameraInfo.K' in seen['message'])
+    assert (told['level'], 'CameraInfo.K' in told['message']) == (DiagnosticStatus.ERROR, True)
+    peer.spin(0.3)  # time for points, which must not come
+    assert peer.received['/depth/points'] == []
+    answer(peer, camera, '/depth/points', picture())
+
+
+def test_after_a_change_of_resolution_points_wait_for_the_new_camera_info(peer, camera):
+    answer(peer, camera, '/depth/points', picture())
+    peer.listen('/depth/relative', Image)
+    peer.spin(0.3)
+    seen = peer.counters()
+    errors = seen['last error']
+    image = camera.image(picture(24, 32))
+    camera.images.publish(image)
+    assert peer.next('/depth/relative').header == image.header
+    told = peer.counters_when(lambda seen: '32 x 24' in seen['message'])
+    assert "no camera info of frame 'lens' and 32 x 24 pixels" in told['message']
+    assert (told['level'], told['last error']) == (DiagnosticStatus.WARN, errors)
+    peer.spin(0.3)
+    assert peer.received['/depth/points'] == []
+    answer(peer, camera, '/depth/points', picture(24, 32))
+
+
+def test_an_image_without_a_frame_gives_images_but_no_points(peer, camera):
+    answer(peer, camera, '/depth/points', picture())
+    peer.listen('/depth/relative', Image)
+    peer.spin(0.3)
+    image = camera.image(picture(), frame_id='')
+    camera.images.publish(image)
+    assert peer.next('/depth/relative').header == image.header
+    peer.spin(0.2)
+    assert peer.received['/depth/points'] == []
+
+
+def test_a_frame_that_comes_twice_is_processed_once(peer, camera):
+    answer(peer, camera, '/depth/relative', picture())
+    before = peer.counters()
+    image = camera.image(picture())
+    for _ in range(3):
+        camera.images.publish(image)
+    peer.next('/depth/relative')
+    peer.spin(0.3)
+    after = peer.counters()
+    name = 'dropped: stamp_not_later'
+    assert int(after[name]) - int(before.get(name, 0)) == 2
+    assert int(after['processed']) - int(before['processed']) == 1
+
+
+def test_a_disabled_node_drops_frames_until_it_is_enabled_again(peer, camera):
+    answer(peer, camera, '/depth/relative', picture())
+    assert peer.call(SetBool, '/perception/enable', SetBool.Request(data=False)).success
+    camera.send(picture())
+    peer.spin(0.5)
+    assert peer.received['/depth/relative'] == []
+    assert peer.call(SetBool, '/perception/enable', SetBool.Request(data=True)).success
+    answer(peer, camera, '/depth/relative', picture())
+
+
+def test_no_vga_frame_at_10_hz_is_lost(peer, camera):
+    rgb = picture(480, 640)
+    answer(peer, camera, '/depth/relative', rgb)
+    before = peer.counters()
+    sent = []
+    for _ in range(30):
+        start = time.monotonic()
+        sent.append(camera.send(rgb).header.stamp)
+        peer.spin(max(0.0, 0.1 - (time.monotonic() - start)))
+    got = peer.received['/depth/relative']
+    peer.until(lambda: len(got) == 30, 5.0)
+    after = peer.counters()
+    assert int(after['received']) - int(before['received']) == 30
+    assert [m.header.stamp for m in got] == sent
+
+
+def test_a_best_effort_camera_is_heard_too(peer):
+    """A reliable subscription would get nothing from it, and a warning."""
+    camera = FakeCamera(peer, BEST_EFFORT)
+    connect(peer, camera)
+    answer(peer, camera, '/depth/relative', picture(24, 32))
+
+
+# ---- Configuration: processes of their own ---------------------------------------------------
+
+
+@pytest.fixture
+def broken_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Copy the checkpoint with the first half of each weights file."""
+    for path in tiny_checkpoint.rglob('*'):
+        if path.is_file():
+            data = path.read_bytes()
+            copy = tmp_path / 'broken' / path.relative_to(tiny_checkpoint)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data[: len(data) // 2] if path.suffix == '.safetensors' else data)
+    return tmp_path / 'broken'
+
+
+def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_as_it_was(
+    tiny_checkpoint, broken_checkpoint, tmp_path
+):
+    arguments = ros_arguments(
+        autostart=False, checkpoint='/no/such/folder', device='cpu', diagnostics_rate_hz=10.0
+    )
+    with running(tmp_path / 'log', 'perception', *arguments, '-r', '__ns:=/front') as process:
+        peer = Peer()
+        try:
+            process.wait_for_output('waiting for the lifecycle services')
+            assert not change(peer, Transition.TRANSITION_CONFIGURE)
+            assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+            assert '/no/such/folder' in process.output
+
+            assert set_parameter(peer, 'checkpoint', str(broken_checkpoint)) == ''
+            assert not change(peer, Transition.TRANSITION_CONFIGURE)
+            assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+            assert str(broken_checkpoint) in process.output
+            told = peer.counters_when(
+                lambda seen: str(broken_checkpoint) in seen['last error'], '/front/perception'
+            )
+            assert str(broken_checkpoint) in told['last error']
+
+            assert 'choose one of' in set_parameter(peer, 'precision', 'fp8')
+            assert set_parameter(peer, 'checkpoint', str(tiny_checkpoint)) == ''
+            assert set_parameter(peer, 'image_transport', 'compressed') == ''
+            assert change(peer, Transition.TRANSITION_CONFIGURE)
+            assert state(peer) == State.PRIMARY_STATE_INACTIVE
+            assert change(peer, Transition.TRANSITION_ACTIVATE)
+            compressed_picture_is_processed(peer)
+            assert set_parameter(peer, 'use_sim_time', True) == ''  # time jumps to zero
+            told = peer.counters_when(lambda seen: 'time_jumps' in seen, '/front/perception')
+            assert 'time_jumps' in told
+            assert set_parameter(peer, 'use_sim_time', False) == ''
+            assert change(peer, Transition.TRANSITION_DEACTIVATE)
+            assert change(peer, Transition.TRANSITION_CLEANUP)
+            assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+            assert peer.node.count_publishers('/front/depth/relative') == 0
+        finally:
+            peer.close()
+        assert process.end(signal.SIGTERM) == 0
+        assert 'Traceback' not in process.output
+        assert process.output.count('[ERROR]') == 2
+
+
+def compressed_picture_is_processed(peer: Peer) -> None:
+    images = peer.node.create_publisher(CompressedImage, '/front/image_raw/compressed', 5)
+    peer.listen('/front/depth/relative', Image)
+    peer.until(images.get_subscription_count)
+    peer.spin(0.5)
+    smooth = cv2.GaussianBlur(picture(), (5, 5), 0)
+    header = CameraInfo().header
+    header.frame_id, header.stamp.sec = 'lens', 5
+    images.publish(jpeg_message(smooth, header))
+    result = peer.next('/front/depth/relative')
+    assert result.header == header
+    assert (result.height, result.width) == (48, 64)
+
+
+def change(peer: Peer, transition: int) -> bool:
+    request = ChangeState.Request()
+    request.transition.id = transition
+    return peer.call(ChangeState, '/front/perception/change_state', request, 60.0).success
+
+
+def state(peer: Peer) -> int:
+    response = peer.call(GetState, '/front/perception/get_state', GetState.Request())
+    return response.current_state.id
+
+
+def set_parameter(peer: Peer, name: str, value: str | bool) -> str:
+    """Set a parameter and return the reason of a refusal."""
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    [result] = peer.call(SetParameters, '/front/perception/set_parameters', request).results
+    return '' if result.successful else result.reason
+
+
+@pytest.fixture
+def exact_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Copy the checkpoint; it pads no picture, so the network gets ones that are too small."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / 'exact')
+    file = folder / 'checkpoint.yaml'
+    file.write_text(file.read_text().replace('resize: pad', 'resize: exact'))
+    return folder
+
+
+def test_wrong_starts_end_with_one_error_line_and_a_code(tmp_path, exact_checkpoint):
+    """What cannot be loaded ends an autostarted node with 1, a wrong parameter with 2."""
+    wrong = {
+        'checkpoint': ({'checkpoint': '/no/such/folder'}, 1, ['/no/such/folder']),
+        'parameter': ({'precision': 'fp8'}, 2, ["no choice 'fp8'; choose one of: auto, fp32"]),
+        'size': (
+            {'checkpoint': exact_checkpoint, 'device': 'cpu', 'long_side_px': 4},
+            1,
+            ['configuration failed: RuntimeError: ', 'try device: cpu, another long_side_px'],
+        ),
+    }
+    processes = {
+        name: Process(tmp_path / f'{name}.log', 'perception', *ros_arguments(**values))
+        for name, (values, _, _) in wrong.items()
+    }
+    for name, (_, code, words) in wrong.items():
+        process = processes[name]
+        assert (name, process.wait(120.0)) == (name, code)
+        assert [word for word in words if word not in process.output] == []
+        assert process.output.count('[ERROR]') == 1
+        assert 'Traceback' not in process.output
+
+
+def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
+    """First nobody publishes it but a similar one, then somebody whose offer does not fit."""
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, reliability='reliable')
+    FakeCamera(peer_alone, topic='/cam/image_raw')
+    with running(tmp_path / 'log', 'perception', *arguments) as process:
+        process.wait_for_output('no image on /image_raw for 5 s: it has no publisher')
+        assert 'images come on: /cam/image_raw' in process.output
+        FakeCamera(peer_alone, BEST_EFFORT)
+        process.wait_for_output('offers another RELIABILITY than this node asks for')
+        assert 'set reliability: auto' in process.output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_start_up_ends_the_node_quietly(tiny_checkpoint, tmp_path, number):
+    """After 1 s it imports torch, after some more it loads the model: both times are tried."""
+    for delay_s in (1.0, 3.0):
+        arguments = ros_arguments(checkpoint=tiny_checkpoint)
+        process = Process(tmp_path / f'{delay_s}', 'perception', *arguments)
+        time.sleep(delay_s)
+        assert process.end(number) == 0
+        assert 'Traceback' not in process.output
+
+
+def test_a_picture_that_the_network_cannot_take_is_reported_and_the_next_one_is_processed(
+    exact_checkpoint, tmp_path, peer_alone
+):
+    arguments = ros_arguments(checkpoint=exact_checkpoint, device='cpu', diagnostics_rate_hz=10.0)
+    with running(tmp_path / 'log', 'perception', *arguments) as process:
+        process.wait_for_output('listening to /image_raw')
+        camera = FakeCamera(peer_alone)
+        connect(peer_alone, camera)
+        answer(peer_alone, camera, '/depth/relative', picture())
+        camera.send(picture(1, 640))
+        name = 'dropped: failed'
+        seen = peer_alone.counters_when(lambda seen: name in seen)
+        assert seen[name] == '1'
+        assert 'image dropped: RuntimeError: ' in seen['last error']
+        answer(peer_alone, camera, '/depth/relative', picture())
+        assert process.end() == 0
+        assert 'Traceback' not in process.output
+
+
+# Memory can be looked at only from inside, and pytest's own process must stay free of the default
+# context of ROS: forked children of it hang. Automatic collection might free the model by luck.
+CLEANUP = """
+import gc, sys, weakref
+import rclpy
+from sd_perception_ros.ros.perception_node import PerceptionNode
+
+rclpy.init(args=sys.argv)
+node = PerceptionNode()
+gc.disable()
+node.trigger_configure()
+weights = weakref.ref(next(node._engine._model.parameters()))
+print('before:', weights() is not None)
+node.trigger_cleanup()
+print('after:', weights() is not None)
+node.close()
+node.destroy_node()
+rclpy.shutdown()
+"""
+
+
+def test_cleanup_frees_the_model_before_another_one_is_loaded(tiny_checkpoint):
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
+    command = [sys.executable, '-c', CLEANUP, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ['before: True', 'after: False']
+
+
+# ---- While a frame is in hand: the tiny model, on a picture so large that it takes a second ----
+
+
+@contextlib.contextmanager
+def slow_node(checkpoint: Path, log: Path, **parameters: object) -> Iterator[Process]:
+    arguments = ros_arguments(
+        checkpoint=checkpoint,
+        device='cpu',
+        long_side_px=1024,
+        threads=1,
+        diagnostics_rate_hz=10.0,
+        **parameters,
+    )
+    with running(log, 'perception', *arguments, '-r', '__ns:=/front') as process:
+        process.wait_for_output('listening to /front/image_raw', 120.0)
+        yield process
+
+
+def give_a_frame(peer: Peer) -> FakeCamera:
+    """Send one picture, and return while the node computes."""
+    camera = FakeCamera(peer, topic='/front/image_raw')
+    connect(peer, camera)
+    peer.listen('/front/depth/relative', Image)
+    peer.spin(1.0)
+    camera.send(picture())
+    seen = peer.counters_when(lambda seen: 'received' in seen, '/front/perception')
+    assert seen['received'] == '1'
+    assert not [name for name in seen if 'processed' in name or 'dropped' in name], seen
+    return camera
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_inference_ends_the_node_quietly(
+    tiny_checkpoint, tmp_path, peer_alone, number
+):
+    with slow_node(tiny_checkpoint, tmp_path / 'log') as process:
+        give_a_frame(peer_alone)
+        assert process.end(number, 60.0) == 0
+        assert 'Traceback' not in process.output
+
+
+def test_a_node_that_is_deactivated_sends_the_result_that_it_has_in_hand(
+    tiny_checkpoint, tmp_path, peer_alone
+):
+    with slow_node(tiny_checkpoint, tmp_path / 'log') as process:
+        give_a_frame(peer_alone)
+        assert change(peer_alone, Transition.TRANSITION_DEACTIVATE)
+        assert state(peer_alone) == State.PRIMARY_STATE_INACTIVE
+        assert peer_alone.next('/front/depth/relative').header.frame_id == 'lens'
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+
+
+def test_a_frame_that_grows_too_old_while_it_waits_is_dropped(
+    tiny_checkpoint, tmp_path, peer_alone
+):
+    """The second frame comes in time, but the first one is in hand for longer than it may wait."""
+    with slow_node(tiny_checkpoint, tmp_path / 'log', max_frame_age_s=0.4):
+        camera = give_a_frame(peer_alone)
+        camera.send(picture())
+        seen = peer_alone.counters_when(lambda seen: seen['received'] == '2', '/front/perception')
+        assert 'dropped: too_old' not in seen  # not yet: it waits
+        assert peer_alone.next('/front/depth/relative')
+        name = 'dropped: too_old'
+        seen = peer_alone.counters_when(lambda seen: name in seen, '/front/perception')
+        assert (seen['received'], seen[name], seen['processed']) == ('2', '1', '1')
