@@ -1,0 +1,122 @@
+"""The demo's table: topics, rates and latencies, and the error against ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.cli.demo_recording import Recording
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.evaluate import add, Measured, summarize
+from sd_perception_ros.ros.recorder import Arrival, INPUT, OUTPUTS
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.types import DepthMap, NormalMap, Prediction
+
+Figures = dict[str, dict[str, float]]
+
+# Task: the topic with its values, and the prediction that these values are.
+MEASURED: Mapping[str, tuple[str, Callable[[NDArray[np.float32]], Prediction]]] = {
+    'depth': ('depth/relative', DepthMap),
+    'normals': ('normals/image', NormalMap),
+}
+HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', 'p95 latency ms')
+
+
+def topic_table(recording: Recording) -> str:
+    """Write a line for each topic: messages, rate, and latency from the camera's stamp."""
+    part = recording.part
+    sent, answered = len(part.names), recording.answered
+    seen = sum(arrival.topic == INPUT for arrival in recording.arrivals)
+    rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *OUTPUTS)]
+    return '\n'.join([
+        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, {answered} '
+        f'answered on every topic, {max(sent - answered, 0)} not',
+        *aligned([HEADER, *rows]),
+    ])  # fmt: skip
+
+
+def error_table(figures: Mapping[str, Figures], frames: int) -> str:
+    """
+    Write the errors of several predictors below one another, task by task.
+
+    :param figures: predictor to task to figures, as `errors` returns them.
+    :param frames: how many frames were measured.
+    """
+    lines = [f'error against ground truth, {frames} frames']
+    for task, names in next(iter(figures.values())).items():
+        rows = [(who, *(f'{of[task][name]:.3f}' for name in names)) for who, of in figures.items()]
+        lines += aligned([(task, *names), *rows])
+    return '\n'.join(lines)
+
+
+def errors(recording: Recording) -> dict[str, Figures]:
+    """
+    Measure what was published, and a guess that never looks, on frames with ground truth.
+
+    The guess is a depth without any shape and surfaces that all face along the optical axis.
+
+    :returns: 'published' and 'guess' to task to figures; empty without truth or frames.
+    """
+    if recording.part.truth is None or not recording.frames:
+        return {}
+    dataset = RoomsDataset(recording.part.truth)
+    tasks = {name: make_task(name) for name in MEASURED}
+    published: Measured = {}
+    guessed: Measured = {}
+    for index, frame in recording.frames.items():
+        sample = dataset[index]
+        values = {
+            name: kind(np.asarray(frame[topic], np.float32))
+            for name, (topic, kind) in MEASURED.items()
+        }
+        add(published, tasks, values, sample)
+        add(guessed, tasks, guess(*sample['image'].shape[-2:]), sample)
+    return {'published': summarize(published, tasks), 'guess': summarize(guessed, tasks)}
+
+
+def guess(height: int, width: int) -> dict[str, Prediction]:
+    """Predict the same for every picture: one distance, and surfaces that face the camera."""
+    facing = np.zeros((height, width, 3), np.float32)
+    facing[..., 2] = -1
+    return {'depth': DepthMap(np.zeros((height, width), np.float32)), 'normals': NormalMap(facing)}
+
+
+def rate_hz(arrivals: Sequence[Arrival]) -> float:
+    """Return messages per second between the first and the last; NaN for fewer than two."""
+    if len(arrivals) < 2:
+        return float('nan')
+    span_s = float(arrivals[-1].arrival_ns - arrivals[0].arrival_ns) / 1e9
+    return (len(arrivals) - 1) / span_s
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Write rows of texts in columns, the first to the left and the others to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        '  ' + '  '.join(_padded(column, text, widths[column]) for column, text in enumerate(row))
+        for row in rows
+    ]
+
+
+def _padded(column: int, text: str, width: int) -> str:
+    return text.ljust(width) if column == 0 else text.rjust(width)
+
+
+def _topic_row(topic: str, arrivals: Iterable[Arrival]) -> tuple[str, ...]:
+    came = [arrival for arrival in arrivals if arrival.topic == topic]
+    if not came:
+        return topic, '-', '-', '0', '-', '-', '-'
+    sizes = {f'{a.size[0]} x {a.size[1]}' for a in came}
+    latencies_ms = [arrival.latency_ms for arrival in came]
+    return (
+        topic,
+        came[0].kind,
+        sizes.pop() if len(sizes) == 1 else 'various',
+        str(len(came)),
+        f'{rate_hz(came):.2f}',
+        f'{np.median(latencies_ms):.1f}',
+        f'{np.percentile(latencies_ms, 95):.1f}',
+    )

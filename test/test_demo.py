@@ -1,0 +1,312 @@
+"""The demo: real nodes over DDS, and pictures and tables that show what really came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import time
+
+import cv2
+import numpy as np
+import pytest
+from ros_helpers import Process, running
+from tqdm import tqdm
+
+from sd_perception_ros.cli.demo_nodes import DemoError, Nodes
+from sd_perception_ros.cli.demo_pictures import (
+    GAP_PX,
+    LABEL_PX,
+    overview,
+    side_by_side,
+    write_jpeg,
+    write_video,
+)
+from sd_perception_ros.cli.demo_play import one_round, Player
+from sd_perception_ros.cli.demo_recording import Part, record, Recording, rooms, shortened
+from sd_perception_ros.cli.demo_table import error_table, errors, topic_table
+from sd_perception_ros.cli.demo_write import pictured
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.recorder import Arrival, INPUT, OUTPUTS, Recorder
+from sd_perception_ros.ros.sources import DEMO
+
+FRAMES = 6
+PHOTOS = {'astronaut', 'coffee', 'chelsea', 'rocket', 'motorcycle_left'}
+WIDTH, HEIGHT = 320, 240
+FIRST = DEMO / 'frames' / '000000_0'
+
+
+@pytest.fixture(scope='module')
+def demo(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the demo on a few frames with a random model; return the folder with all it left."""
+    folder = tmp_path_factory.mktemp('demo')
+    limits = ('--frames', str(FRAMES), '--rate', '3', '--checkpoint', str(tiny_checkpoint))
+    log = folder / 'printed'
+    process = Process(log, 'demo', *limits)
+    assert process.wait(120) == 0, process.output
+    return folder / 'demo_output'
+
+
+def read(path: Path) -> np.ndarray:
+    """Read a picture as RGB."""
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def column(picture: np.ndarray, number: int) -> np.ndarray:
+    """Cut one picture out of a row of the rooms."""
+    left = number * (WIDTH + GAP_PX)
+    return picture[LABEL_PX:, left : left + WIDTH].astype(int)
+
+
+def test_every_input_gets_a_picture(demo: Path) -> None:
+    made = {path.name for path in demo.iterdir()}
+    expected = {f'photo_{name}.png' for name in PHOTOS} | {'rooms_0000.png'}
+    expected |= {'overview.png', 'overview.jpg', 'rooms.mp4', 'table.txt'}
+    assert made == expected | {'camera.log', 'perception.log'}
+
+
+def test_the_camera_column_shows_the_sent_pixels(demo: Path) -> None:
+    shown = column(read(demo / 'rooms_0000.png'), 0)
+    assert (shown == read(FIRST.with_name('000000_0.image.jpg'))).all()
+
+
+def test_the_true_depth_is_red_where_near_and_blue_where_far(demo: Path) -> None:
+    shown = column(read(demo / 'rooms_0000.png'), 2)
+    depth_mm = cv2.imread(f'{FIRST}.depth.png', cv2.IMREAD_UNCHANGED).astype(float)
+    near, far = depth_mm <= np.quantile(depth_mm, 0.1), depth_mm >= np.quantile(depth_mm, 0.9)
+    red_less_blue = shown[..., 0] - shown[..., 2]
+    assert red_less_blue[near].min() > 100
+    assert red_less_blue[far].max() < 0
+
+
+def test_the_true_normals_are_those_of_the_file(demo: Path) -> None:
+    shown = column(read(demo / 'rooms_0000.png'), 4)
+    levels = read(FIRST.with_name('000000_0.normals.png')).astype(int)
+    known = (levels != 128).any(axis=-1)
+    assert known.mean() > 0.9
+    # Shown are x, -y and -z; both round to whole levels.
+    expected = np.stack([levels[..., 0], 256 - levels[..., 1], 256 - levels[..., 2]], -1)
+    assert np.abs(shown - expected)[known].max() <= 1
+
+
+def test_the_depth_and_normals_columns_are_what_the_engine_says(
+    demo: Path, tiny_checkpoint: Path
+) -> None:
+    engine = Engine.load(str(tiny_checkpoint), device='cpu')
+    [predictions] = engine.predict([read(FIRST.with_name('000000_0.image.jpg'))])
+    row = read(demo / 'rooms_0000.png')
+    for number, name in ((1, 'depth'), (3, 'normals')):
+        expected = engine.tasks[name].colorize(predictions[name]).astype(int)
+        assert np.abs(column(row, number) - expected).mean() < 1, name
+
+
+def test_the_film_has_every_answered_frame(demo: Path) -> None:
+    film = cv2.VideoCapture(str(demo / 'rooms.mp4'))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
+    assert film.get(cv2.CAP_PROP_FPS) == pytest.approx(3)
+
+
+def test_the_overview_fits_a_readme(demo: Path) -> None:
+    assert read(demo / 'overview.png').shape[1] <= 1600
+    assert (demo / 'overview.jpg').stat().st_size <= 300_000
+
+
+def test_the_table_counts_every_message(demo: Path) -> None:
+    text = (demo / 'table.txt').read_text()
+    assert text.strip() in (demo.parent / 'printed').read_text()
+    frames, photos = text.split('photos: ')
+    assert 'rooms: 6 frames played at 3 Hz, 6 recorded, 6 answered on every topic, 0 not' in frames
+    assert photos.startswith('5 frames played at 1 Hz, 5 recorded, 5 answered on every topic')
+    for part, count, size in ((frames, '6', '320 x 240'), (photos, '5', 'various')):
+        rows = {line.split()[0]: line for line in part.splitlines() if line.startswith('  ')}
+        for topic in (INPUT, *OUTPUTS):
+            assert f' {size} ' in rows[topic]
+            assert rows[topic].split()[-4] == count
+    assert 'error against ground truth, 6 frames' in photos
+
+
+def test_a_checkpoint_that_is_not_there_is_one_error_with_the_nodes_own_words(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path / 'printed', 'demo', '--checkpoint', 'no/such') as process:
+        assert process.wait() == 1
+        assert 'error: the perception node ended with exit code 1' in process.output
+        assert 'configuration failed: expected a checkpoint' in process.output
+        assert 'Traceback' not in process.output
+
+
+def test_a_node_that_never_gets_ready_is_an_error_after_the_patience(tmp_path: Path) -> None:
+    recorder = Recorder()
+    try:
+        player = Player(recorder, Nodes(tmp_path, {}), tqdm(disable=True), 0.5)
+        before = time.monotonic()
+        with pytest.raises(DemoError, match=r'not ready: 0\.5 s without an output'):
+            player.wait_for_perception()
+        assert 0.5 <= time.monotonic() - before < 5
+    finally:
+        recorder.close()
+
+
+def test_an_interrupt_ends_every_process_quietly(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ('demo', '--only', 'rooms', '--checkpoint', str(tiny_checkpoint))
+    with running(tmp_path / 'printed', *arguments) as process:
+        log = tmp_path / 'demo_output' / 'camera.log'
+        deadline = time.monotonic() + 60
+        while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        pid = process.process.pid
+        children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+        assert len(children) == 2
+        assert process.end(signal.SIGINT) == 0
+        assert process.output.endswith('stopped\n')
+        assert 'Traceback' not in process.output + log.read_text()
+        assert not [child for child in children if Path(f'/proc/{child}').exists()]
+
+
+def arrivals_of(pictures: list[np.ndarray], period_ms: int, latency_ms: int) -> list[Arrival]:
+    """Make what a recorder hears: each picture, and every output a little later."""
+    came = []
+    for number, picture in enumerate(pictures):
+        stamp = 10**18 + number * period_ms * 10**6
+        for topic in (INPUT, *OUTPUTS):
+            late = 0 if topic == INPUT else latency_ms
+            values = picture if topic == INPUT else np.full((2, 3), number, np.float32)
+            values = None if topic == 'depth/points' else values
+            arrival = stamp + late * 10**6
+            came.append(Arrival(topic, 'some/msg/Kind', stamp, arrival, (3, 2), values))
+    return came
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> tuple[Part, list[np.ndarray]]:
+    """Write four grey pictures; return them and the part that plays them."""
+    pictures = [np.full((2, 3, 3), 50 * number, np.uint8) for number in range(4)]
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(tmp_path / f'{number}.png'), picture)
+    return Part('greys', str(tmp_path), 5.0, ['a', 'b', 'c', 'd']), pictures
+
+
+def test_outputs_are_sorted_by_the_frame_of_their_stamp(played) -> None:
+    part, pictures = played
+    recording = record(part, arrivals_of([pictures[2], pictures[0]], 200, 30))
+    assert recording.answered == 2
+    assert sorted(recording.frames) == [0, 2]
+    assert recording.frames[2]['depth/relative'][0, 0] == 0  # it came first
+    assert recording.frames[0]['depth/relative'][0, 0] == 1
+
+
+def test_a_frame_with_one_output_missing_is_not_answered(played) -> None:
+    part, pictures = played
+    came = arrivals_of(pictures, 200, 30)
+    lost = next(a for a in came if a.topic == 'normals/color' and a.values[0, 0] == 1)
+    recording = record(part, [arrival for arrival in came if arrival is not lost])
+    assert sorted(recording.frames) == [0, 2, 3]
+    assert 'greys: 4 frames played at 5 Hz, 4 recorded, 3 answered on every topic, 1 not' in (
+        topic_table(recording)
+    )
+
+
+@pytest.mark.parametrize('late', [INPUT, 'depth/points'])
+def test_a_round_begins_when_every_topic_is_connected(played, late: str) -> None:
+    _, pictures = played
+    stamps = [10**18 + number * 200 * 10**6 for number in range(8)]
+    came = [
+        arrival
+        for arrival in arrivals_of(pictures * 2, 200, 30)
+        if arrival.topic != late or arrival.stamp_ns >= stamps[2]
+    ]
+    assert {arrival.stamp_ns for arrival in one_round(came, 4)} == set(stamps[2:6])
+    assert one_round([a for a in came if a.stamp_ns < stamps[2]], 4) == []
+
+
+def test_rate_and_latency_are_those_of_the_stamps(played) -> None:
+    part, pictures = played
+    header, *rows = topic_table(record(part, arrivals_of(pictures, 200, 30))).splitlines()[1:]
+    assert header.split()[:5] == ['topic', 'type', 'size', 'messages', 'rate']
+    cells = {row.split()[0]: row.split()[1:] for row in rows}
+    assert cells[INPUT] == ['some/msg/Kind', '3', 'x', '2', '4', '5.00', '0.0', '0.0']
+    assert cells['depth/points'] == ['some/msg/Kind', '3', 'x', '2', '4', '5.00', '30.0', '30.0']
+
+
+def test_a_silent_topic_has_a_row_without_figures(played) -> None:
+    part, _ = played
+    rows = topic_table(record(part, [])).splitlines()
+    assert rows[0].endswith('0 recorded, 0 answered on every topic, 4 not')
+    assert rows[-1].split() == ['normals/color', '-', '-', '0', '-', '-', '-']
+
+
+def test_predictions_that_are_the_truth_have_no_error(tmp_path: Path) -> None:
+    part = rooms(shortened(DEMO, tmp_path, 2), 5.0)
+    assert part.names == ['rooms_0000', 'rooms_0001']
+    dataset = RoomsDataset(part.truth)
+    frames = {
+        index: {
+            # Any scale and shift will do.
+            'depth/relative': dataset[index]['depth_m'][0, 0].numpy() / 20 + 0.1,
+            'normals/image': dataset[index]['normals'][0].permute(1, 2, 0).numpy(),
+        }
+        for index in range(len(dataset))
+    }
+    figures = errors(Recording(part, [], frames, 2))
+    assert figures['published']['depth']['abs_rel'] == pytest.approx(0, abs=1e-4)
+    assert figures['published']['depth']['delta1'] == 1
+    assert figures['published']['normals']['mean_deg'] < 0.1
+    assert figures['guess']['depth']['abs_rel'] > 0.2
+    assert figures['guess']['normals']['mean_deg'] > 20
+
+
+def test_errors_are_written_below_one_another() -> None:
+    ours, guess = {'depth': {'abs_rel': 0.125}}, {'depth': {'abs_rel': 0.5}}
+    text = error_table({'published': ours, 'guess': guess}, 60)
+    assert [line.split() for line in text.splitlines()] == [
+        ['error', 'against', 'ground', 'truth,', '60', 'frames'],
+        ['depth', 'abs_rel'],
+        ['published', '0.125'],
+        ['guess', '0.500'],
+    ]
+
+
+def test_the_next_answered_frame_replaces_one_that_was_dropped() -> None:
+    assert pictured([n for n in range(26) if n != 10], 10) == [0, 11, 20]
+    assert pictured([3], 10) == [3]
+    assert pictured([], 10) == []
+
+
+def test_pictures_in_a_row_keep_their_pixels() -> None:
+    red, blue = np.zeros((20, 50, 3), np.uint8), np.zeros((20, 70, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    row = side_by_side([('red', red), ('blue', blue)])
+    assert row.shape == (LABEL_PX + 20, 50 + GAP_PX + 70, 3)
+    assert (row[LABEL_PX:, :50] == red).all()
+    assert (row[LABEL_PX:, -70:] == blue).all()
+    assert row[:LABEL_PX, :50].max() > 150  # there is a label
+
+
+def test_an_overview_has_room_for_photographs_only() -> None:
+    tile = ('camera', np.full((30, 60, 3), 200, np.uint8))
+    sheet = overview([], [[tile, tile, tile]] * 2)
+    assert sheet.shape[1] == 2 * 312 + GAP_PX
+    assert overview([[tile] * 5], [[tile] * 3] * 2).shape[1] == 5 * 312 + 4 * GAP_PX
+
+
+def test_a_jpeg_gets_smaller_until_it_fits(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    write_jpeg(tmp_path / 'large.jpg', noise, 10**6)
+    write_jpeg(tmp_path / 'small.jpg', noise, 30_000)
+    assert (tmp_path / 'small.jpg').stat().st_size <= 30_000
+    assert (tmp_path / 'large.jpg').stat().st_size > 30_000
+
+
+def test_a_film_has_the_colours_of_its_pictures(tmp_path: Path) -> None:
+    red = np.zeros((33, 65, 3), np.uint8)  # an odd size is cut by a pixel
+    red[..., 0] = 200
+    path = write_video(tmp_path / 'film', [red] * 3, 5.0)
+    ok, frame = cv2.VideoCapture(str(path)).read()
+    assert ok
+    assert frame.shape == (32, 64, 3)
+    np.testing.assert_allclose(frame.mean(axis=(0, 1)), [0, 0, 200], atol=12)
+
+
+def test_no_pictures_make_no_film(tmp_path: Path) -> None:
+    assert write_video(tmp_path / 'film', [], 5.0) is None
+    assert list(tmp_path.iterdir()) == []
