@@ -1,0 +1,53 @@
+"""The benchmark's verdict counts what got lost on either side of the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import runpy
+from types import SimpleNamespace
+
+import pytest
+
+BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[1] / 'benchmark/node_overhead.py'))
+
+
+def measured(received: int = 20, arrived: int = 20, overhead_ms: float = 5.0) -> dict[str, object]:
+    """Summarize a run in which the camera sent 20 frames and the node processed all it got."""
+    listener = SimpleNamespace(
+        values={
+            'received': str(received),
+            'processed': str(received),
+            'overhead_ms median': f'{overhead_ms}',
+        },
+        latency_ms={'depth/points': [30.0] * arrived, 'depth/relative': [20.0] * received},
+    )
+    return BENCHMARK['summarize'](listener, sent=20)
+
+
+@pytest.mark.parametrize(
+    ('run', 'passes'),
+    [
+        ({}, True),
+        ({'received': 19, 'arrived': 19}, False),
+        ({'arrived': 19}, False),
+        ({'arrived': 0}, False),
+        ({'overhead_ms': 15.1}, False),
+        ({'overhead_ms': float('nan')}, False),
+    ],
+)
+def test_it_passes_only_when_nothing_is_lost_and_the_node_is_quick(run, passes):
+    result = measured(**run)
+    assert result['passes'] == passes
+    assert ('FAILS' in BENCHMARK['table'](result)) != passes
+
+
+def test_the_table_shows_a_topic_on_which_nothing_came():
+    lines = BENCHMARK['table'](measured(arrived=0)).splitlines()
+    [points] = [line for line in lines if 'depth/points' in line]
+    assert points.split() == ['depth/points', 'nan', 'nan', '20']
+
+
+def test_the_table_says_what_inference_and_overhead_are():
+    table = BENCHMARK['table'](measured())
+    assert 'Engine.predict' in table
+    assert 'the rest of a frame on the worker thread' in table
