@@ -25,8 +25,9 @@ def train_autoencoder(
     """
     Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
 
-    The loss is the error of pixels, absolute and squared, and of their slopes (for the edges),
-    and a very weak pull of the latent towards the unit normal distribution. Stable Diffusion
+    The loss is the error of pixels, absolute and squared, of their slopes (for the edges), of
+    each latent cell's mean colour (a small autoencoder learns brightness first and colour late or
+    never), and a very weak pull of the latent towards the unit normal distribution. Stable Diffusion
     weighs it with 1e-6 against the *sum* over all pixels; against their mean that is next to
     nothing. With 1e-5 against the mean the latents lost their colours.
 
@@ -44,6 +45,7 @@ def train_autoencoder(
         return {
             'pixels': F.l1_loss(painted, image) + F.mse_loss(painted, image),
             'slopes': gradient_loss(painted, image, valid),
+            'cells': F.l1_loss(F.avg_pool2d(painted, 8), F.avg_pool2d(image, 8)),
             'prior': 1e-6 / image[0].numel() * posterior.kl().mean(),
         }
 

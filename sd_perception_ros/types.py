@@ -71,11 +71,68 @@ class LabelMap:
     confidence: Float
 
 
-Prediction = DepthMap | NormalMap | LabelMap
+@dataclass(frozen=True)
+class DisparityMap:
+    """
+    Relative inverse depth: 1 / depth up to an unknown scale and shift.
 
-# What a data set gives and a task reads: (B, C, H, W) float32 tensors of one H, W by name:
-#   image    3 channels, RGB in -1..1
-#   depth_m  1 channel, metres along +z, NaN unknown, +Inf nothing in range (sky)
-#   normals  3 channels, unit vectors in the optical frame, (0, 0, 0) unknown
-#   labels   1 channel, class ids
+    :ivar values: (H, W) float32, 0 far .. 1 near.
+    """
+
+    values: Float
+
+
+@dataclass(frozen=True)
+class Matte:
+    """
+    How much of each pixel belongs to the foreground.
+
+    :ivar alpha: (H, W) float32, 0..1.
+    """
+
+    alpha: Float
+
+
+@dataclass(frozen=True)
+class Person:
+    """
+    One person in a picture.
+
+    :ivar joints: (17, 3) float32 in the order of `skeleton.JOINTS`: u and v in pixels of the
+        picture, and a score 0..1; a joint that was not found is (NaN, NaN, 0).
+    :ivar visible: (17,) bool, whether the joint itself is seen, not only guessed from the others.
+    :ivar score: 0..1, how sure it is that somebody is there.
+    """
+
+    joints: Float
+    visible: NDArray[np.bool_]
+    score: float
+
+
+@dataclass(frozen=True)
+class Poses:
+    """
+    The people in a picture, the surest first.
+
+    :ivar height: of the picture, pixels.
+    :ivar width: of the picture, pixels.
+    """
+
+    people: tuple[Person, ...]
+    height: int
+    width: int
+
+
+Prediction = DepthMap | DisparityMap | NormalMap | LabelMap | Matte | Poses
+
+# What a data set gives and a task reads: float32 tensors by name. Maps are (B, C, H, W) of one
+# H, W:
+#   image       3 channels, RGB in -1..1
+#   depth_m     1 channel, metres along +z, NaN unknown, +Inf nothing in range (sky)
+#   normals     3 channels, unit vectors in the optical frame, (0, 0, 0) unknown
+#   labels      1 channel, class ids, 255 unknown
+#   foreground  1 channel, share of the pixel that things and people cover, 0..1, NaN unknown
+#   matte       1 channel, share of the pixel that people cover, 0..1, NaN unknown
+# And joints, (B, P, 17, 3): for each of at most P people u and v in pixels of these maps, and
+# COCO's flag: 0 not labelled or outside the picture, 1 hidden, 2 visible. Rows of zeros fill up.
 Sample: TypeAlias = 'dict[str, Tensor]'
