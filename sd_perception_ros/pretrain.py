@@ -27,9 +27,9 @@ def train_autoencoder(
 
     The loss is the error of pixels, absolute and squared, of their slopes (for the edges), of
     each latent cell's mean colour (a small autoencoder learns brightness first and colour late or
-    never), and a very weak pull of the latent towards the unit normal distribution. Stable Diffusion
-    weighs it with 1e-6 against the *sum* over all pixels; against their mean that is next to
-    nothing. With 1e-5 against the mean the latents lost their colours.
+    never), and a very weak pull of the latent towards the unit normal distribution. Stable
+    Diffusion weighs it with 1e-6 against the *sum* over all pixels; against their mean that is
+    next to nothing. With 1e-5 against the mean the latents lost their colours.
 
     :param vae: trained in place.
     :param size: (height, width) of the crops, multiples of 8.
