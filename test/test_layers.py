@@ -16,8 +16,16 @@ NAME = 'sd_perception_ros'
 # From the ground up: a file may import from the rows below its own.
 ROWS = (
     {
-        *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing'),
-        *('losses', 'metrics'),
+        'types',
+        'config',
+        'images',
+        'geometry',
+        'alignment',
+        'skeleton',
+        'drawing',
+        'losses',
+        'metrics',
+        'keypoints',
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
@@ -33,7 +41,7 @@ ROS = {
     *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs', 'nav_msgs'),
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs', 'tf2_ros'),
 }
-NO_TORCH = {'types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing'}
+NO_TORCH = {'types', 'config', 'geometry', 'alignment', 'skeleton'}
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}
 
