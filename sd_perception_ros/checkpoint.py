@@ -25,6 +25,7 @@ from sd_perception_ros.backbones.weights import (
 )
 from sd_perception_ros.config import build, check, option
 from sd_perception_ros.heads.decoder import DecoderHead
+from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 from sd_perception_ros.model import Model
@@ -32,7 +33,8 @@ from sd_perception_ros.tasks import make_task
 
 FILE = 'checkpoint.yaml'
 PROMPT = 'prompt.safetensors'
-HEADS = ('decoder', 'light')
+HEAD_WIDTH = 64  # of a head with fresh weights
+HEADS = ('decoder', 'light', 'dpt')
 SHIPPED = Path(__file__).parent / 'checkpoints'
 
 
@@ -41,9 +43,10 @@ class TaskEntry:
     """Where one task's weights are. Paths are relative to checkpoint.yaml."""
 
     unet: str = option('unet', 'Folder of the denoiser; tasks that name the same one share it')
-    head: str = option('decoder', 'Readout: the VAE decoder, or light convolutions', choices=HEADS)
+    head: str = option(
+        'decoder', 'Readout: the VAE decoder, light convolutions, or DPT', choices=HEADS
+    )
     head_weights: str = option('', 'Folder or file of the head, where it has weights')
-    head_width: int = option(64, 'Channels inside the light head', low=16, high=1024)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,6 +122,11 @@ def read(file: Path) -> tuple[CheckpointConfig, dict[str, TaskEntry]]:
     return config, entries
 
 
+def tasks_of(name: str) -> list[str]:
+    """Return the tasks of a checkpoint; raises what `load` raises about its file."""
+    return list(read(find(name))[1])
+
+
 def load(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
     """
     Load a model, in float32 on the CPU, ready to serve.
@@ -161,7 +169,7 @@ def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> M
     :param base: folder in the layout of diffusers; its prompt is prompt.safetensors or the text
         encoder's embedding of the empty prompt.
     :param tasks: all of them share the denoiser.
-    :param head: 'decoder' or 'light'.
+    :param head: one of `HEADS`.
     :raises FileNotFoundError: a file is missing.
     """
     config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
@@ -170,8 +178,7 @@ def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> M
     backbone = UNetBackbone(load_vae(base / 'vae'), unet, prompt, timestep)
     made = {task: make_task(task) for task in tasks}
     heads = {
-        name: make_head(head, task.channels, backbone, TaskEntry.head_width)
-        for name, task in made.items()
+        name: make_head(head, task.channels, backbone, HEAD_WIDTH) for name, task in made.items()
     }
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
 
@@ -180,24 +187,42 @@ def make_head(kind: str, channels: int, backbone: Backbone, width: int) -> Head:
     """
     Make a readout with fresh weights.
 
-    :param kind: 'decoder' or 'light'.
+    :param kind: 'decoder', 'light' or 'dpt'.
     :param channels: of the task's raw output.
-    :param width: channels inside a light head.
+    :param width: channels inside a light or DPT head.
     """
     if kind == 'decoder':
         return DecoderHead(channels, backbone.decode)
+    if kind == 'dpt':
+        return DPTHead(channels, backbone.feature_channels, width)
     return LightHead(channels, backbone.feature_channels, backbone.latent_channels, width)
 
 
 def load_head(file: Path, entry: TaskEntry, channels: int, backbone: Backbone) -> Head:
     """Make a readout and give it its weights."""
-    head = make_head(entry.head, channels, backbone, entry.head_width)
+    weights: dict[str, Tensor] = {}
+    path = file.parent / entry.head_weights
+    if entry.head_weights:
+        weights = read_weights(path)
+    head = make_head(entry.head, channels, backbone, _width_of(weights))
+    if head.reads_latent and not backbone.gives_latent:
+        raise ValueError(
+            f"{file}: a '{entry.head}' head reads the clean latent, but the UNet at "
+            f"'{entry.unet}' has no conv_out; use head: dpt, which it was trained with"
+        )
     if not head.state_dict():
         return head
     if not entry.head_weights:
         raise ValueError(f"{file}: a '{entry.head}' head has weights; name them in head_weights")
-    path = file.parent / entry.head_weights
-    return load_into(head, read_weights(path), path).float()
+    return load_into(head, weights, path).float()
+
+
+def _width_of(weights: Mapping[str, Tensor]) -> int:
+    """Return the channels inside a head, which its weights tell."""
+    for name in ('project.0.weight', 'head.projection.weight'):
+        if name in weights:
+            return len(weights[name])
+    return HEAD_WIDTH
 
 
 def save(
@@ -219,10 +244,11 @@ def save(
     for name, task in model.tasks.items():
         head = model.heads[name]
         tasks[name] = {'unet': names[model.backbone_of[name]]}
-        if isinstance(head, LightHead):
+        if isinstance(head, LightHead | DPTHead):
+            kind = 'light' if isinstance(head, LightHead) else 'dpt'
             weights = f'head_{name}.safetensors'
             save_tensors(folder / weights, head.state_dict(), dtype)
-            tasks[name] |= {'head': 'light', 'head_weights': weights, 'head_width': head.width}
+            tasks[name] |= {'head': kind, 'head_weights': weights}
         if asdict(task):
             tasks[name]['options'] = asdict(task)
     values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}

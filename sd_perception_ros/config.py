@@ -119,6 +119,9 @@ class EngineConfig:
     checkpoint: str = option(
         'bundled', "A known name ('bundled'), a checkpoint folder, or a checkpoint.yaml"
     )
+    checkpoints: list[str] = option(
+        [], "Other checkpoints for single tasks, for example ['pose=/models/pose/checkpoint.yaml']"
+    )
     tasks: list[str] = option([], 'Tasks to run, for example [depth, normals]; empty: all')
     device: str = option('auto', "Torch device: auto (CUDA where it is), 'cpu' or 'cuda:0'")
     precision: str = option(
@@ -135,3 +138,13 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+        for entry in self.checkpoints:
+            task, _, name = entry.partition('=')
+            if not task or not name:
+                raise ValueError(
+                    f"EngineConfig.checkpoints: expected 'task=checkpoint', got '{entry}'"
+                )
+
+    def checkpoint_of(self) -> dict[str, str]:
+        """Return the tasks that have a checkpoint of their own, and its name."""
+        return dict(entry.split('=', 1) for entry in self.checkpoints)

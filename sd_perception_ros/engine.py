@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 import contextlib
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from sd_perception_ros import checkpoint
 from sd_perception_ros.checkpoint import CheckpointConfig
@@ -18,44 +19,65 @@ from sd_perception_ros.images import (
     fitted_size,
     normalized,
     pad_to_stride,
+    padded_size,
     resize,
     to_tensor,
     unpad,
 )
 from sd_perception_ros.model import Model
-from sd_perception_ros.types import Prediction
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.types import Grid, Prediction
 
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 Picture = NDArray[np.uint8]
 
 
+class _View(NamedTuple):
+    """How a picture is brought to the network: padded or stretched, and how large."""
+
+    pads: bool
+    long_side_px: int
+
+
+class _Part(NamedTuple):
+    """The tasks of one checkpoint. Parts of one encoder and one view share its latent."""
+
+    model: Model
+    encoder: str
+    view: _View
+
+
 class Engine:
     """
-    A loaded model on its device.
+    One or more loaded models on their device.
 
-    :param model: in float32, ready to serve.
-    :param checkpoint_config: what the checkpoint says about it.
-    :param config: how to run it.
+    :param loaded: models in float32, ready to serve, and what their checkpoints say of them. No
+        two of them have the same task.
+    :param config: how to run them.
     """
 
     def __init__(
-        self, model: Model, checkpoint_config: CheckpointConfig, config: EngineConfig
+        self, loaded: Sequence[tuple[Model, CheckpointConfig]], config: EngineConfig
     ) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = _device(config.device)
         self.dtype = _dtype(config.precision, self.device)
-        self.checkpoint_config = checkpoint_config
-        self.long_side_px = config.long_side_px or checkpoint_config.long_side_px
-        self.pads = checkpoint_config.resize == 'pad'
-        self.tasks = model.tasks
-        self._model = model.to(self.device, self.dtype).eval()
+        self.tasks: dict[str, Task] = {}
+        self.license = ', '.join(dict.fromkeys(about.license for _, about in loaded))
+        self._parts: list[_Part] = []
+        for model, about in loaded:
+            self.tasks |= model.tasks
+            encoder = model.encoder_id() if len(loaded) > 1 else ''
+            view = _View(about.resize == 'pad', config.long_side_px or about.long_side_px)
+            self._parts.append(_Part(model.to(self.device, self.dtype).eval(), encoder, view))
 
     @classmethod
     def load(
         cls,
         checkpoint: str = EngineConfig.checkpoint,
         *,
+        checkpoints: Collection[str] = (),
         tasks: Collection[str] | None = None,
         device: str = EngineConfig.device,
         precision: str = EngineConfig.precision,
@@ -72,6 +94,7 @@ class Engine:
         return cls.from_config(
             EngineConfig(
                 checkpoint=checkpoint,
+                checkpoints=list(checkpoints),
                 tasks=list(tasks or ()),
                 device=device,
                 precision=precision,
@@ -83,9 +106,16 @@ class Engine:
 
     @classmethod
     def from_config(cls, config: EngineConfig) -> Engine:
-        """Load the checkpoint that `config` names; raises what `load` raises."""
+        """Load the checkpoints that `config` names; raises what `load` raises."""
         _device(config.device)  # before a minute of reading weights
-        return cls(*checkpoint.load(config.checkpoint, config.tasks), config)
+        others = config.checkpoint_of()
+        chosen = config.tasks or list(
+            dict.fromkeys([*checkpoint.tasks_of(config.checkpoint), *others])
+        )
+        owners: dict[str, list[str]] = {}
+        for task in chosen:
+            owners.setdefault(others.get(task, config.checkpoint), []).append(task)
+        return cls([checkpoint.load(name, tasks) for name, tasks in owners.items()], config)
 
     def predict(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
@@ -100,17 +130,19 @@ class Engine:
         :raises torch.OutOfMemoryError: the device is full; its cache has been emptied.
         """
         return [
-            {name: self.tasks[name].decode(raw) for name, raw in readout.items()}
-            for readout in self.readout(pictures, tasks)
+            {name: self.tasks[name].decode(*output) for name, output in outputs.items()}
+            for outputs in self.readout(pictures, tasks)
         ]
 
     def readout(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
-    ) -> list[dict[str, Tensor]]:
+    ) -> list[dict[str, tuple[Tensor, Grid]]]:
         """
-        Return each picture's raw output by task name, (channels, H, W) float32 on the CPU.
+        Return each picture's raw outputs by task name, and how they lie on the picture.
 
         Arguments and errors are those of `predict`, which decodes this.
+
+        :returns: (channels, h, w) float32 on the CPU, at the picture's size for a dense task.
         """
         wanted = list(self.tasks) if tasks is None else [t for t in self.tasks if t in tasks]
         if unknown := set(tasks or ()) - set(self.tasks):
@@ -119,11 +151,11 @@ class Engine:
         for index, picture in enumerate(pictures):
             check_rgb(picture)
             by_size.setdefault(picture.shape, []).append(index)
-        results: list[dict[str, Tensor]] = [{} for _ in pictures]
+        results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
         for indices in by_size.values():
-            for name, raw in self._run([pictures[i] for i in indices], wanted).items():
+            for name, (raw, grid) in self._run([pictures[i] for i in indices], wanted).items():
                 for index, one in zip(indices, raw, strict=True):
-                    results[index][name] = one
+                    results[index][name] = one, grid
         return results
 
     def warm_up(self, height: int, width: int) -> None:
@@ -134,39 +166,72 @@ class Engine:
 
     def summary(self) -> str:
         """Return one line about what runs where."""
-        parameters = sum(p.numel() for p in self._model.parameters())
+        models = nn.ModuleList(part.model for part in self._parts)
+        parameters = sum(p.numel() for p in models.parameters())
+        sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
         return (
             f'{", ".join(self.tasks)}: {parameters / 1e6:.1f} M parameters on {self.device}, '
-            f'{str(self.dtype).removeprefix("torch.")}, long side {self.long_side_px or "native"}'
-            f' px, weights licence: {self.checkpoint_config.license}'
+            f'{str(self.dtype).removeprefix("torch.")}, long side {sizes} px, '
+            f'weights licence: {self.license}'
         )
 
     @torch.inference_mode()
-    def _run(self, pictures: list[Picture], tasks: list[str]) -> dict[str, Tensor]:
-        """Run pictures of one size through the network: {task: (B, channels, H, W)}."""
-        height, width = pictures[0].shape[:2]
-        inner = fitted_size(height, width, self.long_side_px)
+    def _run(self, pictures: list[Picture], tasks: list[str]) -> dict[str, tuple[Tensor, Grid]]:
+        """Run pictures of one size: {task: (B, channels, h, w) and its grid}."""
         try:
             image = torch.cat([to_tensor(picture) for picture in pictures]).to(self.device)
-            image = normalized(resize(image, *inner))
-            if self.pads:
-                image = pad_to_stride(image, self._model.stride)
-            seen = (image.shape[-2], image.shape[-1])
-            output = self._model(image.to(self.dtype), tasks)
-            raw = {name: value.float() for name, value in output.items()}
-            if self.pads:
-                raw = {name: unpad(value, seen, inner) for name, value in raw.items()}
-            raw = {name: resize(value, height, width).cpu() for name, value in raw.items()}
+            outputs: dict[str, tuple[Tensor, Grid]] = {}
+            latents: dict[tuple[str, _View], Tensor] = {}
+            for part in self._parts:
+                wanted = [task for task in tasks if task in part.model.tasks]
+                if wanted:
+                    outputs |= self._run_part(part, image, wanted, latents)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise
-        for name, value in raw.items():
-            if not value.isfinite().all():
+        for name, (raw, _) in outputs.items():
+            if not raw.isfinite().all():
                 raise FloatingPointError(
                     f'the network gave {name} values that are not finite, at {self.dtype}; '
                     'set precision: fp32, or check the checkpoint'
                 )
-        return raw
+        return outputs
+
+    def _run_part(
+        self,
+        part: _Part,
+        image: Tensor,
+        tasks: list[str],
+        latents: dict[tuple[str, _View], Tensor],
+    ) -> dict[str, tuple[Tensor, Grid]]:
+        """
+        Run one model, on a latent that is there already if its encoder and view made it.
+
+        :param image: (B, 3, H, W) 0..255.
+        """
+        height, width = image.shape[-2:]
+        inner = fitted_size(height, width, part.view.long_side_px)
+        stride = part.model.stride
+        seen = padded_size(*inner, stride) if part.view.pads else inner
+        key = (part.encoder, part.view)
+        if key not in latents:
+            shown = normalized(resize(image, *inner))
+            if part.view.pads:
+                shown = pad_to_stride(shown, stride)
+            latents[key] = part.model.encode(shown.to(self.dtype))
+        outputs = {}
+        for name, output in part.model.read(latents[key], tasks).items():
+            raw = output.float()
+            if part.model.tasks[name].dense:
+                raw = resize(unpad(raw, seen, inner), height, width)
+                grid = Grid(height, width, 1.0, 1.0)
+            else:
+                rows, columns = raw.shape[-2:]
+                cell_x_px = seen[1] / columns * width / inner[1]
+                cell_y_px = seen[0] / rows * height / inner[0]
+                grid = Grid(height, width, cell_x_px, cell_y_px)
+            outputs[name] = raw.cpu(), grid
+        return outputs
 
 
 def _device(name: str) -> torch.device:

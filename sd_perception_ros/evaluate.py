@@ -62,8 +62,9 @@ def mean_raw(tasks: Mapping[str, Task], dataset: RoomsDataset) -> dict[str, NDAr
         sample = dataset[index]
         for name, task in tasks.items():
             target, valid = (tensor[0].numpy() for tensor in task.target(sample))
-            totals[name] = totals.get(name, np.zeros(target.shape)) + target * valid
-            counts[name] = counts.get(name, np.zeros(valid.shape)) + valid
+            known = valid & np.isfinite(target)
+            totals[name] = totals.get(name, np.zeros(target.shape)) + np.where(known, target, 0)
+            counts[name] = counts.get(name, np.zeros(target.shape)) + known
     return {
         name: (total / np.maximum(counts[name], 1)).astype(np.float32)
         for name, total in totals.items()

@@ -67,10 +67,16 @@ def normalized(image: Tensor) -> Tensor:
     return image.round().clamp(0, 255) / 255 * 2 - 1
 
 
+def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Return (height, width) raised to the next multiples of `stride`."""
+    return height + -height % stride, width + -width % stride
+
+
 def pad_to_stride(image: Tensor, stride: int) -> Tensor:
     """Repeat the last row and column until height and width are multiples of `stride`."""
     height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % stride, 0, -height % stride), mode='replicate')
+    to_height, to_width = padded_size(height, width, stride)
+    return F.pad(image, (0, to_width - width, 0, to_height - height), mode='replicate')
 
 
 def unpad(raw: Tensor, padded: tuple[int, int], inner: tuple[int, int]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,22 +11,22 @@ Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 
-def aligned_depth_m(values: Float, depth_m: Float, valid: Bool) -> Float:
+def fitted(values: Float, truth: Float, valid: Bool) -> Float:
     """
-    Fit relative depth to metres with the image's own least-squares scale and shift.
+    Fit an affine-invariant map to the truth with the image's own least-squares scale and shift.
 
-    This is the protocol of affine-invariant depth (MiDaS, Marigold): it needs the truth, so it
-    serves to measure and never to publish.
+    This is the protocol of MiDaS and Marigold: it needs the truth, so it serves to measure and
+    never to publish.
 
-    :param values: (H, W) relative depth.
-    :param depth_m: (H, W) metres, read only where valid.
+    :param values: (H, W) relative depth or disparity.
+    :param truth: (H, W) metres or 1 / metres, read only where valid.
     :param valid: (H, W) bool, at least two pixels.
     """
-    x, y = values[valid].astype(np.float64), depth_m[valid].astype(np.float64)
-    spread = x.var()
-    scale = ((x - x.mean()) * (y - y.mean())).mean() / spread if spread > 1e-12 else 0.0
-    fitted: Float = (scale * values + (y.mean() - scale * x.mean())).astype(np.float32)
-    return fitted
+    x, y = values[valid].astype(np.float64), truth[valid].astype(np.float64)
+    variance = x.var()
+    scale = ((x - x.mean()) * (y - y.mean())).mean() / variance if variance > 1e-12 else 0.0
+    found: Float = (scale * values + (y.mean() - scale * x.mean())).astype(np.float32)
+    return found
 
 
 def depth_errors(predicted_m: Float, depth_m: Float, valid: Bool) -> dict[str, float]:
@@ -41,6 +43,12 @@ def depth_errors(predicted_m: Float, depth_m: Float, valid: Bool) -> dict[str, f
         'delta1': float((ratio < 1.25).mean()),
         'rmse_m': float(np.sqrt(np.square(predicted - truth).mean())),
     }
+
+
+def mean_depth_errors(measured: Sequence[Float]) -> dict[str, float]:
+    """Return the means over images of the rows that `depth_errors` gives."""
+    rows = np.concatenate(measured)
+    return dict(zip(('abs_rel', 'delta1', 'rmse_m'), rows.mean(0).tolist(), strict=True))
 
 
 def angles_deg(predicted: Float, normals: Float) -> Float:

@@ -37,6 +37,10 @@ class Model(nn.Module):
         self.backbone_of = backbone_of
         self.stride = next(iter(backbones.values())).stride
 
+    def encoder_id(self) -> str:
+        """Return a name of the encoder's weights: equal names give equal latents."""
+        return next(iter(self.backbones.values())).encoder_id()
+
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w), the latent that every denoiser reads."""
         return next(iter(self.backbones.values())).encode(image)

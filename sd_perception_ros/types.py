@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,22 @@ class Poses:
     people: tuple[Person, ...]
     height: int
     width: int
+
+
+class Grid(NamedTuple):
+    """
+    How the cells of an output lie on its picture.
+
+    :ivar height: of the picture, pixels.
+    :ivar width: of the picture, pixels.
+    :ivar cell_x_px: width of a cell in pixels of the picture.
+    :ivar cell_y_px: height of a cell.
+    """
+
+    height: int
+    width: int
+    cell_x_px: float
+    cell_y_px: float
 
 
 Prediction = DepthMap | DisparityMap | NormalMap | LabelMap | Matte | Poses

@@ -57,8 +57,8 @@ def tiny_model(heads: dict[str, str], seed: int = 0) -> Model:
     return Model({'unet': backbone}, tasks, made, dict.fromkeys(heads, 'unet')).eval()
 
 
-def save_tiny(folder: Path, heads: dict[str, str] | None = None) -> Path:
+def save_tiny(folder: Path, heads: dict[str, str] | None = None, seed: int = 0) -> Path:
     """Write a small random checkpoint, depth and normals unless told, and return its folder."""
-    model = tiny_model(heads or {'depth': 'light', 'normals': 'light'})
+    model = tiny_model(heads or {'depth': 'light', 'normals': 'light'}, seed)
     checkpoint.save(folder, model, CheckpointConfig(long_side_px=64, license='Apache-2.0'))
     return folder

@@ -132,7 +132,7 @@ def test_a_prompt_of_another_text_encoder_is_refused(folder: Path) -> None:
         ({'resize': 'crop'}, "no choice 'crop'; choose one of: exact, pad"),
         ({'tasks': {}}, "expected 'tasks'"),
         ({'tasks': {'depht': {}}}, "unknown task 'depht'; choose one of: depth"),
-        ({'tasks': {'depth': {'head': 'dpt'}}}, "no choice 'dpt'"),
+        ({'tasks': {'depth': {'head': 'dtp'}}}, "no choice 'dtp'"),
         ({'tasks': {'depth': {'head': 'light'}}}, 'name them in head_weights'),
         ({'tasks': {'depth': {'unet': 'nowhere'}}}, 'found none at .*nowhere'),
         ({'tasks': {'depth': 'unet'}}, "expected a mapping of options, got 'unet'"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+import shutil
 
-from models import tiny_model
+from models import save_tiny, tiny_model
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
+from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.types import DepthMap, NormalMap
 
 
@@ -58,18 +62,75 @@ def test_only_the_wanted_tasks_run(engine: Engine) -> None:
     assert list(engine.predict([picture(48, 64)], tasks=['normals'])[0]) == ['normals']
 
 
-def test_tasks_on_one_denoiser_run_it_once_and_encode_once(engine: Engine) -> None:
-    calls = []
-    model = engine._model
-    backbone = next(iter(model.backbones.values()))
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, module in (('encoder', backbone.vae.encoder), ('unet', backbone.unet))
-    ]
-    engine.predict([picture(48, 64)])
+def counted(engine: Engine, **arguments: object) -> Counter[str]:
+    """Count how often encoders and denoisers run for one picture."""
+    calls: Counter[str] = Counter()
+    hooks = []
+    for index, part in enumerate(engine._parts):
+        for name, backbone in part.model.backbones.items():
+            parts = {'encoder': backbone.vae.encoder, f'denoiser {index} {name}': backbone.unet}
+            hooks += [
+                module.register_forward_hook(lambda *_, label=label: calls.update([label]))
+                for label, module in parts.items()
+                # One encoder serves all backbones of a model.
+                if label != 'encoder' or name == next(iter(part.model.backbones))
+            ]
+    engine.predict([picture(48, 64)], **arguments)
     for hook in hooks:
         hook.remove()
-    assert calls == ['encoder', 'unet']
+    return calls
+
+
+FIVE = dict.fromkeys(('depth', 'normals', 'segmentation', 'matting', 'pose'), 'light')
+
+
+def test_five_tasks_on_one_denoiser_run_it_once_and_encode_once(tmp_path: Path) -> None:
+    engine = Engine.load(str(save_tiny(tmp_path, FIVE)), device='cpu')
+    assert counted(engine) == {'encoder': 1, 'denoiser 0 unet': 1}
+
+
+def test_a_task_with_a_denoiser_of_its_own_shares_the_encoder(tmp_path: Path) -> None:
+    """In one checkpoint with two UNets, and over two checkpoints with equal encoders."""
+    first, second = (save_tiny(tmp_path / name, FIVE) for name in 'ab')
+    shutil.copytree(first / 'unet', first / 'unet_pose')
+    values = yaml.safe_load((first / 'checkpoint.yaml').read_text())
+    values['tasks']['pose']['unet'] = 'unet_pose'
+    (first / 'checkpoint.yaml').write_text(yaml.safe_dump(values))
+    engine = Engine.load(str(first), device='cpu', checkpoints=[f'matting={second}'])
+    assert counted(engine) == {
+        'encoder': 1,
+        'denoiser 0 unet': 1,
+        'denoiser 0 unet_pose': 1,
+        'denoiser 1 unet': 1,
+    }
+    assert counted(engine, tasks=['pose']) == {'encoder': 1, 'denoiser 0 unet_pose': 1}
+
+
+def test_a_checkpoint_with_another_encoder_encodes_for_itself(tmp_path: Path) -> None:
+    first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
+    engine = Engine.load(str(first), device='cpu', checkpoints=[f'pose={second}'])
+    assert counted(engine)['encoder'] == 2
+
+
+def test_a_task_of_another_checkpoint_gives_what_that_checkpoint_gives(tmp_path: Path) -> None:
+    first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
+    mixed = Engine.load(str(first), device='cpu', checkpoints=[f'depth={second}'])
+    alone = Engine.load(str(second), device='cpu')
+    ours, theirs = (e.predict([picture(48, 64)], ['depth'])[0] for e in (mixed, alone))
+    np.testing.assert_array_equal(ours['depth'].values, theirs['depth'].values)
+
+
+@pytest.mark.parametrize('size', [(48, 64), (1, 1), (97, 31), (480, 640)])
+def test_every_prediction_of_every_task_is_of_the_picture_s_size(
+    tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int]
+) -> None:
+    folder = save_tiny(tmp_path_factory.mktemp('all'), dict.fromkeys(TASKS, 'light'))
+    prediction = Engine.load(str(folder), device='cpu').predict([picture(*size)])[0]
+    assert set(prediction) == set(TASKS)
+    for name in ('segmentation', 'foreground', 'matting', 'disparity'):
+        for values in vars(prediction[name]).values():
+            assert values.shape == size
+    assert (prediction['pose'].height, prediction['pose'].width) == size
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones(engine: Engine) -> None:
@@ -81,7 +142,7 @@ def test_a_network_that_gives_nan_is_an_error_and_not_a_picture() -> None:
     model = tiny_model({'depth': 'light'})
     with torch.no_grad():
         model.heads['depth'].out.bias.fill_(torch.nan)
-    broken = Engine(model, CheckpointConfig(long_side_px=64), EngineConfig(device='cpu'))
+    broken = Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
     broken.warm_up(48, 64)
     with pytest.raises(FloatingPointError, match='depth values that are not finite'):
         broken.predict([picture(48, 64)])
@@ -90,7 +151,7 @@ def test_a_network_that_gives_nan_is_an_error_and_not_a_picture() -> None:
 def test_the_long_side_of_the_engine_overrides_the_checkpoint(tiny_checkpoint: Path) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cpu', long_side_px=32)
     seen = []
-    backbone = next(iter(engine._model.backbones.values()))
+    backbone = next(iter(engine._parts[0].model.backbones.values()))
     hook = backbone.vae.encoder.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
     engine.predict([picture(480, 640)])
     hook.remove()
@@ -99,7 +160,7 @@ def test_the_long_side_of_the_engine_overrides_the_checkpoint(tiny_checkpoint: P
 
 def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
     model = tiny_model({'depth': 'decoder', 'normals': 'decoder'})
-    engine = Engine(model, CheckpointConfig(long_side_px=64), EngineConfig(device='cpu'))
+    engine = Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
     assert engine.predict([picture(50, 70)])[0]['normals'].values.shape == (50, 70, 3)
 
 
@@ -112,6 +173,8 @@ def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
         ({'long_side_px': -1}, 'must be at least 0, got -1'),
         ({'checkpoint': 'nowhere'}, "expected a checkpoint: .* got 'nowhere'"),
         ({'tasks': ['pose']}, "has no task 'pose'; choose from: depth, normals"),
+        ({'checkpoints': ['pose']}, "expected 'task=checkpoint', got 'pose'"),
+        ({'checkpoints': ['pose=nowhere']}, "expected a checkpoint: .* got 'nowhere'"),
     ],
 )
 def test_a_wrong_option_says_what_may_be_there(

@@ -17,7 +17,7 @@ NAME = 'sd_perception_ros'
 ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
-        *('losses', 'metrics'),
+        *('keypoints', 'losses', 'metrics'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
@@ -32,6 +32,7 @@ ROS = {
     *('rclpy', 'launch', 'launch_ros', 'ament_index_python', 'cv_bridge', 'sensor_msgs_py'),
     *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs', 'nav_msgs'),
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs', 'tf2_ros'),
+    *('vision_msgs',),
 }
 NO_TORCH = {'types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'}
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}

@@ -30,7 +30,10 @@ def engine_of(folder: Path, **options: object) -> Engine:
         'tasks': {
             'depth': {'unet': str(models / 'unet_depth_v2')},
             'normals': {'unet': str(models / 'unet_normal_v2')},
-            'segmentation': {'unet': str(models / 'unet_seg_v2')},
+            'segmentation': {
+                'unet': str(models / 'unet_seg_v2'),
+                'options': {'readout': 'palette'},
+            },
         },
     }
     (folder / 'checkpoint.yaml').write_text(yaml.safe_dump(values | options))
@@ -51,9 +54,30 @@ def picture() -> np.ndarray:
 def test_a_task_agrees_with_the_official_output(
     engine: Engine, picture: np.ndarray, task: str
 ) -> None:
-    raw = engine.readout([picture], [task])[0][task]
+    raw, _ = engine.readout([picture], [task])[0][task]
     ours = ((raw + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy().squeeze()
     np.testing.assert_allclose(ours, np.load(PARITY / f'{OFFICIAL[task]}.npy'), atol=1e-4)
+
+
+def test_disparity_of_the_dpt_head_agrees_with_the_official_output(
+    tmp_path: Path, picture: np.ndarray
+) -> None:
+    """Its UNet lacks conv_out; the width of the head is told by its weights."""
+    models = PARITY / 'genpercept-models'
+    entry = {
+        'unet': str(models / 'unet_disparity_dpt_head_v2'),
+        'head': 'dpt',
+        'head_weights': str(models / 'dpt_head_identity'),
+    }
+    disparity = engine_of(tmp_path, tasks={'disparity': entry}).predict([picture])[0]['disparity']
+    official = np.load(PARITY / 'disparity_dpt_head.npy')
+    np.testing.assert_allclose(disparity.values, official, atol=1e-4)
+
+
+def test_a_head_that_reads_the_latent_is_refused_on_a_unet_without_one(tmp_path: Path) -> None:
+    unet = PARITY / 'genpercept-models' / 'unet_disparity_dpt_head_v2'
+    with pytest.raises(ValueError, match=r"a 'decoder' head .* has no conv_out; use head: dpt"):
+        engine_of(tmp_path, tasks={'depth': {'unet': str(unet)}})
 
 
 def test_depth_is_the_official_map_itself(engine: Engine, picture: np.ndarray) -> None:

@@ -10,7 +10,14 @@ from torch import Tensor
 from sd_perception_ros.tasks import make_task, TASKS
 from sd_perception_ros.tasks.task import Task
 
-BEST = {'abs_rel': 0, 'delta1': 1, 'mean_deg': 0, 'mean_iou': 1}
+BEST = {'abs_rel': 0, 'delta1': 1, 'mean_deg': 0, 'mean_iou': 1, 'mae': 0, 'mad': 0, 'pck_0.2': 1}
+HEIGHT, WIDTH = 96, 64
+# A person who faces the camera with raised arms, so the left side is on the right; u and v.
+STANDING = [
+    *[(32, 14), (34, 12), (30, 12), (36, 13), (28, 13)],
+    *[(40, 24), (24, 24), (48, 18), (16, 18), (52, 8), (12, 8)],
+    *[(37, 48), (27, 48), (38, 66), (26, 66), (38, 86), (26, 86)],
+]
 
 
 @pytest.fixture(params=TASKS)
@@ -20,17 +27,32 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture
 def sample() -> dict[str, Tensor]:
-    """Two pictures of a floor that rises to the right, each with a hole in what is known."""
+    """Two pictures of a floor that rises to the right; nothing is known about one corner."""
     generator = torch.Generator().manual_seed(0)
-    depth_m = torch.linspace(1, 5, 24).expand(2, 1, 16, 24).clone()
-    depth_m += 0.01 * torch.rand(depth_m.shape, generator=generator)
-    normals = torch.randn(2, 3, 16, 24, generator=generator)
+    shape = (2, 1, HEIGHT, WIDTH)
+    depth_m = torch.linspace(1, 5, WIDTH).expand(shape).clone()
+    depth_m += 0.01 * torch.rand(shape, generator=generator)
+    normals = torch.randn(2, 3, HEIGHT, WIDTH, generator=generator)
     normals = normals / normals.norm(dim=1, keepdim=True)
-    labels = torch.randint(0, 7, (2, 1, 16, 24), generator=generator).float()
+    labels = torch.randint(0, 7, shape, generator=generator).float()
+    foreground, matte = (torch.rand(shape, generator=generator).round() for _ in range(2))
     depth_m[..., :4, :4] = torch.nan
     normals[..., :4, :4] = 0
     labels[..., :4, :4] = 255
-    return {'depth_m': depth_m, 'normals': normals, 'labels': labels}
+    foreground[..., :4, :4] = torch.nan
+    matte[..., :4, :4] = torch.nan
+    joints = torch.zeros(2, 3, 17, 3)
+    joints[:, 0, :, :2] = torch.tensor(STANDING).float()
+    joints[:, 0, :, 2] = 2
+    joints[1, 0, 0] = 0  # outside
+    return {
+        'depth_m': depth_m,
+        'normals': normals,
+        'labels': labels,
+        'foreground': foreground,
+        'matte': matte,
+        'joints': joints,
+    }
 
 
 def one(sample: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,8 +74,9 @@ def test_a_perfect_output_has_next_to_no_loss(task: Task, sample: dict[str, Tens
 
 def test_a_wrong_output_has_a_larger_loss(task: Task, sample: dict[str, Tensor]) -> None:
     target, valid = task.target(sample)
-    assert task.loss(-target, target, valid) > task.loss(0.5 * target, target, valid) - 1e-4
-    assert task.loss(-target, target, valid) > 0.3
+    wrong, half = (task.loss(share * target, target, valid) for share in (-1, 0.5))
+    assert wrong > half - 1e-4
+    assert wrong > 0.3
 
 
 def test_pixels_marked_invalid_do_not_count(task: Task, sample: dict[str, Tensor]) -> None:
@@ -70,6 +93,9 @@ def test_a_picture_without_truth_gives_a_loss_of_zero_and_a_gradient(task: Task)
         'depth_m': torch.full((1, 1, 8, 8), torch.nan),
         'normals': torch.zeros(1, 3, 8, 8),
         'labels': torch.full((1, 1, 8, 8), 255.0),
+        'foreground': torch.full((1, 1, 8, 8), torch.nan),
+        'matte': torch.full((1, 1, 8, 8), torch.nan),
+        'joints': torch.zeros(1, 3, 17, 3),
     }
     target, valid = task.target(nothing)
     raw = torch.rand(target.shape, requires_grad=True)
@@ -95,13 +121,13 @@ def test_a_task_colors_its_prediction_at_its_own_size(
 ) -> None:
     target, _ = task.target(one(sample))
     colors = task.colorize(task.decode(target[0]))
-    assert colors.shape == (16, 24, 3)
+    assert colors.shape == (HEIGHT, WIDTH, 3)
     assert colors.dtype == np.uint8
     assert colors.std() > 10
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r'depht.*depth, normals'):
+    with pytest.raises(ValueError, match=r'depht.*depth, disparity, normals'):
         make_task('depht')
 
 
@@ -145,7 +171,45 @@ def test_a_sign_turns_the_axis_of_a_checkpoint() -> None:
 
 
 def test_a_colour_between_two_classes_has_no_confidence() -> None:
-    segmentation = make_task('segmentation', {'palette': '000000 ffffff'})
+    options = {'readout': 'palette', 'palette': '000000 ffffff', 'classes': []}
+    segmentation = make_task('segmentation', options)
     prediction = segmentation.decode(torch.tensor([-1.0, 0.0, 0.9]).expand(3, 1, 3))
     assert prediction.labels.tolist() == [[0, 0, 1]]
     np.testing.assert_allclose(prediction.confidence, [[1, 0, 0.9]], atol=1e-5)
+
+
+def test_a_class_has_the_probability_of_its_score() -> None:
+    segmentation = make_task('segmentation', {'classes': ['no', 'yes']})
+    prediction = segmentation.decode(torch.tensor([[[0.0, 0.0]], [[0.0, np.log(3)]]]).float())
+    assert prediction.labels.tolist() == [[0, 1]]
+    np.testing.assert_allclose(prediction.confidence, [[0.5, 0.75]], atol=1e-6)
+
+
+def test_more_classes_than_colours_are_refused() -> None:
+    with pytest.raises(ValueError, match='classes must be 2 to 2 names'):
+        make_task('segmentation', {'classes': ['a', 'b', 'c'], 'palette': '000000 ffffff'})
+
+
+def test_disparity_is_1_near_and_0_far_and_the_sky_is_far() -> None:
+    depth_m = torch.tensor([[[[1.0] * 10 + [2.0] * 10 + [torch.inf] * 10]]])
+    target, valid = make_task('disparity').target({'depth_m': depth_m})
+    values = make_task('disparity').decode(target[0]).values[0]
+    assert valid.all()
+    np.testing.assert_allclose(values[[0, 15, 25]], [1, 0, 0], atol=1e-6)
+
+
+def test_a_matte_half_as_bright_as_the_truth_is_wrong_by_half() -> None:
+    matting = make_task('matting')
+    sample = {'matte': torch.ones(1, 1, 10, 100)}
+    figures = matting.summarize([matting.measure(matting.decode(torch.zeros(1, 10, 100)), sample)])
+    # 1000 pixels, each wrong by 0.5.
+    assert figures == pytest.approx({'mad': 0.5, 'mse': 0.25, 'sad': 0.5, 'soft_iou': 0.5})
+
+
+def test_foreground_that_misses_half_of_the_things_has_an_f_of_a_half_recalled() -> None:
+    foreground = make_task('foreground')
+    sample = {'foreground': torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])}
+    found = foreground.decode(torch.tensor([[[1.0, -1.0, -1.0, -1.0]]]))
+    figures = foreground.summarize([foreground.measure(found, sample)])
+    # Precision 1, recall 0.5: 1.3 * 0.5 / (0.3 + 0.5).
+    assert figures == pytest.approx({'max_f': 0.8125, 'mae': 0.25})

@@ -12,11 +12,12 @@ class Denoised(NamedTuple):
     """
     What one step of the denoiser leaves.
 
-    :ivar latent: (B, c, h, w) clean latent.
+    :ivar latent: (B, c, h, w) clean latent; None where the denoiser's last convolution was cut
+        off, as in the official checkpoints with a DPT head.
     :ivar features: (B, F_i, h_i, w_i) outputs of the denoiser's up-sampling levels, coarse first.
     """
 
-    latent: Tensor
+    latent: Tensor | None
     features: tuple[Tensor, ...]
 
 
@@ -25,6 +26,7 @@ class Backbone(nn.Module, ABC):
 
     stride: int  # image pixels per latent cell
     latent_channels: int
+    gives_latent: bool  # False: `step` gives features only
     feature_channels: tuple[int, ...]  # channels of Denoised.features
 
     @abstractmethod
@@ -38,6 +40,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) clean latent -> (B, 3, H, W), -1..1 up to the decoder's overshoot."""
+
+    @abstractmethod
+    def encoder_id(self) -> str:
+        """Return a name of the encoder's weights: equal names give equal latents."""
 
     @abstractmethod
     def trainable(self) -> nn.Module:

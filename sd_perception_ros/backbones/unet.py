@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 from torch import nn, Tensor
@@ -28,6 +30,7 @@ class UNetBackbone(Backbone):
         self.unet = unet
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels = vae.config.latent_channels
+        self.gives_latent = not isinstance(unet.conv_out, nn.Identity)
         # up_blocks run from the deepest level to the finest.
         self.feature_channels = tuple(reversed(unet.config.block_out_channels))
         self.scaling_factor: float = vae.config.scaling_factor
@@ -55,12 +58,20 @@ class UNetBackbone(Backbone):
         velocity: Tensor = self.unet(latent, self.timestep, prompt).sample
         features = tuple(self._features)
         self._features.clear()  # or the last frame's activations stay in memory
-        return Denoised(-velocity, features)
+        return Denoised(-velocity if self.gives_latent else None, features)
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) -> (B, 3, H, W)."""
         pixels: Tensor = self.vae.decode(latent / self.scaling_factor).sample
         return pixels
+
+    def encoder_id(self) -> str:
+        """Return a hash of the encoder, its last convolution and the latent's scale."""
+        digest = hashlib.sha256(str(self.scaling_factor).encode())
+        for part in (self.vae.encoder, self.vae.quant_conv):
+            for tensor in part.state_dict().values() if part is not None else ():
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def trainable(self) -> nn.Module:
         """Return the UNet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import hashlib
 import json
 from pathlib import Path
@@ -24,6 +24,7 @@ WEIGHT_FILES = (
     'diffusion_pytorch_model.fp16.safetensors',
     'model.fp16.safetensors',
 )
+LAST = ('conv_norm_out', 'conv_act', 'conv_out')  # of a UNet
 CONFIGS = Path(__file__).parent / 'configs'
 
 
@@ -127,9 +128,16 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 def load_unet(folder: Path, fallback: Path | None = None) -> UNet2DConditionModel:
-    """Read a UNet; without config.json it has the fallback's, else Stable Diffusion 2.1's."""
+    """
+    Read a UNet; without config.json it has the fallback's, else Stable Diffusion 2.1's.
+
+    Official checkpoints with a DPT head lack the last convolution and its normalisation: then
+    both are the identity, and the UNet is good for its features only.
+    """
     config = read_config(folder, fallback or CONFIGS / 'sd21_unet.json')
-    return _load(UNet2DConditionModel, config, read_weights(folder), folder)
+    weights = read_weights(folder)
+    cut_off = not any(name.startswith('conv_out.') for name in weights)
+    return _load(UNet2DConditionModel, config, weights, folder, LAST if cut_off else ())
 
 
 def _modern(name: str) -> str:
@@ -140,13 +148,21 @@ def _modern(name: str) -> str:
     return name
 
 
-def _load(cls: type[Any], config: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> Any:
+def _load(
+    cls: type[Any],
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    folder: Path,
+    cut_off: Collection[str] = (),
+) -> Any:
     try:
         with torch.device('meta'):  # skips the random initialisation of up to 865 M numbers
             model = cls.from_config(config)
     # What the constructors of diffusers raise on numbers that make no model.
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise ValueError(f'{folder}: config.json is not one of {cls.__name__} ({error})') from None
+    for name in cut_off:
+        setattr(model, name, nn.Identity())
     return load_into(model, weights, folder).float()
 
 

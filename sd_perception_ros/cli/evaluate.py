@@ -97,7 +97,9 @@ def _sheet(engine: Engine, dataset: RoomsDataset, rows: int = 8) -> NDArray[np.u
             task = engine.tasks[name]
             target, valid = task.target(sample)
             truth = task.colorize(task.decode(target[0]))
-            row += [np.where(valid[0, 0, :, :, None].numpy(), truth, 0).astype(np.uint8)]
+            if task.dense:
+                truth = np.where(valid[0, 0, :, :, None].numpy(), truth, 0).astype(np.uint8)
+            row += [truth]
             row += [task.colorize(prediction)]
         sheet.append(np.hstack(row))
     return np.vstack(sheet)

@@ -24,8 +24,9 @@ class DecoderHead(Head):
         self.channels = channels
         self.decode = decode
 
-    def forward(self, latent: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """Paint and, when serving, clip to a picture's range; a loss needs the overshoot."""
+        assert latent is not None  # the checkpoint's loader has seen to it
         raw = self.decode(latent)
         if self.channels == 1:
             raw = raw.mean(1, keepdim=True)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import nn, Tensor
 
 
 class Head(nn.Module, ABC):
-    """The readout of one task."""
+    """
+    The readout of one task.
+
+    :cvar reads_latent: whether it needs the clean latent, or the features alone.
+    """
+
+    reads_latent: ClassVar[bool] = True
 
     @abstractmethod
-    def forward(self, latent: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """
         Read a task's raw output.
 
-        :param latent: (B, c, h, w) clean latent.
+        :param latent: (B, c, h, w) clean latent; None where the denoiser has no last convolution.
         :param features: outputs of the denoiser's levels, coarse first.
-        :returns: (B, channels, H', W'), any fixed multiple of (h, w).
+        :returns: (B, channels, H', W').
         """

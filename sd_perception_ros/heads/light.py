@@ -37,8 +37,9 @@ class LightHead(Head):
         self.rise = nn.ModuleList([_block(width, width // 2), _block(width // 2, width // 2)])
         self.out = nn.Conv2d(width // 2, channels, 3, padding=1)
 
-    def forward(self, latent: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """(B, c, h, w) and levels -> (B, channels, 4h, 4w)."""
+        assert latent is not None  # the checkpoint's loader has seen to it
         size = latent.shape[-2:]
         levels = [
             _to_size(project(level), size)

@@ -7,11 +7,18 @@ from typing import Any
 
 from sd_perception_ros.config import build
 from sd_perception_ros.tasks.depth import Depth
+from sd_perception_ros.tasks.disparity import Disparity
+from sd_perception_ros.tasks.foreground import Foreground
+from sd_perception_ros.tasks.matting import Matting
 from sd_perception_ros.tasks.normals import Normals
+from sd_perception_ros.tasks.pose import Pose
 from sd_perception_ros.tasks.segmentation import Segmentation
 from sd_perception_ros.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Depth, Normals, Segmentation)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (Depth, Disparity, Normals, Segmentation, Foreground, Matting, Pose)
+}
 
 
 def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = '') -> Task:

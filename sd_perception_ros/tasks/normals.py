@@ -15,7 +15,7 @@ from sd_perception_ros.config import check, option
 from sd_perception_ros.losses import angular_loss
 from sd_perception_ros.metrics import angle_summary, angles_deg
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import NormalMap, Sample
+from sd_perception_ros.types import Grid, NormalMap, Sample
 
 # Rows give red, green, blue from (x, y, z, 1); no sum is negative, so taking it as 8-bit is safe.
 TO_LEVELS = np.array([[127, 0, 0, 128], [0, -127, 0, 128], [0, 0, -127, 128]], np.float32)
@@ -26,7 +26,6 @@ class Normals(Task):
     """Surface normals; the signs translate a checkpoint's axes to x right, y down, z forward."""
 
     name: ClassVar[str] = 'normals'
-    channels: ClassVar[int] = 3
     truth: ClassVar[str] = 'normals'
 
     x_sign: int = option(1, "1, or -1 where the checkpoint's x points left", low=-1, high=1)
@@ -39,6 +38,11 @@ class Normals(Task):
         if 0 in self._signs():
             raise ValueError(f'x_sign, y_sign and z_sign are 1 or -1, got {self._signs()}')
 
+    @property
+    def channels(self) -> int:
+        """x, y and z."""
+        return 3
+
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Return unit vectors in the checkpoint's axes; unknown normals do not count."""
         normals = sample['normals']
@@ -49,7 +53,7 @@ class Normals(Task):
         """Mean angle to the target over valid pixels, radians."""
         return angular_loss(raw, target, valid)
 
-    def decode(self, raw: Tensor) -> NormalMap:
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> NormalMap:
         """Normalize, and turn the checkpoint's axes to the optical frame's."""
         # Plane by plane: interleaving first makes this five times slower at VGA.
         x, y, z = raw.numpy()

@@ -1,4 +1,4 @@
-"""Segmentation painted as a picture: each class has a colour, and the nearest one wins."""
+"""Semantic classes: a score for each class, or the official way, a picture in class colours."""
 
 from __future__ import annotations
 
@@ -10,73 +10,101 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.losses import masked_mean
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import LabelMap, Sample
+from sd_perception_ros.types import Grid, LabelMap, Sample
 
-# Default colours of the eight classes 0..7, far apart; a checkpoint brings its own palette.
-EIGHT_COLORS = '000000 8c6d46 c8c8b4 5ac8fa ff7f0e d62728 2ca02c 9467bd'
+# The classes of the synthetic rooms, and colours far apart; a checkpoint brings its own.
+ROOM_CLASSES = ['sky', 'floor', 'wall', 'ceiling', 'furniture', 'person', 'other']
+EIGHT_COLORS = '5ac8fa 8c6d46 c8c8b4 9467bd ff7f0e d62728 2ca02c 000000'
 
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """Semantic classes as RGB colours, the way of the official segmentation checkpoint."""
+    """
+    One class for each pixel.
+
+    `logits` has a channel for each class. `palette` is the readout of the official seg
+    checkpoint: three channels in which each class has a colour and the nearest one wins.
+    """
 
     name: ClassVar[str] = 'segmentation'
-    channels: ClassVar[int] = 3
     truth: ClassVar[str] = 'labels'
 
+    readout: str = option(
+        'logits', 'logits: a score for each class; palette: colours', choices=('logits', 'palette')
+    )
+    classes: list[str] = option(
+        ROOM_CLASSES, 'Names of classes 0, 1, ...; empty: as many as there are colours, by number'
+    )
     palette: str = option(EIGHT_COLORS, "RGB colours of classes 0, 1, ... as 'rrggbb rrggbb'")
 
     def __post_init__(self) -> None:
-        """Refuse a palette that is not a list of hexadecimal colours."""
+        """Refuse a palette that is not a list of colours, or has too few of them."""
         check(self)
         try:
             colors = [bytes.fromhex(color) for color in self.palette.split()]
         except ValueError:
             colors = []
-        if not 1 < len(colors) <= 256 or any(len(color) != 3 for color in colors):
+        if not 1 < len(colors) <= 255 or any(len(color) != 3 for color in colors):
             raise ValueError(
-                "palette must be 2 to 256 colours such as 'ff0000 00ff00', "
+                "palette must be 2 to 255 colours such as 'ff0000 00ff00', "
                 f"got '{self.palette[:40]}'"
             )
+        if len(self.classes) == 1 or len(self.classes) > len(colors):
+            raise ValueError(
+                f'classes must be 2 to {len(colors)} names, one for each colour of the palette, '
+                f'got {len(self.classes)}'
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of classes 0, 1, ..."""
+        return tuple(self.classes or map(str, range(len(self.palette.split()))))
+
+    @property
+    def channels(self) -> int:
+        """One for each class, or red, green and blue."""
+        return len(self.class_names) if self.readout == 'logits' else 3
 
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Return each pixel's class colour in -1..1; ids outside the palette do not count."""
+        """Return 8 for a pixel's class and -8 for others, or its class's colour in -1..1."""
         labels = sample['labels'][:, 0].long()
-        colors = self._colors().to(labels.device)
-        valid = (labels >= 0) & (labels < len(colors))
-        painted = colors[labels.clamp(0, len(colors) - 1)].permute(0, 3, 1, 2)
-        return painted, valid[:, None]
+        count = len(self.class_names)
+        known = labels.clamp(0, count - 1)
+        valid = (labels >= 0) & (labels < count)
+        if self.readout == 'palette':
+            return self._colors().to(labels.device)[known].permute(0, 3, 1, 2), valid[:, None]
+        target = F.one_hot(known, count).permute(0, 3, 1, 2).float() * 16 - 8
+        return target, valid[:, None]
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Mean squared error of the colours."""
-        return masked_mean((raw - target).square(), valid)
+        """Cross-entropy of the classes, or mean squared error of the colours."""
+        if self.readout == 'palette':
+            return masked_mean((raw - target).square(), valid)
+        return masked_mean(
+            F.cross_entropy(raw, target.argmax(1), reduction='none')[:, None], valid
+        )
 
-    def decode(self, raw: Tensor) -> LabelMap:
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> LabelMap:
         """
-        Return the class of the nearest colour.
+        Return the class of the highest score or of the nearest colour.
 
-        Confidence is 1 on the colour itself and falls to 0 halfway to the next nearest one.
+        Confidence is the class's probability; with a palette it is 1 on the colour itself and
+        falls to 0 halfway to the next nearest one.
         """
-        colors = self._colors()
-        nearest = torch.full(raw.shape[1:], torch.inf)
-        second = nearest.clone()
-        labels = torch.zeros(raw.shape[1:], dtype=torch.uint8)
-        for index, color in enumerate(colors):  # one class at a time: 40 full maps are large
-            distance = (raw - color.view(3, 1, 1)).norm(dim=0)
-            closer = distance < nearest
-            second = torch.where(closer, nearest, torch.minimum(second, distance))
-            nearest = torch.where(closer, distance, nearest)
-            labels[closer] = index
-        confidence = 1 - 2 * nearest / (nearest + second).clamp(min=1e-6)
-        return LabelMap(labels.numpy(), confidence.clamp(0, 1).numpy())
+        if self.readout == 'palette':
+            return self._nearest(raw)
+        best, labels = raw.max(0)
+        confidence = 1 / (raw - best).exp().sum(0)
+        return LabelMap(labels.to(torch.uint8).numpy(), confidence.numpy())
 
     def measure(self, prediction: LabelMap, sample: Sample) -> NDArray[np.float32]:
         """Return the confusion counts of one image, (classes, classes): row truth."""
-        count = len(self.palette.split())
+        count = len(self.class_names)
         labels = sample['labels'][0, 0].numpy().astype(np.int64)
         valid = (labels >= 0) & (labels < count)
         pairs = labels[valid] * count + prediction.labels[valid]
@@ -84,14 +112,16 @@ class Segmentation(Task):
         return counts.astype(np.float32)
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-        """Return the mean intersection over union of the classes that occur, and accuracy."""
+        """Return mean intersection over union of the classes that occur, accuracy, and each."""
         counts = np.sum(np.stack(measured), 0, dtype=np.float64)
         right = np.diag(counts)
         union = counts.sum(0) + counts.sum(1) - right
         present = counts.sum(1) > 0
+        each = zip(self.class_names, present, right / np.maximum(union, 1), strict=True)
         return {
             'mean_iou': float((right[present] / union[present]).mean()),
             'accuracy': float(right.sum() / counts.sum()),
+            **{f'iou_{name}': float(iou) for name, there, iou in each if there},
         }
 
     def colorize(self, prediction: LabelMap) -> NDArray[np.uint8]:
@@ -100,7 +130,20 @@ class Segmentation(Task):
         painted: NDArray[np.uint8] = colors[prediction.labels]
         return painted
 
+    def _nearest(self, raw: Tensor) -> LabelMap:
+        nearest = torch.full(raw.shape[1:], torch.inf)
+        second = nearest.clone()
+        labels = torch.zeros(raw.shape[1:], dtype=torch.uint8)
+        for index, color in enumerate(self._colors()):  # one at a time: 40 full maps are large
+            distance = (raw - color.view(3, 1, 1)).norm(dim=0)
+            closer = distance < nearest
+            second = torch.where(closer, nearest, torch.minimum(second, distance))
+            nearest = torch.where(closer, distance, nearest)
+            labels[closer] = index
+        confidence = 1 - 2 * nearest / (nearest + second).clamp(min=1e-6)
+        return LabelMap(labels.numpy(), confidence.clamp(0, 1).numpy())
+
     def _colors(self) -> Tensor:
-        """(N, 3) in -1..1."""
+        """(N, 3) in -1..1, one for each class."""
         levels = [list(bytes.fromhex(color)) for color in self.palette.split()]
-        return torch.tensor(levels, dtype=torch.float32) / 255 * 2 - 1
+        return torch.tensor(levels[: len(self.class_names)], dtype=torch.float32) / 255 * 2 - 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_perception_ros.types import Prediction, Sample
+from sd_perception_ros.types import Grid, Prediction, Sample
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,40 @@ class Task(ABC):
 
     Targets and raw outputs of the network live in the same space, so decoding a sample's own
     target scores perfectly. The fields of a subclass are its options in checkpoint.yaml.
+
+    :cvar truth: which of a data set's truths the target is made from.
+    :cvar dense: whether the raw output is brought to the picture's size before it is decoded;
+        otherwise it stays as the head gives it, and `decode` is told its grid.
     """
 
     name: ClassVar[str]
-    channels: ClassVar[int]
-    # Which of a data set's truths the target is made from.
     truth: ClassVar[str]
+    dense: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of the target and of the raw output."""
 
     @abstractmethod
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Return what the head should output, (B, channels, H, W), and where, (B, 1, H, W)."""
+        """
+        Return what the head should output, (B, channels, h, w), and where, (B, 1, h, w) bool.
+
+        (h, w) is the sample's size for a dense task.
+        """
 
     @abstractmethod
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return one number that falls as raw nears target; all (B, C, H, W) float32."""
+        """Return one number that falls as raw nears target; all (B, C, h, w) float32."""
 
     @abstractmethod
-    def decode(self, raw: Tensor) -> Prediction:
-        """Turn one image's raw output, (channels, H, W) float32 on the CPU, into a prediction."""
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> Prediction:
+        """
+        Turn one image's raw output, (channels, h, w) float32 on the CPU, into a prediction.
+
+        :param grid: how raw lies on the picture; None: as a target of `target` does.
+        """
 
     @abstractmethod
     def measure(self, prediction: Any, sample: Sample) -> NDArray[np.float32]:

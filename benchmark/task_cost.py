@@ -1,0 +1,96 @@
+"""
+Measure what more tasks cost: one denoiser pass serves them all.
+
+  python benchmark/task_cost.py --json benchmark/results/my_machine_tasks.json
+
+One picture is predicted with the first task alone, with five, and with all of the checkpoint, in
+turn, so that a drifting machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from sd_perception_ros.engine import Engine  # noqa: E402
+
+BAR = 1.3
+FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table; return 0 when five tasks cost at most 1.3 times one."""
+    options = _parser().parse_args(argv)
+    engine = Engine.load(options.checkpoint, device=options.device, threads=options.threads)
+    print(engine.summary())
+    result = measure(engine, options.rounds)
+    print(table(result))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    return 0 if result['passes'] else 1
+
+
+def measure(engine: Engine, rounds: int) -> dict[str, Any]:
+    """Predict a VGA picture with each set of tasks, round after round."""
+    five = [task for task in FIVE if task in engine.tasks]
+    sets = {'1 task': five[:1], f'{len(five)} tasks': five, 'all tasks': list(engine.tasks)}
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    times_ms: dict[str, list[float]] = {name: [] for name in sets}
+    for round_number in tqdm(range(rounds + 2), unit='round'):
+        for name, tasks in sets.items():
+            begin = time.perf_counter()
+            engine.predict([picture], tasks)
+            if round_number >= 2:  # the first ones warm up
+                times_ms[name].append((time.perf_counter() - begin) * 1000)
+    medians = {name: statistics.median(values) for name, values in times_ms.items()}
+    one = medians['1 task']
+    return {
+        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
+        'load_average': os.getloadavg()[0],
+        'tasks': sets,
+        'median_ms': medians,
+        'ratio': {name: value / one for name, value in medians.items()},
+        'passes': medians[f'{len(five)} tasks'] / one <= BAR,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Write the result for people."""
+    lines = [f'VGA picture, load average {result["load_average"]:.1f}', '']
+    for name, median in result['median_ms'].items():
+        tasks = ', '.join(result['tasks'][name])
+        lines.append(f'  {name:10}{median:8.1f} ms  {result["ratio"][name]:5.2f} x  {tasks}')
+    verdict = 'passes' if result['passes'] else 'FAILS'
+    return '\n'.join([*lines, '', f'  {verdict}: five tasks cost at most {BAR} times one'])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--checkpoint', default='bundled', help='as the parameter checkpoint')
+    add('--device', default='auto', help='as the parameter device')
+    add('--threads', type=int, default=0, help='as the parameter threads')
+    add('--rounds', type=int, default=20, help='how often each set is predicted')
+    add('--json', type=Path, help='also write the result to this file')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The official customised head: the neck and head of DPT on the denoiser's levels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.heads.head import Head
+
+
+class DPTHead(Head):
+    """
+    GenPercept's DPT head (`dpt_head_identity`): all levels, fused from coarse to fine.
+
+    Structure and names are those of DPT (arXiv 2103.13413) in transformers, so that the official
+    weights fit. It reads no latent, and its denoiser needs no last convolution. Its answer has a
+    range of its own: when serving, each image's is stretched to -1..1, as the official pipeline
+    does.
+
+    :param channels: of the raw output.
+    :param feature_channels: of the denoiser's levels, coarse first.
+    :param width: channels of the fusion stages; the official heads have 256.
+    """
+
+    reads_latent: ClassVar[bool] = False
+
+    def __init__(self, channels: int, feature_channels: tuple[int, ...], width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.feature_upsample_0 = _FinestLevel(feature_channels[-1])
+        self.neck = _Neck(feature_channels, width)
+        self.head = _Readout(width, channels)
+
+    def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
+        """Levels -> (B, channels, H', W') of about the picture's size."""
+        *coarse, finest = features
+        raw: Tensor = self.head(self.neck([*coarse, self.feature_upsample_0(finest)]))
+        if self.training:
+            return raw
+        low, high = raw.amin((1, 2, 3), keepdim=True), raw.amax((1, 2, 3), keepdim=True)
+        return (raw - low) / (high - low).clamp(min=1e-12) * 2 - 1
+
+
+class _FinestLevel(nn.Module):
+    """Double the size of the finest level."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, level: Tensor) -> Tensor:
+        risen: Tensor = self.conv(F.interpolate(level, scale_factor=2))
+        return risen
+
+
+class _Neck(nn.Module):
+    """Bring all levels to one width and fuse them, coarse ones first."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(  # in the official files the finest comes first
+            nn.Conv2d(count, width, 3, padding=1, bias=False) for count in reversed(channels)
+        )
+        self.fusion_stage = _Stages(len(channels), width)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        fused: Tensor | None = None
+        for conv, stage, level in zip(
+            reversed(list(self.convs)), self.fusion_stage.layers, levels, strict=True
+        ):
+            fused = stage(conv(level), fused)
+        assert fused is not None
+        return fused
+
+
+class _Stages(nn.Module):
+    """A list by the name that it has in the official files."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Fusion(width, merges=index > 0) for index in range(count))
+
+
+class _Readout(nn.Module):
+    """From the fused levels to the answer, at twice their size."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True),
+            nn.Conv2d(width // 2, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, channels, 1),
+        )
+
+    def forward(self, fused: Tensor) -> Tensor:
+        raw: Tensor = self.head(F.relu(self.projection(fused)))
+        return raw
+
+
+class _Fusion(nn.Module):
+    """Add a level to what the coarser ones gave, refine it, and double its size."""
+
+    def __init__(self, width: int, merges: bool) -> None:
+        super().__init__()
+        if merges:
+            self.residual_layer1 = _Residual(width)
+        self.residual_layer2 = _Residual(width)
+        self.projection = nn.Conv2d(width, width, 1)
+
+    def forward(self, level: Tensor, coarser: Tensor | None) -> Tensor:
+        if coarser is not None:
+            if level.shape != coarser.shape:
+                level = F.interpolate(level, coarser.shape[-2:], mode='bilinear')
+            level = coarser + self.residual_layer1(level)
+        level = self.residual_layer2(level)
+        risen = F.interpolate(level, scale_factor=2, mode='bilinear', align_corners=True)
+        projected: Tensor = self.projection(risen)
+        return projected
+
+
+class _Residual(nn.Module):
+    """Two convolutions, each behind its activation, beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.convolution2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, level: Tensor) -> Tensor:
+        change: Tensor = self.convolution2(F.relu(self.convolution1(F.relu(level))))
+        return level + change

@@ -1,0 +1,105 @@
+"""How good poses are: who was found, and how near their joints are (COCO, PCK)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sd_perception_ros.skeleton import INDEX, SIGMAS
+from sd_perception_ros.types import Float, Person
+
+
+class KeypointMatch:
+    """
+    Columns of the rows that `keypoint_matches` gives, one for each person, true or found.
+
+    A true person has its height in pixels, its object keypoint similarity with the person found
+    for it (0: none), the number of its visible joints, and how many of them were found within
+    0.2 of the torso (PCK). A person who was found and is nobody has height 0 and its score.
+    """
+
+    HEIGHT_PX, SIMILARITY, VISIBLE, RIGHT, SCORE = range(5)
+    LEAST_HEIGHT_PX = 40.0
+
+    @classmethod
+    def summarize(cls, rows: Float) -> dict[str, float]:
+        """
+        Return PCK@0.2 of people taller than 40 px, recall and precision, mean similarity.
+
+        Recall is the share of those people who were found with a similarity of at least 0.5;
+        precision the share of the found people who are one of the true ones of any size.
+        """
+        true = rows[:, cls.HEIGHT_PX] > 0
+        tall = rows[rows[:, cls.HEIGHT_PX] >= cls.LEAST_HEIGHT_PX]
+        found = int((rows[true, cls.SIMILARITY] >= 0.5).sum())
+        wrong = int((~true).sum())
+        visible = tall[:, cls.VISIBLE].sum()
+        return {
+            'pck_0.2': float(tall[:, cls.RIGHT].sum() / visible) if visible else 0.0,
+            'recall': float((tall[:, cls.SIMILARITY] >= 0.5).mean()) if len(tall) else 0.0,
+            'precision': found / (found + wrong) if found + wrong else 0.0,
+            'mean_oks': float(tall[:, cls.SIMILARITY].mean()) if len(tall) else 0.0,
+            'people': float(len(tall)),
+        }
+
+
+def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
+    """
+    Give each true person the most similar found one, the best pairs first.
+
+    :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
+    :returns: (N, 5) rows as `KeypointMatch` says.
+    """
+    true = [person for person in joints if (person[:, 2] > 0).any()]
+    similarity = np.array([[keypoint_similarity(p, t) for p in people] for t in true])
+    pairs: dict[int, int] = {}
+    while similarity.size and similarity.max() > 0.1:
+        index, match = divmod(int(similarity.argmax()), similarity.shape[1])
+        pairs[index] = match
+        similarity[index], similarity[:, match] = -1, -1
+    rows = []
+    for index, person in enumerate(true):
+        matched = people[pairs[index]] if index in pairs else None
+        rows.append(_match_row(matched, person))
+    wrong = set(range(len(people))) - set(pairs.values())
+    rows += [[0.0, 0.0, 0.0, 0.0, people[index].score] for index in sorted(wrong)]
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def keypoint_similarity(person: Person, joints: Float) -> float:
+    """
+    Return object keypoint similarity (OKS, COCO keypoint evaluation), 0..1.
+
+    COCO's scale is the area of a person's outline; without outlines it is 0.53 of the box around
+    the joints, as is usual.
+    """
+    labelled = joints[:, 2] > 0
+    box = np.ptp(joints[labelled, :2], axis=0)
+    area = max(0.53 * float(box[0] * box[1]), 1.0)
+    squared = np.square(person.joints[labelled, :2] - joints[labelled, :2]).sum(1)
+    variance = np.square(2 * SIGMAS[labelled])
+    return float(np.nan_to_num(np.exp(-squared / (2 * area * variance))).mean())
+
+
+def _match_row(person: Person | None, joints: Float) -> list[float]:
+    labelled, visible = joints[:, 2] > 0, joints[:, 2] > 1
+    height = float(np.ptp(joints[labelled, 1]))
+    if person is None:
+        return [max(height, 1.0), 0.0, float(visible.sum()), 0.0, 0.0]
+    apart = np.linalg.norm(person.joints[:, :2] - joints[:, :2], axis=1)
+    limit = 0.2 * _torso_px(joints, height)
+    right = float((np.nan_to_num(apart, nan=np.inf)[visible] <= limit).sum())
+    similarity = keypoint_similarity(person, joints)
+    return [max(height, 1.0), similarity, float(visible.sum()), right, person.score]
+
+
+def _torso_px(joints: Float, height: float) -> float:
+    """Return the longer diagonal between shoulder and hip; a third of the height without one."""
+    ends = (('left_shoulder', 'right_hip'), ('right_shoulder', 'left_hip'))
+    diagonals = [
+        float(np.linalg.norm(joints[INDEX[a], :2] - joints[INDEX[b], :2]))
+        for a, b in ends
+        if joints[INDEX[a], 2] > 0 and joints[INDEX[b], 2] > 0
+    ]
+    return max(diagonals, default=height / 3)

@@ -1,0 +1,43 @@
+"""What foreground and matting share: a share of each pixel, 0..1, painted as -1..1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sd_perception_ros.losses import gradient_loss, masked_mean
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.types import Grid, Matte, Sample
+
+
+@dataclass(frozen=True)
+class Coverage(Task):
+    """How much of each pixel something covers; a subclass says what, and how it is measured."""
+
+    @property
+    def channels(self) -> int:
+        """One."""
+        return 1
+
+    def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Map 0..1 to -1..1."""
+        share = sample[self.truth]
+        return share.nan_to_num(0.0) * 2 - 1, ~share.isnan()
+
+    def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Absolute and squared error, and the gradient's for the edges."""
+        error = raw - target
+        return masked_mean(error.abs() + error.square(), valid) + gradient_loss(raw, target, valid)
+
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> Matte:
+        """Map -1..1 to 0..1."""
+        return Matte(np.clip(raw[0].numpy() * 0.5 + 0.5, 0, 1))
+
+    def colorize(self, prediction: Matte) -> NDArray[np.uint8]:
+        """White where something is, black elsewhere."""
+        level = cv2.convertScaleAbs(prediction.alpha, alpha=255)
+        return np.asarray(cv2.merge([level] * 3), np.uint8)

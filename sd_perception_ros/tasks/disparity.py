@@ -1,0 +1,68 @@
+"""Relative disparity: 1 / depth, 0 far .. 1 near, right up to a scale and a shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from sd_perception_ros.metrics import depth_errors, fitted, mean_depth_errors
+from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.types import DisparityMap, Grid, Sample
+
+# Fitted disparity below this is farther than a kilometre, or behind the camera.
+_LEAST_PER_M = 1e-3
+
+
+@dataclass(frozen=True)
+class Disparity(Task):
+    """Affine-invariant inverse depth: it tells near things apart better than depth does."""
+
+    name: ClassVar[str] = 'disparity'
+    truth: ClassVar[str] = 'depth_m'
+
+    @property
+    def channels(self) -> int:
+        """One."""
+        return 1
+
+    def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Map each image's 2 % and 98 % quantiles of 1 / depth to -1 and 1; the sky is -1."""
+        depth_m = sample['depth_m']
+        per_m = 1 / depth_m.clamp(min=1e-3)
+        # The sky counts, but not among the quantiles: of a yard it would be the lower one.
+        target = spread(torch.where(depth_m.isinf(), -torch.inf, per_m))
+        return target, ~depth_m.isnan()
+
+    def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return GenPercept's sum of losses."""
+        return affine_loss(raw, target, valid)
+
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> DisparityMap:
+        """Map -1..1 to 0..1."""
+        return DisparityMap(unit_range(raw))
+
+    def measure(self, prediction: DisparityMap, sample: Sample) -> NDArray[np.float32]:
+        """Return one row of AbsRel, delta1 and RMSE; the fit is made in 1 / depth."""
+        depth_m = sample['depth_m'][0, 0].numpy()
+        valid = np.isfinite(depth_m) & (depth_m > 1e-3)
+        if valid.sum() < 2:
+            return np.empty((0, 3), np.float32)
+        per_m = np.where(valid, 1 / np.where(valid, depth_m, 1), 0).astype(np.float32)
+        found_per_m = fitted(prediction.values, per_m, valid)
+        found_m = (1 / np.maximum(found_per_m, _LEAST_PER_M)).astype(np.float32)
+        return np.array([list(depth_errors(found_m, depth_m, valid).values())], np.float32)
+
+    def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the mean over images."""
+        return mean_depth_errors(measured)
+
+    def colorize(self, prediction: DisparityMap) -> NDArray[np.uint8]:
+        """Near is warm, far is cold."""
+        return paint(prediction.values)

@@ -1,0 +1,145 @@
+"""Human pose: all people of a picture from one pass, without a detector in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from sd_perception_ros.config import check, option
+from sd_perception_ros.drawing import draw_people
+from sd_perception_ros.keypoints import keypoint_matches, KeypointMatch
+from sd_perception_ros.losses import masked_mean
+from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.tasks.peaks import centres, find_people
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.types import Grid, Poses, Sample
+
+COUNT = len(JOINTS)
+CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y of each offset
+# Pixels of the training picture in a cell of the target: what the light head gives at stride 8.
+CELL_PX = 2
+OFFSET_CELLS = 16.0  # an offset of 1 in the target
+
+
+@dataclass(frozen=True)
+class Pose(Task):
+    """
+    Joint heat maps, person centres, and offsets from a centre to each joint.
+
+    Centres tell people apart, offsets say roughly where a joint is (also a hidden one), and the
+    joint's own heat map says exactly where, if it is seen (the idea of CenterNet,
+    arXiv 1904.07850, with 17 + 1 + 34 channels). The centre is the middle of a person's joints in
+    the picture.
+    """
+
+    name: ClassVar[str] = 'pose'
+    truth: ClassVar[str] = 'joints'
+    dense: ClassVar[bool] = False
+
+    sigma_cells: float = option(1.5, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
+    min_score: float = option(0.3, 'Centres and joints with less heat do not count', low=0, high=1)
+    max_people: int = option(30, 'More people are left out, so time is bounded', low=1, high=100)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+    @property
+    def channels(self) -> int:
+        """17 joints, one centre, 17 offsets in x and y."""
+        return 3 * COUNT + 1
+
+    def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """
+        Draw heat maps and offsets on cells of 2 pixels.
+
+        Offsets stand around each centre, in units of 16 cells, NaN for a joint outside.
+        """
+        reference = next(value for key, value in sample.items() if key != 'joints')
+        height, width = (-(-side // CELL_PX) for side in reference.shape[-2:])
+        targets = [self._draw(joints.cpu(), height, width) for joints in sample['joints']]
+        target = torch.stack(targets).to(sample['joints'].device)
+        valid = torch.ones_like(target[:, :1], dtype=torch.bool)
+        if 'matte' in sample:  # where nobody knows about people, there may be some
+            valid = ~sample['matte'][..., ::CELL_PX, ::CELL_PX].isnan()
+        return target, valid
+
+    def _draw(self, people: Tensor, height: int, width: int) -> Tensor:
+        """Draw the (P, 17, 3) people of one picture: (channels, h, w)."""
+        target = torch.zeros(self.channels, height, width)
+        heat, offsets = target[: CENTRE + 1], target[CENTRE + 1 :].view(COUNT, 2, height, width)
+        x, y = torch.arange(width).float(), torch.arange(height).float()
+        nearest = torch.full((height, width), torch.inf)
+        for person in people[(people[..., 2] > 0).any(1)]:
+            cells, labelled, seen = (person[:, :2] + 0.5) / CELL_PX - 0.5, *_flags(person)
+            tops = torch.cat([cells, cells[labelled].mean(0, keepdim=True)])
+            squared = _squared(tops, x, y)
+            peaks = (-squared / (2 * self.sigma_cells**2)).exp()
+            peaks[:COUNT][~seen] = 0
+            torch.maximum(heat, peaks, out=heat)
+            closer = squared[CENTRE] < nearest
+            nearest = torch.where(closer, squared[CENTRE], nearest)
+            to_x = (cells[:, 0, None, None] - x).expand(-1, height, -1)
+            to_y = (cells[:, 1, None, None] - y[:, None]).expand(-1, -1, width)
+            path = torch.stack([to_x, to_y], 1) / OFFSET_CELLS
+            path[~labelled] = torch.nan
+            offsets[:] = torch.where(closer, path, offsets)
+        return target
+
+    def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """
+        Squared error of the heat, weighed so that a peak is worth its surroundings, and offsets.
+
+        Offsets count where the target has a centre: absolute error, in units of 16 cells.
+        """
+        heat, truth = raw[:, : CENTRE + 1], target[:, : CENTRE + 1]
+        weight = 1 + 20 * truth
+        # 1 % of the pixels is about what peaks cover in a picture with people.
+        error = masked_mean((heat - truth).square() * weight, valid) / 0.01
+        offsets = target[:, CENTRE + 1 :]
+        near = valid & (target[:, CENTRE : CENTRE + 1] > 0.3)
+        known = near & offsets.isfinite()
+        difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets.nan_to_num(0.0), 0)
+        return 0.2 * error + 2 * difference.abs().sum() / known.sum().clamp(min=1)
+
+    def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
+        """Find centres, follow their offsets, and take each joint's own peak nearby."""
+        if grid is None:
+            height, width = raw.shape[-2:]
+            grid = Grid(height * CELL_PX, width * CELL_PX, CELL_PX, CELL_PX)
+        heat = raw[: CENTRE + 1].numpy()
+        scaled = (raw[CENTRE + 1 :] * OFFSET_CELLS).numpy()
+        offsets: NDArray[np.float32] = scaled.reshape(COUNT, 2, *raw.shape[-2:])
+        found = centres(heat[CENTRE], self.min_score, self.max_people)
+        people = find_people(heat[:CENTRE], offsets, found, self.min_score, grid)
+        return Poses(tuple(people), grid.height, grid.width)
+
+    def measure(self, prediction: Poses, sample: Sample) -> NDArray[np.float32]:
+        """Return a row for each person of the truth and each found one; see `KeypointMatch`."""
+        return keypoint_matches(prediction.people, sample['joints'][0].numpy())
+
+    def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the measures of all people of all images."""
+        return KeypointMatch.summarize(np.concatenate(measured))
+
+    def colorize(self, prediction: Poses) -> NDArray[np.uint8]:
+        """Draw the skeletons on black."""
+        black = np.zeros((prediction.height, prediction.width, 3), np.uint8)
+        return draw_people(black, prediction)
+
+
+def _flags(person: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which of (17, 3) joints are labelled, and which are seen."""
+    return person[:, 2] > 0, person[:, 2] > 1
+
+
+def _squared(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the squared distance of each cell to each of (N, 2) points, (N, h, w)."""
+    dx, dy = points[:, 0, None] - x, points[:, 1, None] - y
+    return dx.square()[:, None, :] + dy.square()[:, :, None]
