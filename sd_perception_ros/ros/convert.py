@@ -20,7 +20,7 @@ import PIL.Image
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sd_perception_ros.types import UInt8
+from sd_perception_ros.types import Float, UInt8
 
 MAX_PIXELS = 50_000_000
 
@@ -148,6 +148,11 @@ def image_message(values: NDArray[Any], encoding: str, header: Header) -> Image:
     msg.is_bigendian = int(sys.byteorder == 'big')
     msg.data = bytes_of(values)
     return msg
+
+
+def shares_to_levels(shares: Float) -> UInt8:
+    """Map (H, W) float32 0..1 to the nearest of 256 levels; values outside are clipped."""
+    return np.asarray(cv2.convertScaleAbs(np.maximum(shares, 0), alpha=255), np.uint8)
 
 
 def bytes_of(values: NDArray[Any]) -> array.array[int]:

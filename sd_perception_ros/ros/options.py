@@ -82,7 +82,20 @@ class PointsOptions:
 
 
 @dataclass(frozen=True)
-class DepthOptions:
+class TaskOptions:
+    """What every task has."""
+
+    enabled: bool = option(
+        True, 'Run this task where the model has it; may change while the node runs'
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class DepthOptions(TaskOptions):
     """Depth in metres and the point cloud."""
 
     scale: ScaleOptions = group(ScaleOptions)
@@ -100,6 +113,40 @@ class DepthOptions:
                 f'DepthOptions.min_range_m must be less than max_range_m, got '
                 f'{self.min_range_m} and {self.max_range_m}'
             )
+
+
+@dataclass(frozen=True)
+class SegmentationOptions(TaskOptions):
+    """Classes of each pixel."""
+
+    mask_classes: list[str] = option(
+        ['person'], 'Classes that are white in segmentation/mask, by their names in the checkpoint'
+    )
+
+
+@dataclass(frozen=True)
+class PoseOptions(TaskOptions):
+    """People: markers and points in space."""
+
+    marker_lifetime_s: float = option(
+        0.5, 'Markers of a camera that stopped vanish after this time; 0: never', low=0, high=3600
+    )
+    plane_distance_m: float = option(
+        1.0, 'Markers lie on a plane at this distance where metres are unknown', low=0.01, high=1e4
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is made of the predictions, one group for each task."""
+
+    depth: DepthOptions = group(DepthOptions)
+    disparity: TaskOptions = group(TaskOptions)
+    normals: TaskOptions = group(TaskOptions)
+    segmentation: SegmentationOptions = group(SegmentationOptions)
+    foreground: TaskOptions = group(TaskOptions)
+    matting: TaskOptions = group(TaskOptions)
+    pose: PoseOptions = group(PoseOptions)
 
 
 @dataclass(frozen=True)

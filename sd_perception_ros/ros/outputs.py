@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
-from sd_perception_ros.alignment import to_metres
-from sd_perception_ros.ros.cloud import cloud_message
-from sd_perception_ros.ros.convert import image_message
-from sd_perception_ros.ros.intrinsics import info_from_camera
-from sd_perception_ros.ros.options import DepthOptions
-from sd_perception_ros.ros.qos import OUTPUT
+from sd_perception_ros.ros.labels import LABEL_INFO, label_info, LABEL_NOTE
+from sd_perception_ros.ros.options import OutputOptions
+from sd_perception_ros.ros.qos import LATCHED, OUTPUT
+from sd_perception_ros.ros.results import always, Frame, has_mask, has_metres, Result, Shown
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import Camera, Float, Prediction, UInt8
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture on its way through the node; `camera` is None where there are no intrinsics."""
-
-    header: Header
-    rgb: UInt8
-    camera: Camera | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """The prediction of one task for one frame, ready to become messages."""
-
-    frame: Frame
-    prediction: Any
-    task: Task
-    depth: DepthOptions
-
-    def image(self, values: Any, encoding: str) -> Image:
-        """Make an image message with the header of the input."""
-        return image_message(values, encoding, self.frame.header)
-
-    def color(self) -> Image:
-        """Paint the prediction for people."""
-        return self.image(self.task.colorize(self.prediction), 'rgb8')
-
-    @cached_property
-    def depth_m(self) -> Float:
-        """Depth in metres by the fixed scale, computed once for all topics that need it."""
-        scale = self.depth.scale
-        return to_metres(
-            self.prediction.values,
-            scale.scale_m,
-            scale.shift_m,
-            self.depth.min_range_m,
-            self.depth.max_range_m,
-        )
-
-    def camera_info(self) -> CameraInfo | None:
-        """
-        Describe the pinhole camera that `depth/points` is made with, without distortion.
-
-        The driver's own info tells two cameras, K of the raw picture and P of the rectified one,
-        and `depth_image_proc` would make other points from `depth/image_rect` than we do.
-        """
-        if self.frame.camera is None:
-            return None
-        return info_from_camera(self.frame.camera, self.frame.header)
-
-    def points(self) -> PointCloud2 | None:
-        """Make the cloud; None without valid intrinsics or a frame to put it in."""
-        frame = self.frame
-        if frame.camera is None or not frame.header.frame_id:
-            return None
-        stride = self.depth.points.stride
-        return cloud_message(self.depth_m, frame.rgb, frame.camera, frame.header, stride)
+from sd_perception_ros.types import Prediction
 
 
 @dataclass(frozen=True)
@@ -84,22 +23,27 @@ class Output:
     """
     A topic, the task that feeds it and the way its message is made.
 
-    :ivar metric: only published where metres are known.
+    :ivar offered: whether a model's task and the options give this topic.
+    :ivar also: tasks that its messages are better with: they run too where the model has them,
+        they are enabled and metres are known.
     """
 
     topic: str
     kind: type
     task: str
     make: Callable[[Result], Any]
-    metric: bool = False
+    offered: Callable[[Task, OutputOptions], bool] = always
+    also: tuple[str, ...] = ()
 
 
 OUTPUTS = (
-    Output('depth/relative', Image, 'depth', lambda r: r.image(r.prediction.values, '32FC1')),
+    Output('depth/relative', Image, 'depth', Result.values),
     Output('depth/color', Image, 'depth', Result.color),
-    Output('depth/image_rect', Image, 'depth', lambda r: r.image(r.depth_m, '32FC1'), True),
-    Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, True),
-    Output('depth/points', PointCloud2, 'depth', Result.points, True),
+    Output('depth/image_rect', Image, 'depth', lambda r: r.image(r.depth_m, '32FC1'), has_metres),
+    Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, has_metres),
+    Output('depth/points', PointCloud2, 'depth', Result.points, has_metres),
+    Output('disparity/relative', Image, 'disparity', Result.values),
+    Output('disparity/color', Image, 'disparity', Result.color),
     Output('normals/image', Image, 'normals', lambda r: r.image(r.prediction.values, '32FC3')),
     Output('normals/color', Image, 'normals', Result.color),
     Output(
@@ -108,36 +52,117 @@ OUTPUTS = (
         'segmentation',
         lambda r: r.image(r.prediction.labels, 'mono8'),
     ),
+    Output(
+        'segmentation/confidence',
+        Image,
+        'segmentation',
+        lambda r: r.shares(r.prediction.confidence),
+    ),
+    Output('segmentation/mask', Image, 'segmentation', Result.mask, has_mask),
     Output('segmentation/color', Image, 'segmentation', Result.color),
+    Output('foreground/mask', Image, 'foreground', lambda r: r.shares(r.prediction.alpha)),
+    Output('matting/alpha', Image, 'matting', lambda r: r.shares(r.prediction.alpha)),
+    Output('matting/color', Image, 'matting', Result.cutout),
+    Output('pose/markers', MarkerArray, 'pose', Result.markers, also=('depth',)),
+    Output('pose/keypoints', PointCloud2, 'pose', Result.keypoints, also=('depth',)),
+    Output('pose/overlay', Image, 'pose', Result.overlay),
+)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """
+    A topic whose one message depends on the model alone; late subscribers get it too.
+
+    :ivar note: what the log should say about it.
+    """
+
+    topic: str
+    kind: type
+    task: str
+    make: Callable[[Any], Any]
+    note: str = ''
+
+
+CONSTANTS = (
+    Constant(
+        'segmentation/label_info',
+        LABEL_INFO,
+        'segmentation',
+        lambda task: label_info(task.class_names),
+        LABEL_NOTE,
+    ),
 )
 
 
 class Outputs:
-    """The publishers of the topics that a model can fill."""
+    """
+    The publishers of the topics that a model can fill.
+
+    :ivar withheld: topics of the model's tasks that the options, or its classes, do not give.
+    :param before: the outputs of another model that this one replaces: topics that both have go
+        on without a break. The others stay until `before.close(keep=...)`.
+    :raises ValueError: an option that does not fit the model; then nothing has changed.
+    """
 
     def __init__(
-        self, node: LifecycleNode, tasks: Mapping[str, Task], depth: DepthOptions
+        self,
+        node: LifecycleNode,
+        tasks: Mapping[str, Task],
+        options: OutputOptions,
+        before: Outputs | None = None,
     ) -> None:
-        self._node, self._tasks, self._depth = node, tasks, depth
-        metric = depth.scale.mode != 'none'
-        self._publishers = {
-            output: node.create_lifecycle_publisher(output.kind, output.topic, OUTPUT)
-            for output in OUTPUTS
-            if output.task in tasks and (metric or not output.metric)
-        }
+        self._node, self._tasks, self._options = node, tasks, options
+        self._shown = before._shown if before else Shown()
+        kept = before._publishers if before else {}
+        of_model = [output for output in OUTPUTS if output.task in tasks]
+        offered: list[Output | Constant] = [
+            output for output in of_model if output.offered(tasks[output.task], options)
+        ]
+        self.withheld = [output.topic for output in of_model if output not in offered]
+        offered += [constant for constant in CONSTANTS if constant.task in tasks]
+        self._publishers = {what: kept.get(what) or self._publisher(what) for what in offered}
 
     @property
     def topics(self) -> list[str]:
         """Full names of the topics, after remapping."""
         return [publisher.topic_name for publisher in self._publishers.values()]
 
-    def wanted(self) -> list[Output]:
+    def activate(self) -> None:
+        """Let messages out, and send those that depend on the model alone."""
+        for what, publisher in self._publishers.items():
+            publisher.on_activate(None)
+            if isinstance(what, Constant):
+                if what.note:
+                    self._node.get_logger().info(what.note, once=True)
+                publisher.publish(what.make(self._tasks[what.task]))
+
+    def successor(self, tasks: Mapping[str, Task]) -> Outputs:
+        """Make the outputs of another model, with the same options and as active as these."""
+        made = Outputs(self._node, tasks, self._options, before=self)
+        if any(publisher.is_activated for publisher in self._publishers.values()):
+            made.activate()
+        return made
+
+    def subscribed(self) -> list[Output]:
         """List the outputs that somebody subscribes to."""
         return [
-            output
-            for output, publisher in self._publishers.items()
-            if publisher.get_subscription_count() > 0
+            what
+            for what, publisher in self._publishers.items()
+            if isinstance(what, Output) and publisher.get_subscription_count() > 0
         ]
+
+    def tasks_for(self, wanted: Iterable[Output], enabled: Collection[str]) -> set[str]:
+        """Name the tasks to run for some outputs."""
+        wanted = list(wanted)
+        also = {
+            task
+            for output in wanted
+            for task in output.also
+            if task in self._tasks and task in enabled
+            if has_metres(self._tasks[task], self._options)
+        }
+        return {output.task for output in wanted} | also
 
     def publish(
         self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
@@ -145,12 +170,12 @@ class Outputs:
         """
         Publish what is wanted and return how many messages that were.
 
-        :param predictions: by task name; every task of a wanted output.
+        :param predictions: by task name; those of `tasks_for` these outputs.
         """
-        results = {
-            name: Result(frame, prediction, self._tasks[name], self._depth)
-            for name, prediction in predictions.items()
-        }
+        results: dict[str, Result] = {}
+        for name, prediction in predictions.items():
+            task = self._tasks[name]
+            results[name] = Result(frame, prediction, task, self._options, results, self._shown)
         sent = 0
         for output in wanted:
             message = output.make(results[output.task])
@@ -159,8 +184,14 @@ class Outputs:
                 sent += 1
         return sent
 
-    def close(self) -> None:
-        """Take the topics down."""
-        for publisher in self._publishers.values():
-            self._node.destroy_lifecycle_publisher(publisher)
+    def close(self, keep: Outputs | None = None) -> None:
+        """Take the topics down, except those that other outputs go on with."""
+        kept = keep._publishers if keep else {}
+        for what, publisher in self._publishers.items():
+            if what not in kept:
+                self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
+
+    def _publisher(self, what: Output | Constant) -> Any:
+        qos = LATCHED if isinstance(what, Constant) else OUTPUT
+        return self._node.create_lifecycle_publisher(what.kind, what.topic, qos)

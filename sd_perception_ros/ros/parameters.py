@@ -33,7 +33,7 @@ def declare(node: Node, cls: type[T], prefix: str = '') -> T:
         # A list's type cannot be told from an empty default: ROS would make it a byte array.
         # A number may be written as 5 or 5.0; config.check makes it a float.
         about.dynamic_typing = hint is float
-        start = Parameter.Type.STRING_ARRAY if hint == list[str] else default
+        start = Parameter.Type.STRING_ARRAY if default == [] else default
         try:
             node.declare_parameter(name, start, about)
         except ParameterException as error:

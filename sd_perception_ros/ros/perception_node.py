@@ -1,9 +1,8 @@
-"""Camera images in, depth and normals out: the lifecycle node around the engine."""
+"""Camera images in, perception out: the lifecycle node around the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-import gc
+from collections.abc import Collection, Sequence
 import sys
 import time
 
@@ -20,21 +19,22 @@ from std_srvs.srv import SetBool
 import torch
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.convert import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.faults import described, FAULTS, remedy
 from sd_perception_ros.ros.inputs import CameraInput
 from sd_perception_ros.ros.mailbox import Worker
-from sd_perception_ros.ros.options import DepthOptions, InputOptions, NodeOptions
-from sd_perception_ros.ros.outputs import Frame, Output, Outputs
+from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
+from sd_perception_ros.ros.outputs import Output, Outputs
 from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.reloading import Reloading
+from sd_perception_ros.ros.results import Frame
+from sd_perception_ros.ros.serving import load, Served, Serving
 from sd_perception_ros.ros.shutdown import FAILED, GONE, run_node
 
-GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (DepthOptions, 'depth.'))
+GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (OutputOptions, ''))
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _TEND_PERIOD_S = 0.5
-_WARM_UP_SIZE = (480, 640)
 
 
 class PerceptionNode(LifecycleNode):
@@ -57,8 +57,8 @@ class PerceptionNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self.finished = Future()
         self.enabled = True
-        self._engine: Engine | None = None
-        self._outputs: Outputs | None = None
+        self._serving = Serving()
+        self._reloading = Reloading(self, self._serving)
         self._input: CameraInput | None = None
         self._worker: Worker[tuple[Image | CompressedImage, int]] | None = None
         self._stats = Statistics()
@@ -87,29 +87,34 @@ class PerceptionNode(LifecycleNode):
         """Load the model and offer its topics; a wrong checkpoint leaves the node as it was."""
         try:
             self._options = read(self, InputOptions)
-            depth = read(self, DepthOptions, 'depth.')
-            engine = Engine.from_config(read(self, EngineConfig))
-            engine.warm_up(*_WARM_UP_SIZE)
+            options = read(self, OutputOptions)
+            engine = load(read(self, EngineConfig))
+            outputs = Outputs(self, engine.tasks, options)
         except FAULTS as error:  # rclpy would swallow it and say nothing
             text = f'configuration failed: {described(error)}{remedy(error)}'
             self._stats.error(text)
             self.get_logger().error(text)
             return FAILURE
-        self._engine = engine
-        self._outputs = Outputs(self, engine.tasks, depth)
+        self._serving.swap(Served(engine, outputs))
         self.get_logger().info(engine.summary())
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to receive."""
+        outputs = self._serving.now.outputs
         self._worker = Worker(self._process)
         self._input = CameraInput(self, self._options, self._stats, self._deliver)
         self.get_logger().info(
             f'listening to {self._input.topic} and {self._input.info_topic}; '
-            f'offering {", ".join(self._outputs.topics)}'
+            f'offering {", ".join(outputs.topics)}'
         )
-        if not self._outputs.wanted():
+        if outputs.withheld:
+            self.get_logger().info(
+                f'not with this model and these parameters: {", ".join(outputs.withheld)}'
+            )
+        if not outputs.subscribed():
             self.get_logger().info('waiting for subscribers: nothing is computed until then')
+        outputs.activate()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -120,11 +125,7 @@ class PerceptionNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the model and take the topics down."""
         self._stop()
-        self._outputs.close()
-        self._engine = None
-        # A model's hooks make reference cycles: without this the next one is loaded beside it.
-        gc.collect()
-        torch.cuda.empty_cache()
+        self._serving.clear()
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -133,8 +134,9 @@ class PerceptionNode(LifecycleNode):
         return SUCCESS
 
     def close(self) -> None:
-        """Stop the worker before the process ends."""
+        """Stop all threads before the process ends."""
         self._stop()
+        self._reloading.join()
 
     def _stop(self) -> None:
         # The worker first: until it has ended it asks the input for the camera of its frame.
@@ -161,11 +163,11 @@ class PerceptionNode(LifecycleNode):
 
     def _perceive_if_wanted(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
         try:
-            wanted = self._outputs.wanted()
-            if not wanted:
-                self._stats.count('dropped: no_subscribers')
-            elif not self._input.too_old(msg.header):
-                self._perceive(msg, arrival_ns, wanted)
+            with self._serving.frame() as served:
+                enabled = self._enabled_tasks(served)
+                wanted = self._wanted(served, enabled)
+                if wanted and not self._input.too_old(msg.header):
+                    self._perceive(msg, arrival_ns, served, wanted, enabled)
         except GONE:  # first: rclpy's errors are RuntimeErrors, and so is torch's of full memory
             if self.context.ok():
                 raise
@@ -178,18 +180,40 @@ class PerceptionNode(LifecycleNode):
         except FAULTS as error:
             self._drop('failed', described(error))
 
+    def _enabled_tasks(self, served: Served) -> set[str]:
+        return {
+            task for task in served.engine.tasks if self.get_parameter(f'{task}.enabled').value
+        }
+
+    def _wanted(self, served: Served, enabled: Collection[str]) -> list[Output]:
+        """List the outputs to make, and count why there are none or fewer than subscribed to."""
+        subscribed = served.outputs.subscribed()
+        wanted = [output for output in subscribed if output.task in enabled]
+        for task in sorted({output.task for output in subscribed} - set(enabled)):
+            self._stats.count(f'task disabled: {task}')
+        if not wanted:
+            reason = 'tasks_disabled' if subscribed else 'no_subscribers'
+            self._stats.count(f'dropped: {reason}')
+        return wanted
+
     def _perceive(
-        self, msg: Image | CompressedImage, arrival_ns: int, wanted: Sequence[Output]
+        self,
+        msg: Image | CompressedImage,
+        arrival_ns: int,
+        served: Served,
+        wanted: Sequence[Output],
+        enabled: Collection[str],
     ) -> None:
         convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
         rgb = convert(msg, self._options.max_pixels)
         before_ns = time.monotonic_ns()
-        [predictions] = self._engine.predict([rgb], tasks={output.task for output in wanted})
+        tasks = served.outputs.tasks_for(wanted, enabled)
+        [predictions] = served.engine.predict([rgb], tasks)
         inference_ns = time.monotonic_ns() - before_ns
         height, width = rgb.shape[:2]
         camera = self._input.camera_for(msg.header, width, height)
         frame = Frame(msg.header, rgb, camera)
-        sent = self._outputs.publish(frame, predictions, wanted)
+        sent = served.outputs.publish(frame, predictions, wanted)
         end_ns = time.monotonic_ns()
         # A frame that came while the one before was in hand waited for that one's inference.
         begin_ns = max(arrival_ns, self._free_ns)
@@ -207,6 +231,7 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().error(text, throttle_duration_sec=5.0)
 
     def _tend(self) -> None:
+        self._serving.sweep()
         if self._worker is not None and not self._worker.alive:
             self.get_logger().fatal('the worker thread ended by the exception above')
             self.finished.set_result(FAILED)
@@ -215,7 +240,8 @@ class PerceptionNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         hardware = self._input.topic if self._input is not None else ''
-        healthy = self._engine.summary() if self._engine is not None else 'no model is loaded'
+        served = self._serving.now
+        healthy = served.engine.summary() if served is not None else 'no model is loaded'
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
         self._diagnostics.publish(array_of(status, self.get_clock().now().to_msg()))
 
@@ -232,12 +258,20 @@ class PerceptionNode(LifecycleNode):
                 read(self, cls, prefix, change)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True, reason='used at the next configure')
+        return SetParametersResult(successful=True, reason=_when_used(change))
 
     def _time_jumped(self, jump: object) -> None:
         if self._input is not None:
             self._stats.count('time_jumps')
             self._input.reset()
+
+
+def _when_used(names: Collection[str]) -> str:
+    if all(name.endswith('.enabled') for name in names):
+        return 'used from the next frame on'
+    if set(names) <= set(names_of(EngineConfig)):
+        return 'used at the next configure or ~/reload_model'
+    return 'used at the next configure'
 
 
 def main(argv: list[str] | None = None) -> int:

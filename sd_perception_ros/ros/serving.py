@@ -1,0 +1,93 @@
+"""The model that frames go through, and how another one takes its place while they flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import gc
+import threading
+from typing import NamedTuple
+
+import torch
+
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.outputs import Outputs
+
+# What the first real frame probably has, so that it is not the slow one.
+_WARM_UP_SIZE = (480, 640)
+
+
+class Served(NamedTuple):
+    """A model and the topics that it fills."""
+
+    engine: Engine
+    outputs: Outputs
+
+
+class Serving:
+    """
+    What is served now. The executor swaps it; the worker takes it for one frame at a time.
+
+    A frame that is in hand ends with what it began with, and nobody waits: what has been replaced
+    is taken down by `sweep`, when no frame uses it any more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leaving: list[Served] = []
+        self._in_hand: Served | None = None
+        self.now: Served | None = None
+
+    @contextlib.contextmanager
+    def frame(self) -> Iterator[Served]:
+        """Take what is served now, for one frame."""
+        with self._lock:
+            self._in_hand = self.now
+            served = self.now
+        try:
+            yield served
+        finally:
+            with self._lock:
+                self._in_hand = None
+
+    def swap(self, served: Served) -> None:
+        """Serve something else from the next frame on."""
+        with self._lock:
+            if self.now is not None:
+                self._leaving.append(self.now)
+            self.now = served
+
+    def sweep(self) -> None:
+        """Take down what has been replaced, unless a frame still uses it; call it now and then."""
+        with self._lock:
+            if not self._leaving or self._in_hand not in (None, self.now):
+                return
+            leaving, self._leaving = self._leaving, []
+        for old in leaving:
+            old.outputs.close(keep=self.now.outputs)
+        del old, leaving
+        free_memory()
+
+    def clear(self) -> None:
+        """Serve nothing, and take everything down; no frame may be in hand."""
+        for old in self._leaving:
+            old.outputs.close(keep=self.now.outputs)
+        if self.now is not None:
+            self.now.outputs.close()
+        self._leaving, self.now = [], None
+        free_memory()
+
+
+def load(config: EngineConfig) -> Engine:
+    """Load a model and run it once; raises `FAULTS`."""
+    engine = Engine.from_config(config)
+    engine.warm_up(*_WARM_UP_SIZE)
+    return engine
+
+
+def free_memory() -> None:
+    """Give back what nobody uses."""
+    # A model's hooks make reference cycles: without this the next one is loaded beside it.
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,0 +1,237 @@
+"""Messages made of predictions, without a node: labels, masks, people."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rclpy.node  # noqa: F401 (this file needs ROS)
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker
+
+from sd_perception_ros.config import build
+from sd_perception_ros.drawing import SIDE_COLORS
+from sd_perception_ros.ros import labels
+from sd_perception_ros.ros.convert import shares_to_levels
+from sd_perception_ros.ros.labels import label_info, mask_ids, mask_of
+from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
+from sd_perception_ros.ros.outputs import OUTPUTS
+from sd_perception_ros.ros.people import keypoints_message, markers_message, POINT
+from sd_perception_ros.ros.results import Frame, Result, Shown
+from sd_perception_ros.skeleton import INDEX
+from sd_perception_ros.tasks import make_task, TASKS
+from sd_perception_ros.types import Camera, DepthMap, Matte, Person, Poses
+
+CAMERA = Camera(fx=100, fy=100, cx=50, cy=40, width=100, height=80)
+HEADER = Header(frame_id='lens')
+HEADER.stamp.sec = 7
+NOSE, EYE, WRIST = INDEX['nose'], INDEX['left_eye'], INDEX['left_wrist']
+METRES = {'depth': {'scale': {'mode': 'fixed', 'scale_m': 4.0}}}
+
+
+def somebody(**joints: tuple[float, float]) -> Person:
+    """Make a person of whom only these joints were found, and are seen, at (u, v)."""
+    made = np.full((17, 3), np.nan, np.float32)
+    made[:, 2] = 0
+    for name, place in joints.items():
+        made[INDEX[name]] = *place, 0.5
+    return Person(made, np.isfinite(made[:, 0]), 0.9)
+
+
+def result(
+    *people: Person,
+    options: dict | None = None,
+    relative: float | None = None,
+    shown: Shown | None = None,
+    camera: Camera | None = CAMERA,
+    frame_id: str = 'lens',
+) -> Result:
+    """Make the result of the pose task, and beside it one of depth: a wall."""
+    header = Header(stamp=HEADER.stamp, frame_id=frame_id)
+    frame = Frame(header, np.zeros((80, 100, 3), np.uint8), camera)
+    chosen = build(OutputOptions, options or {})
+    others: dict[str, Result] = {}
+    if relative is not None:
+        wall = DepthMap(np.full((80, 100), relative, np.float32))
+        others['depth'] = Result(frame, wall, make_task('depth'), chosen)
+    made = Poses(people, 80, 100)
+    return Result(frame, made, make_task('pose'), chosen, others, shown or Shown())
+
+
+def places(marker: Marker) -> list[float]:
+    return [value for point in marker.points for value in (point.x, point.y, point.z)]
+
+
+# ---- The table ------------------------------------------------------------------------------
+
+
+def test_every_task_has_topics_and_can_be_disabled():
+    assert {output.task for output in OUTPUTS} == set(TASKS)
+    options = OutputOptions()
+    assert [name for name in TASKS if not getattr(options, name).enabled] == []
+
+
+# ---- Labels ---------------------------------------------------------------------------------
+
+
+def test_a_mask_is_white_where_its_classes_are():
+    names = ('floor', 'person', 'dog')
+    ids = mask_ids(names, SegmentationOptions(mask_classes=['dog', 'floor']))
+    assert ids == [0, 2]
+    values = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
+    assert mask_of(values, ids).tolist() == [[255, 0, 255], [255, 0, 0]]
+
+
+def test_a_class_that_the_checkpoint_lacks_is_refused_with_the_list_of_names():
+    with pytest.raises(ValueError, match="has no class 'cat'; choose from: floor, person"):
+        mask_ids(('floor', 'person'), SegmentationOptions(mask_classes=['person', 'cat']))
+
+
+def test_a_checkpoint_without_the_default_class_has_no_mask_and_no_error():
+    assert mask_ids(('floor', 'wall'), SegmentationOptions()) == []
+
+
+def test_without_vision_msgs_the_names_come_as_json(monkeypatch):
+    monkeypatch.setattr(labels, 'LabelInfo', None)
+    told = json.loads(label_info(('floor', 'person')).data)
+    assert told == {
+        'class_map': [
+            {'class_id': 0, 'class_name': 'floor'},
+            {'class_id': 1, 'class_name': 'person'},
+        ],
+        'threshold': 0.0,
+    }
+
+
+def test_with_vision_msgs_the_names_come_as_label_info(monkeypatch):
+    monkeypatch.setattr(labels, 'LabelInfo', SimpleNamespace)
+    monkeypatch.setattr(labels, 'VisionClass', SimpleNamespace)
+    classes = label_info(('floor', 'person')).class_map
+    assert [(c.class_id, c.class_name) for c in classes] == [(0, 'floor'), (1, 'person')]
+
+
+def test_shares_become_grey_levels():
+    shares = np.array([[0, 0.5, 1], [-0.2, 1.5, 0.001]], np.float32)
+    assert shares_to_levels(shares).tolist() == [[0, 128, 255], [0, 255, 0]]
+
+
+def test_a_cutout_shows_the_picture_where_the_foreground_is():
+    frame = Frame(HEADER, np.full((80, 100, 3), (9, 90, 200), np.uint8))
+    alpha = np.zeros((80, 100), np.float32)
+    alpha[:, 50:] = 1
+    made = Result(frame, Matte(alpha), make_task('matting'), OutputOptions()).cutout()
+    pixels = np.frombuffer(made.data, np.uint8).reshape(80, 100, 3)
+    assert (pixels[:, 50:] == (9, 90, 200)).all()
+    assert (pixels[:, :50] != (9, 90, 200)).all()
+    assert (made.header, made.encoding) == (HEADER, 'rgb8')
+
+
+# ---- Markers --------------------------------------------------------------------------------
+
+
+def test_markers_lie_in_space_where_metres_are_known():
+    """Relative 0.5 of a scale of 4 m are 2 m; 10 px of 100 px beside the axis are 0.2 m."""
+    person = somebody(nose=(60, 50), left_eye=(50, 40))
+    joints, bones = result(person, options=METRES, relative=0.5).markers().markers
+    assert places(joints) == pytest.approx([0.2, 0.2, 2.0, 0.0, 0.0, 2.0])
+    assert places(bones) == pytest.approx([0.2, 0.2, 2.0, 0.0, 0.0, 2.0])
+    assert (joints.ns, joints.type, joints.id) == ('joints', Marker.SPHERE_LIST, 0)
+    assert (bones.ns, bones.type, bones.id) == ('bones', Marker.LINE_LIST, 0)
+    assert joints.header == bones.header == HEADER
+    assert (joints.action, joints.pose.orientation.w) == (Marker.ADD, 1.0)
+
+
+def test_markers_lie_on_a_plane_where_metres_are_unknown():
+    person = somebody(nose=(60, 50))
+    options = {'pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
+    for relative in (None, 0.5):  # depth without a scale is no metres either
+        joints, bones = result(person, options=options, relative=relative).markers().markers
+        assert places(joints) == pytest.approx([0.3, 0.3, 3.0])
+        assert (joints.lifetime.sec, joints.lifetime.nanosec) == (1, 500_000_000)
+        assert (bones.action, bones.points) == (Marker.DELETE, [])
+
+
+def test_each_side_has_its_colour():
+    person = somebody(nose=(60, 50), left_eye=(50, 40), right_eye=(70, 40))
+    joints, bones = result(person).markers().markers
+    colors = [tuple(round(255 * c) for c in (m.r, m.g, m.b)) for m in joints.colors]
+    assert colors == [SIDE_COLORS[name] for name in ('middle', 'left', 'right')]
+    assert len(bones.colors) == len(bones.points) == 6
+    assert {color.a for color in [*joints.colors, *bones.colors]} == {1.0}
+
+
+def test_people_who_are_gone_are_deleted_once():
+    two, nobody, shown = [somebody(nose=(60, 50))] * 2, [], Shown()
+    told = [
+        [(m.ns, m.id, m.action) for m in result(*people, shown=shown).markers().markers]
+        for people in (two, nobody, nobody)
+    ]
+    deleted = [(ns, i, Marker.DELETE) for i in (0, 1) for ns in ('joints', 'bones')]
+    assert [action for *_, action in told[0]] == [0, 2, 0, 2]  # a nose has no bone
+    assert told[1:] == [deleted, []]
+
+
+def test_a_person_without_a_depth_is_deleted_and_not_drawn_at_nan():
+    markers = result(somebody(nose=(60, 50)), options=METRES, relative=1.0).markers().markers
+    assert [(m.action, m.points) for m in markers] == [(Marker.DELETE, [])] * 2
+
+
+def test_without_intrinsics_or_a_frame_there_are_no_markers():
+    assert result(somebody(nose=(60, 50)), camera=None).markers() is None
+    assert result(somebody(nose=(60, 50)), frame_id='').markers() is None
+
+
+def test_a_lifetime_of_zero_is_for_ever():
+    [joints, _] = markers_message(np.zeros((1, 17, 3), np.float32), 0, HEADER, 0.1, 0.0).markers
+    assert (joints.lifetime.sec, joints.lifetime.nanosec) == (0, 0)
+
+
+# ---- Keypoints ------------------------------------------------------------------------------
+
+
+def test_keypoints_are_one_point_for_each_joint_that_was_found():
+    people = (somebody(nose=(60, 50)), somebody(left_eye=(50, 40), left_wrist=(20, 10)))
+    cloud = result(*people, options=METRES, relative=0.5).keypoints()
+    assert (cloud.header, cloud.height, cloud.width) == (HEADER, 1, 3)
+    assert (cloud.point_step, cloud.row_step, cloud.is_dense) == (28, 84, False)
+    assert [(f.name, f.offset, f.datatype) for f in cloud.fields] == [
+        *[('x', 0, 7), ('y', 4, 7), ('z', 8, 7), ('u', 12, 7), ('v', 16, 7), ('score', 20, 7)],
+        *[('joint', 24, 4), ('person', 26, 4)],
+    ]
+    first, *others = np.frombuffer(cloud.data, POINT).tolist()
+    assert first == pytest.approx((0.2, 0.2, 2.0, 60, 50, 0.5, NOSE, 0))
+    assert [point[6:] for point in others] == [(EYE, 1), (WRIST, 1)]
+
+
+def test_keypoints_without_metres_are_nan_in_space_and_known_in_the_picture():
+    for cloud in (
+        result(somebody(nose=(60, 50))).keypoints(),
+        result(somebody(nose=(60, 50)), camera=None, options=METRES, relative=0.5).keypoints(),
+    ):
+        [point] = np.frombuffer(cloud.data, POINT).tolist()
+        assert all(map(math.isnan, point[:3]))
+        assert point[3:6] == (60, 50, 0.5)
+
+
+def test_nobody_gives_no_points_and_no_error():
+    cloud = result(options=METRES, relative=0.5).keypoints()
+    assert (cloud.width, cloud.row_step, len(cloud.data)) == (0, 0, 0)
+    assert keypoints_message(Poses((), 80, 100), None, HEADER).width == 0
+    assert result(options=METRES, relative=0.5).markers().markers == []
+
+
+def test_other_readers_of_clouds_see_the_same_points():
+    point_cloud2 = pytest.importorskip('sensor_msgs_py.point_cloud2')
+    cloud = result(somebody(nose=(60, 50))).keypoints()
+    [point] = point_cloud2.read_points(cloud)
+    assert (point['u'], point['joint']) == (60, NOSE)
+
+
+def test_the_overlay_is_the_picture_with_skeletons():
+    overlay = result(somebody(nose=(60, 50))).overlay()
+    pixels = np.frombuffer(overlay.data, np.uint8).reshape(80, 100, 3)
+    assert tuple(pixels[50, 60]) == SIDE_COLORS['middle']
+    assert not pixels[:30].any()
