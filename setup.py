@@ -28,7 +28,10 @@ setup(
     maintainer_email='sd-perception-ros@example.org',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
     package_data={
-        NAME: package_files('checkpoints/**/*', 'demo_sequence/**/*', 'backbones/configs/*.json'),
+        NAME: package_files(
+            *('checkpoints/**/*', 'demo_sequence/**/*', 'backbones/configs/*.json'),
+            'synthetic/*.json',
+        ),
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),

@@ -27,12 +27,13 @@ from sd_perception_ros.cli.demo_table import error_table, errors, topic_table
 from sd_perception_ros.cli.demo_write import pictured
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.recorder import Arrival, INPUT, OUTPUTS, Recorder
+from sd_perception_ros.ros.recorder import Arrival, INPUT, Recorder, topics_of
 from sd_perception_ros.ros.sources import DEMO
 
 FRAMES = 6
 PHOTOS = {'astronaut', 'coffee', 'chelsea', 'rocket', 'motorcycle_left'}
 WIDTH, HEIGHT = 320, 240
+TOPICS = topics_of(('depth', 'normals'))
 FIRST = DEMO / 'frames' / '000000_0'
 
 
@@ -52,10 +53,11 @@ def read(path: Path) -> np.ndarray:
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
-def column(picture: np.ndarray, number: int) -> np.ndarray:
-    """Cut one picture out of a row of the rooms."""
-    left = number * (WIDTH + GAP_PX)
-    return picture[LABEL_PX:, left : left + WIDTH].astype(int)
+def cell(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    """Cut one picture out of the rows of a room: what was found, and the truth below."""
+    left = column * (WIDTH + GAP_PX)
+    top = row * (LABEL_PX + HEIGHT) + LABEL_PX
+    return picture[top : top + HEIGHT, left : left + WIDTH].astype(int)
 
 
 def test_every_input_gets_a_picture(demo: Path) -> None:
@@ -66,12 +68,12 @@ def test_every_input_gets_a_picture(demo: Path) -> None:
 
 
 def test_the_camera_column_shows_the_sent_pixels(demo: Path) -> None:
-    shown = column(read(demo / 'rooms_0000.png'), 0)
+    shown = cell(read(demo / 'rooms_0000.png'), 0, 0)
     assert (shown == read(FIRST.with_name('000000_0.image.jpg'))).all()
 
 
 def test_the_true_depth_is_red_where_near_and_blue_where_far(demo: Path) -> None:
-    shown = column(read(demo / 'rooms_0000.png'), 2)
+    shown = cell(read(demo / 'rooms_0000.png'), 1, 1)
     depth_mm = cv2.imread(f'{FIRST}.depth.png', cv2.IMREAD_UNCHANGED).astype(float)
     near, far = depth_mm <= np.quantile(depth_mm, 0.1), depth_mm >= np.quantile(depth_mm, 0.9)
     red_less_blue = shown[..., 0] - shown[..., 2]
@@ -80,7 +82,7 @@ def test_the_true_depth_is_red_where_near_and_blue_where_far(demo: Path) -> None
 
 
 def test_the_true_normals_are_those_of_the_file(demo: Path) -> None:
-    shown = column(read(demo / 'rooms_0000.png'), 4)
+    shown = cell(read(demo / 'rooms_0000.png'), 1, 2)
     levels = read(FIRST.with_name('000000_0.normals.png')).astype(int)
     known = (levels != 128).any(axis=-1)
     assert known.mean() > 0.9
@@ -95,9 +97,9 @@ def test_the_depth_and_normals_columns_are_what_the_engine_says(
     engine = Engine.load(str(tiny_checkpoint), device='cpu')
     [predictions] = engine.predict([read(FIRST.with_name('000000_0.image.jpg'))])
     row = read(demo / 'rooms_0000.png')
-    for number, name in ((1, 'depth'), (3, 'normals')):
+    for number, name in ((1, 'depth'), (2, 'normals')):
         expected = engine.tasks[name].colorize(predictions[name]).astype(int)
-        assert np.abs(column(row, number) - expected).mean() < 1, name
+        assert np.abs(cell(row, 0, number) - expected).mean() < 1, name
 
 
 def test_the_film_has_every_answered_frame(demo: Path) -> None:
@@ -119,7 +121,7 @@ def test_the_table_counts_every_message(demo: Path) -> None:
     assert photos.startswith('5 frames played at 1 Hz, 5 recorded, 5 answered on every topic')
     for part, count, size in ((frames, '6', '320 x 240'), (photos, '5', 'various')):
         rows = {line.split()[0]: line for line in part.splitlines() if line.startswith('  ')}
-        for topic in (INPUT, *OUTPUTS):
+        for topic in (INPUT, *TOPICS):
             assert f' {size} ' in rows[topic]
             assert rows[topic].split()[-4] == count
     assert 'error against ground truth, 6 frames' in photos
@@ -168,7 +170,7 @@ def arrivals_of(pictures: list[np.ndarray], period_ms: int, latency_ms: int) -> 
     came = []
     for number, picture in enumerate(pictures):
         stamp = 10**18 + number * period_ms * 10**6
-        for topic in (INPUT, *OUTPUTS):
+        for topic in (INPUT, *TOPICS):
             late = 0 if topic == INPUT else latency_ms
             values = picture if topic == INPUT else np.full((2, 3), number, np.float32)
             values = None if topic == 'depth/points' else values
@@ -188,7 +190,7 @@ def played(tmp_path: Path) -> tuple[Part, list[np.ndarray]]:
 
 def test_outputs_are_sorted_by_the_frame_of_their_stamp(played) -> None:
     part, pictures = played
-    recording = record(part, arrivals_of([pictures[2], pictures[0]], 200, 30))
+    recording = record(part, arrivals_of([pictures[2], pictures[0]], 200, 30), TOPICS)
     assert recording.answered == 2
     assert sorted(recording.frames) == [0, 2]
     assert recording.frames[2]['depth/relative'][0, 0] == 0  # it came first
@@ -199,7 +201,7 @@ def test_a_frame_with_one_output_missing_is_not_answered(played) -> None:
     part, pictures = played
     came = arrivals_of(pictures, 200, 30)
     lost = next(a for a in came if a.topic == 'normals/color' and a.values[0, 0] == 1)
-    recording = record(part, [arrival for arrival in came if arrival is not lost])
+    recording = record(part, [arrival for arrival in came if arrival is not lost], TOPICS)
     assert sorted(recording.frames) == [0, 2, 3]
     assert 'greys: 4 frames played at 5 Hz, 4 recorded, 3 answered on every topic, 1 not' in (
         topic_table(recording)
@@ -215,13 +217,15 @@ def test_a_round_begins_when_every_topic_is_connected(played, late: str) -> None
         for arrival in arrivals_of(pictures * 2, 200, 30)
         if arrival.topic != late or arrival.stamp_ns >= stamps[2]
     ]
-    assert {arrival.stamp_ns for arrival in one_round(came, 4)} == set(stamps[2:6])
-    assert one_round([a for a in came if a.stamp_ns < stamps[2]], 4) == []
+    assert {arrival.stamp_ns for arrival in one_round(came, TOPICS, 4)} == set(stamps[2:6])
+    assert one_round([a for a in came if a.stamp_ns < stamps[2]], TOPICS, 4) == []
 
 
 def test_rate_and_latency_are_those_of_the_stamps(played) -> None:
     part, pictures = played
-    header, *rows = topic_table(record(part, arrivals_of(pictures, 200, 30))).splitlines()[1:]
+    header, *rows = topic_table(record(part, arrivals_of(pictures, 200, 30), TOPICS)).splitlines()[
+        1:
+    ]
     assert header.split()[:5] == ['topic', 'type', 'size', 'messages', 'rate']
     cells = {row.split()[0]: row.split()[1:] for row in rows}
     assert cells[INPUT] == ['some/msg/Kind', '3', 'x', '2', '4', '5.00', '0.0', '0.0']
@@ -230,7 +234,7 @@ def test_rate_and_latency_are_those_of_the_stamps(played) -> None:
 
 def test_a_silent_topic_has_a_row_without_figures(played) -> None:
     part, _ = played
-    rows = topic_table(record(part, [])).splitlines()
+    rows = topic_table(record(part, [], TOPICS)).splitlines()
     assert rows[0].endswith('0 recorded, 0 answered on every topic, 4 not')
     assert rows[-1].split() == ['normals/color', '-', '-', '0', '-', '-', '-']
 
@@ -247,7 +251,7 @@ def test_predictions_that_are_the_truth_have_no_error(tmp_path: Path) -> None:
         }
         for index in range(len(dataset))
     }
-    figures = errors(Recording(part, [], frames, 2))
+    figures = errors(Recording(part, [], frames, 2, ('depth/relative', 'normals/image')))
     assert figures['published']['depth']['abs_rel'] == pytest.approx(0, abs=1e-4)
     assert figures['published']['depth']['delta1'] == 1
     assert figures['published']['normals']['mean_deg'] < 0.1
@@ -275,7 +279,7 @@ def test_the_next_answered_frame_replaces_one_that_was_dropped() -> None:
 def test_pictures_in_a_row_keep_their_pixels() -> None:
     red, blue = np.zeros((20, 50, 3), np.uint8), np.zeros((20, 70, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    row = side_by_side([('red', red), ('blue', blue)])
+    row = side_by_side([[('red', red), ('blue', blue)]])
     assert row.shape == (LABEL_PX + 20, 50 + GAP_PX + 70, 3)
     assert (row[LABEL_PX:, :50] == red).all()
     assert (row[LABEL_PX:, -70:] == blue).all()
@@ -285,8 +289,8 @@ def test_pictures_in_a_row_keep_their_pixels() -> None:
 def test_an_overview_has_room_for_photographs_only() -> None:
     tile = ('camera', np.full((30, 60, 3), 200, np.uint8))
     sheet = overview([], [[tile, tile, tile]] * 2)
-    assert sheet.shape[1] == 2 * 312 + GAP_PX
-    assert overview([[tile] * 5], [[tile] * 3] * 2).shape[1] == 5 * 312 + 4 * GAP_PX
+    assert sheet.shape[1] == 3 * 220 + 2 * GAP_PX
+    assert overview([[tile] * 5], [[tile] * 3] * 2).shape[1] == 5 * 220 + 4 * GAP_PX
 
 
 def test_a_jpeg_gets_smaller_until_it_fits(tmp_path: Path) -> None:

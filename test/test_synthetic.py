@@ -15,12 +15,13 @@ from sd_perception_ros.synthetic import textures
 from sd_perception_ros.synthetic.assets import attribution, read_catalogs
 from sd_perception_ros.synthetic.dataset import (
     frame_key,
-    FRAME_PARTS,
     make_library,
     Recipe,
     write_dataset,
 )
-from sd_perception_ros.synthetic.library import Catalog, KINDS, Solids
+from sd_perception_ros.synthetic.frames import FRAME_PARTS
+from sd_perception_ros.synthetic.items import KINDS
+from sd_perception_ros.synthetic.library import Catalog
 from sd_perception_ros.synthetic.meshes import box, cylinder, Material, quad
 from sd_perception_ros.synthetic.obj import load_mesh
 from sd_perception_ros.synthetic.render import (
@@ -33,8 +34,18 @@ from sd_perception_ros.synthetic.render import (
     radiance,
 )
 from sd_perception_ros.synthetic.rooms import make_room
-from sd_perception_ros.synthetic.scene import FLOOR, FURNITURE, Light, Scene, SKY, View, WALL
+from sd_perception_ros.synthetic.scene import (
+    FLOOR,
+    FURNITURE,
+    Light,
+    Part,
+    Scene,
+    SKY,
+    View,
+    WALL,
+)
 from sd_perception_ros.synthetic.sequence import write_sequence
+from sd_perception_ros.synthetic.solids import Solids
 from sd_perception_ros.synthetic.views import is_clear, is_worth_seeing, pinhole, random_view
 from sd_perception_ros.synthetic.yards import make_yard
 
@@ -49,7 +60,7 @@ def scene_of(*parts, lights=()):
     def blue(direction):
         return np.broadcast_to(np.array([0.1, 0.3, 0.9], np.float32), direction.shape)
 
-    return Scene(parts, lights, even, blue, 1.0)
+    return Scene([Part(*part) for part in parts], lights, even, blue, 1.0)
 
 
 def view_at(position, yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0, width=41, height=31):
@@ -216,8 +227,10 @@ def test_a_box_casts_a_shadow():
     board = box((1, 1, 0.1), GRAY, (0, 3, 1))
     view = view_at((0, 0, 0.6), pitch_deg=math.degrees(math.atan2(0.6, 3)))
     rng = np.random.default_rng(0)
-    bare = radiance(scene_of((ground(), FLOOR), lights=[lamp]), view, rng)
-    dark = radiance(scene_of((ground(), FLOOR), (board, FURNITURE), lights=[lamp]), view, rng)
+    bare = radiance(scene_of((ground(), FLOOR), lights=[lamp]), view, rng).light
+    dark = radiance(
+        scene_of((ground(), FLOOR), (board, FURNITURE), lights=[lamp]), view, rng
+    ).light
     under = (15, 20)  # the middle: the floor 3 m ahead
     assert dark[under].mean() < 0.7 * bare[under].mean()
 

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 
 import cv2
+from hypothesis import given
+from hypothesis import strategies as st
 from models import save_tiny, tiny_model, tiny_unet, tiny_vae
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from sd_perception_ros.pretrain import (
     train_autoencoder,
     train_denoiser,
 )
+from sd_perception_ros.skeleton import INDEX, JOINTS
 from sd_perception_ros.train import train
 
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
@@ -87,6 +90,78 @@ def test_a_crop_cuts_the_same_window_of_every_map(frames: Path) -> None:
     window = crop(sample, 16, 8, 24, 32)
     assert {value.shape[-2:] for value in window.values()} == {(24, 32)}
     assert window['depth_m'][0, 0, 0, 0] == sample['depth_m'][0, 0, 16, 8]
+
+
+def people_frame(folder: Path, people: list[list[list[float]]]) -> RoomsDataset:
+    """Write one gray frame, 8 x 6 pixels, whose left half is a person, and return its data set."""
+    folder.mkdir()
+    share = np.zeros((6, 8), np.uint8)
+    share[:, :4] = 255
+    for name in ('image', 'normals'):
+        cv2.imwrite(str(folder / f'0_0.{name}.png'), np.full((6, 8, 3), 128, np.uint8))
+    for name in ('depth', 'semantic', 'foreground', 'matte'):
+        cv2.imwrite(str(folder / f'0_0.{name}.png'), share)
+    rows = [{'joints': joints, 'joints_m': joints} for joints in people]
+    (folder / '0_0.people.json').write_text(json.dumps(rows))
+    (folder / '0_0.camera.json').write_text('{}')
+    return RoomsDataset(folder)
+
+
+def marked(**joints: tuple[float, float, int]) -> list[list[float]]:
+    """Return 17 rows of zeros but for the named joints."""
+    return [list(joints.get(name, (0, 0, 0))) for name in JOINTS]
+
+
+def test_people_are_read_with_their_shares_and_zeros_fill_up(tmp_path: Path) -> None:
+    dataset = people_frame(tmp_path / 'set', [marked(nose=(2, 1, 2)), marked(nose=(7, 5, 1))])
+    sample = dataset.batch([0, 0])
+    assert sample['matte'][1, 0, 0].tolist() == sample['foreground'][1, 0, 0].tolist()
+    assert sample['matte'][1, 0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert sample['joints'].shape == (2, 8, 17, 3)
+    assert sample['joints'][1, :2, 0].tolist() == [[2, 1, 2], [7, 5, 1]]
+    assert (sample['joints'][:, 2:] == 0).all()
+
+
+def test_of_more_people_than_rows_the_first_count(tmp_path: Path) -> None:
+    crowd = [marked(nose=(number, 1, 2)) for number in range(10)]
+    joints = people_frame(tmp_path / 'set', crowd)[0]['joints']
+    assert joints[0, :, 0, 0].tolist() == list(range(8))
+
+
+def test_a_set_without_people_files_has_no_such_keys(frames: Path) -> None:
+    assert set(RoomsDataset(frames)[0]) == {'image', 'depth_m', 'normals', 'labels'}
+
+
+def test_in_a_mirror_the_left_hand_is_a_right_hand_on_the_other_side(tmp_path: Path) -> None:
+    hands = marked(left_wrist=(1, 2, 2), right_wrist=(5.5, 3, 1))
+    sample = people_frame(tmp_path / 'set', [hands])[0]
+    joints = mirror(sample)['joints'][0]
+    assert joints[0, INDEX['right_wrist']].tolist() == [6, 2, 2]  # of 8 pixels, 0 .. 7
+    assert joints[0, INDEX['left_wrist']].tolist() == [1.5, 3, 1]
+    assert joints.count_nonzero() == 6  # what was not marked stays zero
+    torch.testing.assert_close(mirror(mirror(sample))['joints'], sample['joints'])
+
+
+def test_a_crop_moves_joints_and_forgets_those_outside(tmp_path: Path) -> None:
+    points = marked(nose=(2, 1, 2), left_eye=(1.4, 1, 2), left_ear=(5.4, 3, 1), left_hip=(3, 5, 2))
+    window = crop(people_frame(tmp_path / 'set', [points])[0], 1, 2, 3, 4)
+    joints = window['joints'][0, 0]
+    assert joints[INDEX['nose']].tolist() == [0, 0, 2]
+    torch.testing.assert_close(joints[INDEX['left_ear']], torch.tensor([3.4, 2, 1]))
+    # Pixel 2 starts at 1.5, and pixel 3, the last row, ends at 3.5.
+    assert joints[[INDEX['left_eye'], INDEX['left_hip']]].count_nonzero() == 0
+    assert window['matte'].shape == (1, 1, 3, 4)
+
+
+@given(left=st.integers(0, 4), width=st.integers(1, 4), u=st.floats(0, 7, width=32))
+def test_mirrored_windows_are_windows_of_the_mirror_image(left: int, width: int, u: float) -> None:
+    joints = torch.zeros(1, 8, 17, 3)
+    joints[0, 0, INDEX['left_knee']] = torch.tensor([u, 2, 2])
+    sample = {'image': torch.rand(1, 3, 6, 8), 'joints': joints}
+    one = mirror(crop(sample, 0, left, 6, width))
+    other = crop(mirror(sample), 0, 8 - left - width, 6, width)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name])
 
 
 def test_jitter_changes_colours_and_stays_a_picture() -> None:

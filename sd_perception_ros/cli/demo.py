@@ -82,16 +82,20 @@ def _run(options: argparse.Namespace, scratch: Path) -> str:
     with _bar() as bar, Nodes(options.out, environ) as nodes:
         nodes.start('perception', parameters)
         # Here, so that torch and ROS are loaded in both processes at the same time.
+        from sd_perception_ros.checkpoint import tasks_of
         from sd_perception_ros.cli import demo_play, demo_write
         from sd_perception_ros.cli.demo_recording import record
-        from sd_perception_ros.ros.recorder import Recorder
+        from sd_perception_ros.ros.recorder import OUTPUTS, Recorder, topics_of
 
         parts = _parts(options, scratch)
         bar.total = 2 * sum(len(part.names) for part in parts)  # played, and written
-        with contextlib.closing(Recorder()) as recorder:
+        topics = tuple(OUTPUTS)
+        with contextlib.suppress(OSError, ValueError):  # the node says what is wrong
+            topics = topics_of(tasks_of(options.checkpoint))
+        with contextlib.closing(Recorder(topics)) as recorder:
             player = demo_play.Player(recorder, nodes, bar, options.patience)
             player.wait_for_perception()
-            recordings = [record(part, player.play(part)) for part in parts]
+            recordings = [record(part, player.play(part), topics) for part in parts]
         nodes.stop()
         bar.set_description('writing')
         demo_write.write_pictures(recordings, options.out, bar.update)

@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.drawing import draw_people
 from sd_perception_ros.ros.recorder import INPUT
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import Sample
+from sd_perception_ros.types import Poses, Sample
 
 UInt8 = NDArray[np.uint8]
 Tile = tuple[str, UInt8]
@@ -25,38 +26,59 @@ GAP_PX = 4
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 UNKNOWN = 96  # grey where the truth knows nothing
-CELL_PX = (312, 234)  # width and height of a picture of the overview: five make 1576 px
+CELL_PX = (220, 165)  # width and height of a picture of the overview: seven make 1564 px
 HEADING_PX = 34
 # Task, what it is called in pictures, and the topic with its picture.
 SHOWN = (
     ('depth', 'depth (red near, blue far)', 'depth/color'),
     ('normals', 'normals', 'normals/color'),
+    ('segmentation', 'segmentation', 'segmentation/color'),
+    ('foreground', 'foreground', 'foreground/mask'),
+    ('matting', 'matting (people)', 'matting/alpha'),
+    ('pose', 'pose', 'pose/overlay'),
 )
 
 
-def tiles_of(recording: Recording, index: int) -> list[Tile]:
-    """Return a frame's pictures with labels: camera, then each output and its truth."""
+def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
+    """Return a frame's rows: the camera and each output; and, where it is known, the truth."""
     frame = recording.frames[index]
     sample = _truth(recording, index)
-    tiles = [('camera', cast('UInt8', frame[INPUT]))]
+    picture = cast('UInt8', frame[INPUT])
+    found, true = [('camera', picture)], [('ground truth', np.full_like(picture, BACKGROUND))]
     for task, label, topic in SHOWN:
-        tiles.append((label, cast('UInt8', frame[topic])))
+        if topic not in recording.topics:
+            continue
+        found.append((label, _in_color(cast('UInt8', frame[topic]))))
         if sample is not None:
-            tiles.append((f'true {task}', true_picture(task, sample)))
-    return tiles
+            known = make_task(task).truth in sample
+            unknown = np.full_like(picture, UNKNOWN)
+            true.append(
+                (f'true {task}', true_picture(task, sample, picture) if known else unknown)
+            )
+    return [found] if sample is None else [found, true]
 
 
-def true_picture(task_name: str, sample: Sample) -> UInt8:
-    """Paint a sample's ground truth as the node paints the prediction; unknown is grey."""
+def true_picture(task_name: str, sample: Sample, picture: UInt8) -> UInt8:
+    """
+    Paint a sample's ground truth as the node paints the prediction; unknown is grey.
+
+    :param picture: (H, W, 3) of the camera, under what is drawn onto it.
+    """
     task = make_task(task_name)
     target, valid = task.target(sample)
-    painted = task.colorize(task.decode(target[0]))
-    return np.where(valid[0, 0, :, :, None].numpy(), painted, np.uint8(UNKNOWN))
+    prediction = task.decode(target[0])
+    if isinstance(prediction, Poses):
+        return draw_people(picture, prediction)
+    return np.where(valid[0, 0, :, :, None].numpy(), task.colorize(prediction), np.uint8(UNKNOWN))
 
 
-def side_by_side(tiles: Sequence[Tile]) -> UInt8:
-    """Put pictures of one height in a row, each under its label and otherwise unchanged."""
-    return _row([labelled(*tile) for tile in tiles])
+def _in_color(picture: UInt8) -> UInt8:
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+
+
+def side_by_side(rows: Sequence[Sequence[Tile]]) -> UInt8:
+    """Put pictures of one height in rows, each under its label and otherwise unchanged."""
+    return np.vstack([_row([labelled(*tile) for tile in row]) for row in rows])
 
 
 def labelled(label: str, picture: UInt8) -> UInt8:
@@ -66,20 +88,19 @@ def labelled(label: str, picture: UInt8) -> UInt8:
 
 def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) -> UInt8:
     """
-    Show frames of both kinds on one sheet: a room a row, a photograph a column.
+    Show frames of both kinds on one sheet: the camera's picture and what was made of it in a row.
 
-    :param rooms: the tiles of each frame.
-    :param photos: the tiles of each photograph.
+    :param rooms: rows of rendered frames, the truth below what was found.
+    :param photos: a row for each photograph.
     """
-    columns = max([len(row) for row in rooms] + [len(photos)])
-    rows: list[UInt8] = []
+    columns = max(len(row) for row in [*rooms, *photos])
     width = columns * CELL_PX[0] + (columns - 1) * GAP_PX
-    if rooms:
-        rows += [_strip('A rendered room, with ground truth', width, HEADING_PX, bold=True)]
-        rows += [_row([_cell(tile) for tile in row]) for row in rooms]
-    if photos:
-        rows += [_strip('Photographs, without ground truth', width, HEADING_PX, bold=True)]
-        rows += [_row([_cell(tile) for tile in row]) for row in zip(*photos, strict=True)]
+    rows: list[UInt8] = []
+    titles = ('Rendered rooms, with ground truth', 'Photographs, without ground truth')
+    for title, part in zip(titles, (rooms, photos), strict=True):
+        if part:
+            rows += [_strip(title, width, HEADING_PX, bold=True)]
+            rows += [_row([_cell(tile) for tile in row]) for row in part]
     return np.vstack([_widened(row, width) for row in rows])
 
 

@@ -62,9 +62,8 @@ class Player:
         before, count = self._bar.n, len(part.names)
 
         def arrivals() -> list[Arrival]:
-            return one_round(
-                [a for a in self._recorder.arrivals if a.stamp_ns > started_ns], count
-            )
+            came = [a for a in self._recorder.arrivals if a.stamp_ns > started_ns]
+            return one_round(came, self._recorder.outputs, count)
 
         def ended() -> bool:
             came = arrivals()
@@ -82,7 +81,8 @@ class Player:
         last_ns = max(arrival.stamp_ns for arrival in came)
         later = any(a.stamp_ns > last_ns and a.topic != INPUT for a in self._recorder.arrivals)
         silent_s = (time.time_ns() - last_ns) / 1e9
-        return last_ns in answered_stamps(came) or later or silent_s > _LAST_WORDS_S
+        answered = answered_stamps(came, self._recorder.outputs)
+        return last_ns in answered or later or silent_s > _LAST_WORDS_S
 
     def _spin_until(self, condition: Callable[[], bool], complaint: str) -> None:
         heard, count = time.monotonic(), 0
@@ -101,9 +101,9 @@ class Player:
                 )
 
 
-def one_round(arrivals: Sequence[Arrival], count: int) -> list[Arrival]:
+def one_round(arrivals: Sequence[Arrival], topics: Sequence[str], count: int) -> list[Arrival]:
     """Pick what belongs to so many frames, beginning with the first that came complete."""
-    first_ns = min(answered_stamps(arrivals), default=None)
+    first_ns = min(answered_stamps(arrivals, topics), default=None)
     if first_ns is None:
         return []
     pictures = [stamp_ns for stamp_ns in _pictures(arrivals) if stamp_ns >= first_ns][:count]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.ros.recorder import Arrival, INPUT, OUTPUTS
+from sd_perception_ros.ros.recorder import Arrival, INPUT
 from sd_perception_ros.ros.sources import open_source, PHOTOGRAPHS
 from sd_perception_ros.ros.sources import Sequence as RenderedSequence
 
@@ -45,12 +45,14 @@ class Recording:
     :ivar frames: index of the frame in the source to {topic: picture or values}; the frames
         whose every output came.
     :ivar answered: how many stamps have every output.
+    :ivar topics: the outputs that were listened to.
     """
 
     part: Part
     arrivals: Sequence[Arrival]
     frames: Mapping[int, Mapping[str, NDArray[np.generic]]]
     answered: int
+    topics: Sequence[str]
 
 
 def rooms(folder: Path, rate_hz: float) -> Part:
@@ -82,14 +84,14 @@ def shortened(folder: Path, into: Path, frames: int) -> Path:
     return sequence
 
 
-def answered_stamps(arrivals: Sequence[Arrival]) -> set[int]:
+def answered_stamps(arrivals: Sequence[Arrival], topics: Sequence[str]) -> set[int]:
     """Return the stamps, in ns, for which the picture and every output came."""
-    topics = (INPUT, *OUTPUTS)
-    stamps = [{a.stamp_ns for a in arrivals if a.topic == topic} for topic in topics]
+    wanted = (INPUT, *topics)
+    stamps = [{a.stamp_ns for a in arrivals if a.topic == topic} for topic in wanted]
     return set.intersection(*stamps)
 
 
-def record(part: Part, arrivals: Sequence[Arrival]) -> Recording:
+def record(part: Part, arrivals: Sequence[Arrival], topics: Sequence[str]) -> Recording:
     """
     Sort messages by frame.
 
@@ -98,7 +100,7 @@ def record(part: Part, arrivals: Sequence[Arrival]) -> Recording:
     """
     source = open_source(part.source)
     index_of = {source.shot(index).rgb.tobytes(): index for index in range(len(source))}
-    answered = answered_stamps(arrivals)
+    answered = answered_stamps(arrivals, topics)
     by_stamp: dict[int, dict[str, NDArray[np.generic]]] = {}
     for arrival in arrivals:
         if arrival.values is not None:
@@ -109,4 +111,4 @@ def record(part: Part, arrivals: Sequence[Arrival]) -> Recording:
         index = None if picture is None else index_of.get(picture.tobytes())
         if index is not None:
             frames[index] = by_stamp[stamp]
-    return Recording(part, arrivals, dict(sorted(frames.items())), len(answered))
+    return Recording(part, arrivals, dict(sorted(frames.items())), len(answered), topics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,52 @@ from numpy.typing import NDArray
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.evaluate import add, Measured, summarize
-from sd_perception_ros.ros.recorder import Arrival, INPUT, OUTPUTS
+from sd_perception_ros.ros.recorder import Arrival, INPUT
+from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import DepthMap, NormalMap, Prediction
+from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
+from sd_perception_ros.types import (
+    DepthMap,
+    DisparityMap,
+    LabelMap,
+    Matte,
+    NormalMap,
+    Person,
+    Poses,
+    Prediction,
+)
 
 Figures = dict[str, dict[str, float]]
+Values = NDArray[Any]
 
-# Task: the topic with its values, and the prediction that these values are.
-MEASURED: Mapping[str, tuple[str, Callable[[NDArray[np.float32]], Prediction]]] = {
-    'depth': ('depth/relative', DepthMap),
-    'normals': ('normals/image', NormalMap),
+
+def poses_of(joints: Values, height: int, width: int) -> Poses:
+    """Turn the points of pose/keypoints back into people."""
+    people = []
+    for number in np.unique(joints['person']):
+        own = joints[joints['person'] == number]
+        found = np.full((len(JOINTS), 3), np.nan, np.float32)
+        found[:, 2] = 0
+        found[own['joint']] = np.stack([own['u'], own['v'], own['score']], 1)
+        seen = np.isin(np.arange(len(JOINTS)), own['joint'])
+        people.append(Person(found, seen, float(own['score'].mean())))
+    return Poses(tuple(people), height, width)
+
+
+# Task: the topic with its values, and the prediction that these values are; both for (H, W).
+MEASURED: Mapping[str, tuple[str, Callable[[Values, int, int], Prediction]]] = {
+    'depth': ('depth/relative', lambda values, *_: DepthMap(values)),
+    'disparity': ('disparity/relative', lambda values, *_: DisparityMap(values)),
+    'normals': ('normals/image', lambda values, *_: NormalMap(values)),
+    'segmentation': (
+        'segmentation/labels',
+        lambda values, *_: LabelMap(values, np.ones(values.shape, np.float32)),
+    ),
+    'foreground': ('foreground/mask', lambda values, *_: Matte(values / np.float32(255))),
+    'matting': ('matting/alpha', lambda values, *_: Matte(values / np.float32(255))),
+    'pose': ('pose/keypoints', poses_of),
 }
+WALL = ROOM_CLASSES.index('wall')
 HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', 'p95 latency ms')
 
 
@@ -29,7 +65,7 @@ def topic_table(recording: Recording) -> str:
     part = recording.part
     sent, answered = len(part.names), recording.answered
     seen = sum(arrival.topic == INPUT for arrival in recording.arrivals)
-    rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *OUTPUTS)]
+    rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *recording.topics)]
     return '\n'.join([
         f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, {answered} '
         f'answered on every topic, {max(sent - answered, 0)} not',
@@ -55,32 +91,48 @@ def errors(recording: Recording) -> dict[str, Figures]:
     """
     Measure what was published, and a guess that never looks, on frames with ground truth.
 
-    The guess is a depth without any shape and surfaces that all face along the optical axis.
+    The guess is a depth without any shape, surfaces that all face along the optical axis, a wall
+    everywhere, and nobody and nothing in front of it.
 
     :returns: 'published' and 'guess' to task to figures; empty without truth or frames.
     """
     if recording.part.truth is None or not recording.frames:
         return {}
     dataset = RoomsDataset(recording.part.truth)
-    tasks = {name: make_task(name) for name in MEASURED}
+    known = dataset[0].keys()
+    tasks = {name: make_task(name) for name, (topic, _) in MEASURED.items()
+             if topic in recording.topics}  # fmt: skip
+    tasks = {name: task for name, task in tasks.items() if task.truth in known}
     published: Measured = {}
     guessed: Measured = {}
     for index, frame in recording.frames.items():
         sample = dataset[index]
+        height, width = sample['image'].shape[-2:]
         values = {
-            name: kind(np.asarray(frame[topic], np.float32))
+            name: kind(frame[topic], height, width)
             for name, (topic, kind) in MEASURED.items()
+            if name in tasks
         }
+        blind = guess(height, width)
         add(published, tasks, values, sample)
-        add(guessed, tasks, guess(*sample['image'].shape[-2:]), sample)
+        add(guessed, tasks, {name: blind[name] for name in tasks}, sample)
     return {'published': summarize(published, tasks), 'guess': summarize(guessed, tasks)}
 
 
 def guess(height: int, width: int) -> dict[str, Prediction]:
-    """Predict the same for every picture: one distance, and surfaces that face the camera."""
+    """Predict the same for every picture, without looking at it."""
+    nothing = np.zeros((height, width), np.float32)
     facing = np.zeros((height, width, 3), np.float32)
     facing[..., 2] = -1
-    return {'depth': DepthMap(np.zeros((height, width), np.float32)), 'normals': NormalMap(facing)}
+    return {
+        'depth': DepthMap(nothing),
+        'disparity': DisparityMap(nothing),
+        'normals': NormalMap(facing),
+        'segmentation': LabelMap(np.full((height, width), WALL, np.uint8), nothing),
+        'foreground': Matte(nothing),
+        'matting': Matte(nothing),
+        'pose': Poses((), height, width),
+    }
 
 
 def rate_hz(arrivals: Sequence[Arrival]) -> float:

@@ -48,11 +48,11 @@ def write_pictures(
         if part.film:
             write_video(folder / part.title, rows, part.rate_hz)
             picked = shown[len(shown) // 4 :: max(len(shown) // OVERVIEW_ROOMS, 1)]
-            rooms += [tiles_of(recording, index) for index in picked[:OVERVIEW_ROOMS]]
+            rooms += [row for i in picked[:OVERVIEW_ROOMS] for row in tiles_of(recording, i)]
         else:
             for _ in rows:
                 pass
-            photos += [tiles_of(recording, index) for index in shown[:OVERVIEW_PHOTOS]]
+            photos += [row for i in shown[:OVERVIEW_PHOTOS] for row in tiles_of(recording, i)]
     if rooms or photos:
         sheet = overview(rooms, photos)
         write_png(folder / 'overview.png', sheet)

@@ -7,22 +7,41 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from sd_perception_ros.skeleton import MIRRORED
 from sd_perception_ros.types import Sample
 
 
 def mirror(sample: Sample) -> Sample:
-    """Swap left and right; normals point the other way along x, too."""
-    mirrored = {name: value.flip(-1) for name, value in sample.items()}
+    """
+    Swap left and right.
+
+    Normals point the other way along x, too, and a left hand becomes a right one.
+    """
+    mirrored = {name: value.flip(-1) for name, value in sample.items() if name != 'joints'}
     if 'normals' in mirrored:
         mirrored['normals'] = mirrored['normals'] * torch.tensor([-1.0, 1, 1]).view(1, 3, 1, 1)
+    if 'joints' in sample:
+        u, v, flag = sample['joints'][..., list(MIRRORED), :].unbind(-1)
+        u = torch.where(flag > 0, sample['image'].shape[-1] - 1 - u, u)
+        mirrored['joints'] = torch.stack([u, v, flag], -1)
     return mirrored
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut the same window, in pixels, out of every map."""
-    return {
-        name: value[..., top : top + height, left : left + width] for name, value in sample.items()
+    """Cut the same window, in pixels, out of every map; joints outside become zeros."""
+    cut = {
+        name: value[..., top : top + height, left : left + width]
+        for name, value in sample.items()
+        if name != 'joints'
     }
+    if 'joints' in sample:
+        moved = sample['joints'] - torch.tensor([left, top, 0.0])
+        size = torch.tensor([width, height])
+        # A pixel reaches half a pixel around its centre.
+        inside = ((moved[..., :2] - (size - 1) / 2).abs() <= size / 2).all(-1)
+        seen = inside & (moved[..., 2] > 0)
+        cut['joints'] = torch.where(seen[..., None], moved, 0.0)
+    return cut
 
 
 def jitter(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.types import Sample
 
 NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
+MOST_PEOPLE = 8
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -23,9 +25,12 @@ class RoomsDataset:
     """
     Frames `<key>.image.png` with depth, normals and labels beside them.
 
+    Shares of the foreground and of people, and joints, come with sets that have them: sets that
+    were rendered before there were any do not. The first frame decides for all.
+
     :param folder: where they are; a frame counts once its camera.json is there.
     :param limit: use only the first frames; 0 uses all.
-    :param keep: hold the decoded pixels in memory (0.45 MB for a 256 x 192 frame).
+    :param keep: hold the decoded pixels in memory (0.55 MB for a 256 x 192 frame).
     :raises FileNotFoundError: the folder holds no complete frame.
     """
 
@@ -33,12 +38,13 @@ class RoomsDataset:
         self.folder = folder
         names = sorted(file.name for file in folder.glob('*.camera.json'))
         self.keys = [name.removesuffix('.camera.json') for name in names][: limit or None]
-        self._kept: dict[int, tuple[Pixels, ...]] | None = {} if keep else None
+        self._kept: dict[int, dict[str, Pixels]] | None = {} if keep else None
         if not self.keys:
             raise FileNotFoundError(
                 'expected rendered frames (<key>.image.png and .camera.json), found none in '
                 f'{folder}; make some with the synthesize command'
             )
+        self.has_people = (folder / f'{self.keys[0]}.people.json').is_file()
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -46,13 +52,20 @@ class RoomsDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return a frame as a batch of one; keys and units as `Sample` says."""
-        rgb, depth_mm, normals, labels = self._pixels(index)
-        return {
-            'image': _to_image(rgb),
-            'depth_m': torch.from_numpy(to_depth_m(depth_mm))[None, None],
-            'normals': torch.from_numpy(to_normals(normals)).permute(2, 0, 1)[None].contiguous(),
-            'labels': torch.from_numpy(labels)[None, None].float(),
+        pixels = self._pixels(index)
+        normals = torch.from_numpy(to_normals(pixels['normals']))
+        sample = {
+            'image': _to_image(pixels['image']),
+            'depth_m': torch.from_numpy(to_depth_m(pixels['depth']))[None, None],
+            'normals': normals.permute(2, 0, 1)[None].contiguous(),
+            'labels': torch.from_numpy(pixels['semantic'])[None, None].float(),
         }
+        if self.has_people:
+            for name in ('foreground', 'matte'):
+                sample[name] = torch.from_numpy(pixels[name])[None, None].float() / 255
+            file = self.folder / f'{self.keys[index]}.people.json'
+            sample['joints'] = torch.from_numpy(to_joints(json.loads(file.read_text())))[None]
+        return sample
 
     def fingerprint(self) -> str:
         """Return a short name of this very set: of its frames and the sizes of their pictures."""
@@ -68,24 +81,24 @@ class RoomsDataset:
 
     def image(self, index: int) -> Tensor:
         """Return the picture alone, (1, 3, H, W) in -1..1."""
-        return _to_image(self._pixels(index)[0])
+        return _to_image(self._pixels(index)['image'])
 
     def batch(self, indices: list[int]) -> Sample:
         """Return several frames of one size as a batch."""
         samples = [self[index] for index in indices]
         return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
-    def _pixels(self, index: int) -> tuple[Pixels, ...]:
+    def _pixels(self, index: int) -> dict[str, Pixels]:
         if self._kept is not None and index in self._kept:
             return self._kept[index]
         key = self.keys[index]
-        path = self.folder / key
-        pixels = (
-            _read_color(_image(self.folder, key)),
-            _read(Path(f'{path}.depth.png'), cv2.IMREAD_UNCHANGED),
-            _read_color(Path(f'{path}.normals.png')),
-            _read(Path(f'{path}.semantic.png'), cv2.IMREAD_UNCHANGED),
-        )
+        pixels: dict[str, Pixels] = {
+            'image': _read_color(_image(self.folder, key)),
+            'normals': _read_color(self.folder / f'{key}.normals.png'),
+        }
+        shares = ('foreground', 'matte') if self.has_people else ()
+        for name in ('depth', 'semantic', *shares):
+            pixels[name] = _read(self.folder / f'{key}.{name}.png', cv2.IMREAD_UNCHANGED)
         if self._kept is not None:
             self._kept[index] = pixels
         return pixels
@@ -109,6 +122,14 @@ def to_normals(levels: Pixels) -> NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = (vectors / np.maximum(length, 1)).astype(np.float32)
     return unit
+
+
+def to_joints(people: list[dict[str, Any]]) -> NDArray[np.float32]:
+    """Turn a people.json, the nearest first, into (P, 17, 3) u, v and flag; zeros fill up."""
+    rows = np.zeros((MOST_PEOPLE, len(JOINTS), 3), np.float32)
+    for row, person in zip(rows, people, strict=False):
+        row[:] = person['joints']
+    return rows
 
 
 def _image(folder: Path, key: str) -> Path:

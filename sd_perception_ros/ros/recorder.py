@@ -13,19 +13,40 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from sd_perception_ros.ros.pairing import stamp_ns
 from sd_perception_ros.ros.qos import input_qos
 
 INPUT = 'image_raw'
-OUTPUTS: dict[str, type] = {
-    'depth/relative': Image,
-    'depth/color': Image,
-    'depth/points': PointCloud2,
-    'normals/image': Image,
-    'normals/color': Image,
+# Topic: its type, and the task that feeds it.
+OUTPUTS: dict[str, tuple[type, str]] = {
+    'depth/relative': (Image, 'depth'),
+    'depth/color': (Image, 'depth'),
+    'depth/points': (PointCloud2, 'depth'),
+    'disparity/relative': (Image, 'disparity'),
+    'disparity/color': (Image, 'disparity'),
+    'normals/image': (Image, 'normals'),
+    'normals/color': (Image, 'normals'),
+    'segmentation/labels': (Image, 'segmentation'),
+    'segmentation/color': (Image, 'segmentation'),
+    'foreground/mask': (Image, 'foreground'),
+    'matting/alpha': (Image, 'matting'),
+    'pose/keypoints': (PointCloud2, 'pose'),
+    'pose/overlay': (Image, 'pose'),
 }
+_NUMPY = {
+    PointField.FLOAT32: '<f4',
+    PointField.INT32: '<i4',
+    PointField.UINT32: '<u4',
+    PointField.UINT16: '<u2',
+    PointField.UINT8: '<u1',
+}
+
+
+def topics_of(tasks: Collection[str]) -> tuple[str, ...]:
+    """Name the topics that some tasks feed."""
+    return tuple(topic for topic, (_, task) in OUTPUTS.items() if task in tasks)
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,8 @@ class Arrival:
     :ivar stamp_ns: when the camera took the picture that it belongs to, by its header.
     :ivar arrival_ns: when it was here and unpacked, by the same clock.
     :ivar size: width and height.
-    :ivar values: (H, W) or (H, W, C) array of an image; None for a cloud.
+    :ivar values: (H, W) or (H, W, C) array of an image; of keypoints an array with named fields,
+        one element for each joint; None for another cloud.
     """
 
     topic: str
@@ -67,9 +89,9 @@ class Recorder:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._arrivals: list[Arrival] = []
-        self._topics = [INPUT, *outputs]
-        for topic in self._topics:
-            kind = OUTPUTS.get(topic, Image)
+        self.outputs = tuple(outputs)
+        for topic in (INPUT, *outputs):
+            kind, _ = OUTPUTS.get(topic, (Image, ''))
             receive = functools.partial(self._receive, topic)
             qos = input_qos(ReliabilityPolicy.RELIABLE)
             self._node.create_subscription(kind, topic, receive, qos)
@@ -97,7 +119,7 @@ class Recorder:
     def has_perception(self) -> bool:
         """Tell whether another node takes pictures and all outputs are offered."""
         return self._node.count_subscribers(INPUT) > 1 and all(
-            self._node.count_publishers(topic) for topic in self._topics if topic != INPUT
+            self._node.count_publishers(topic) for topic in self.outputs
         )
 
     def close(self) -> None:
@@ -109,7 +131,11 @@ class Recorder:
     def _receive(self, topic: str, msg: Image | PointCloud2) -> None:
         arrival_ns = time.time_ns()
         kind = f'{type(msg).__module__.split(".")[0]}/msg/{type(msg).__name__}'
-        values = image_values(msg) if isinstance(msg, Image) else None
+        values = None
+        if isinstance(msg, Image):
+            values = image_values(msg)
+        elif any(field.name == 'joint' for field in msg.fields):
+            values = cloud_values(msg)
         stamp = stamp_ns(msg.header)
         size = (msg.width, msg.height)
         self._arrivals.append(Arrival(topic, kind, stamp, arrival_ns, size, values))
@@ -125,3 +151,16 @@ def image_values(msg: Image) -> np.ndarray:
     channels = msg.step // (msg.width * dtype.itemsize)
     values: Any = np.frombuffer(msg.data, dtype).reshape(msg.height, msg.width, channels)
     return values[..., 0] if channels == 1 else values
+
+
+def cloud_values(msg: PointCloud2) -> np.ndarray:
+    """View the points of a little-endian cloud as an array with the cloud's named fields."""
+    dtype = np.dtype(
+        {
+            'names': [field.name for field in msg.fields],
+            'formats': [_NUMPY[field.datatype] for field in msg.fields],
+            'offsets': [field.offset for field in msg.fields],
+            'itemsize': msg.point_step,
+        }
+    )
+    return np.frombuffer(msg.data, dtype)

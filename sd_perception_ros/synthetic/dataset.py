@@ -10,32 +10,25 @@ import json
 import multiprocessing
 from pathlib import Path
 import signal
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sd_perception_ros.synthetic.assets import attribution, Model, read_catalogs
+from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
+from sd_perception_ros.synthetic.items import Library
+from sd_perception_ros.synthetic.joints import figures
 from sd_perception_ros.synthetic.layout import Stage
-from sd_perception_ros.synthetic.library import Catalog, Library, Solids
-from sd_perception_ros.synthetic.render import (
-    develop,
-    exposure,
-    ground_truth,
-    GroundTruth,
-    Look,
-    radiance,
-)
+from sd_perception_ros.synthetic.library import Catalog
+from sd_perception_ros.synthetic.render import develop, exposure, ground_truth, Look, radiance
 from sd_perception_ros.synthetic.rooms import make_room
 from sd_perception_ros.synthetic.scene import View
+from sd_perception_ros.synthetic.solids import Solids
 from sd_perception_ros.synthetic.views import random_view
 from sd_perception_ros.synthetic.yards import make_yard
 
-UInt8 = NDArray[np.uint8]
 YARD_SHARE = 0.25
 MAX_ATTEMPTS = 8
-FRAME_PARTS = ('image.png', 'depth.png', 'normals.png', 'semantic.png', 'camera.json')
 
 
 @dataclass(frozen=True)
@@ -102,61 +95,20 @@ def write_scene(recipe: Recipe, library: Library, folder: Path, scene: int) -> l
         view_rng = np.random.default_rng([recipe.seed, scene, attempt, number])
         key = frame_key(scene, number)
         if not is_complete(folder, key):
-            light = radiance(stage.scene, view, view_rng)
-            look = Look.random(view_rng)
-            image = develop(light, look, exposure(light, look), view_rng)
-            write_frame(folder, key, view, ground_truth(stage.scene, view), image)
+            write_frame(folder, key, render_frame(stage, view, view_rng))
     names = sorted({model.key for model in stage.models})
     write_atomically(folder / 'models' / f'{scene:06d}.json', json.dumps(names).encode())
     return list(stage.models)
 
 
-def write_frame(
-    folder: Path, key: str, view: View, truth: GroundTruth, image: UInt8, jpeg: int = 0
-) -> None:
-    """
-    Write the five files of a frame; the last one, camera.json, makes it complete.
-
-    :param jpeg: quality of a JPEG image, 0 for PNG.
-    """
-    millimetres = np.where(np.isfinite(truth.depth_m), np.round(truth.depth_m * 1000), 65535)
-    normals = (np.round(truth.normals * 127) + 128).astype(np.uint8)
-    flags = [cv2.IMWRITE_PNG_COMPRESSION, 6 if jpeg else 3]
-    pictures: dict[str, NDArray[Any]] = {
-        'depth.png': millimetres.astype(np.uint16),
-        'normals.png': normals[..., ::-1],
-        'semantic.png': truth.semantic,
-    }
-    if jpeg:
-        _write_image(
-            folder / f'{key}.image.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg]
-        )
-    else:
-        _write_image(folder / f'{key}.image.png', image[..., ::-1], flags)
-    for name, pixels in pictures.items():
-        _write_image(folder / f'{key}.{name}', pixels, flags)
-    camera = {
-        **asdict(view.camera),
-        'camera_height_m': round(float(view.position_m[2]), 5),
-        'pitch_deg': round(view.pitch_deg, 5),
-        'roll_deg': round(view.roll_deg, 5),
-    }
-    write_atomically(folder / f'{key}.camera.json', json.dumps(camera).encode())
-
-
-def _write_image(path: Path, pixels: NDArray[Any], flags: list[int]) -> None:
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), flags)
-    if not done:
-        raise RuntimeError(f"could not encode '{path}'")
-    write_atomically(path, data.tobytes())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under another name, then rename it: readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_bytes(data)
-    temporary.replace(path)
+def render_frame(stage: Stage, view: View, rng: np.random.Generator) -> Frame:
+    """Take a picture with a random camera, and everything that is true about it."""
+    seen = radiance(stage.scene, view, rng)
+    look = Look.random(rng)
+    image = develop(seen.light, look, exposure(seen.light, look), rng)
+    truth = ground_truth(stage.scene, view)
+    people = figures(stage.scene, view, stage.people)
+    return Frame(view, image, truth, seen.foreground, seen.matte, people)
 
 
 def missing_scenes(recipe: Recipe, folder: Path) -> list[int]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from sd_perception_ros.synthetic import textures
 from sd_perception_ros.synthetic.assets import Model
-from sd_perception_ros.synthetic.library import Item, Library
-from sd_perception_ros.synthetic.meshes import box, Mesh
-from sd_perception_ros.synthetic.scene import FURNITURE, Scene
+from sd_perception_ros.synthetic.items import Float, Item, Library
+from sd_perception_ros.synthetic.meshes import about_z, box, Mesh
+from sd_perception_ros.synthetic.scene import FURNITURE, Part, Scene
 
 Rng = np.random.Generator
 Rectangle = tuple[float, float, float, float]  # x low, y low, x high, y high, metres
@@ -27,6 +27,7 @@ class Stage:
     :ivar blocked: footprints of everything that stands there.
     :ivar targets: world points worth looking at.
     :ivar models: the catalogue models in it.
+    :ivar people: (17, 3) world joints of each person, by person number.
     """
 
     scene: Scene
@@ -34,6 +35,7 @@ class Stage:
     blocked: tuple[Rectangle, ...]
     targets: tuple[tuple[float, float, float], ...]
     models: tuple[Model, ...]
+    people: tuple[Float, ...]
 
 
 @dataclass
@@ -42,18 +44,29 @@ class Layout:
 
     rng: Rng
     ground: Rectangle
-    parts: list[tuple[Mesh, int]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     blocked: list[Rectangle] = field(default_factory=list)
     targets: list[tuple[float, float, float]] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
+    people: list[Float] = field(default_factory=list)
+
+    def stage(self, scene: Scene) -> Stage:
+        """Return the finished scene with all that is known about it."""
+        blocked, targets = tuple(self.blocked), tuple(self.targets)
+        return Stage(scene, self.ground, blocked, targets, tuple(self.models), tuple(self.people))
 
     def add(self, mesh: Mesh, label: int) -> None:
         """Add something that takes no ground."""
-        self.parts.append((mesh, label))
+        self.parts.append(Part(mesh, label))
 
     def put(self, item: Item, x: float, y: float, z: float, angle_rad: float) -> None:
-        """Add an item at a place, and remember its creator."""
-        self.parts.append((item.mesh.placed(angle_rad, (x, y, z)), item.label))
+        """Add an item at a place, and remember its creator and its joints."""
+        person = -1
+        if item.joints_m is not None:
+            person = len(self.people)
+            joints = item.joints_m @ about_z(angle_rad).T + (x, y, z)
+            self.people.append(joints.astype(np.float32))
+        self.parts.append(Part(item.mesh.placed(angle_rad, (x, y, z)), item.label, person))
         if item.model is not None:
             self.models.append(item.model)
 
@@ -138,7 +151,7 @@ class Layout:
             angle = float(self.rng.uniform(-math.pi, math.pi))
             if not self.stand_anywhere(person, area, angle):
                 continue
-            if person.model is not None and 'sit' in person.model.name.lower():
+            if person.sits:
                 self._add_seat(person, self.last_place(), angle)
 
     def _add_seat(self, person: Item, at: tuple[float, float], angle_rad: float) -> None:

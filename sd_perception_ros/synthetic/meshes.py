@@ -46,16 +46,21 @@ class Mesh:
     material: NDArray[np.int32]
     materials: tuple[Material, ...]
 
-    def placed(self, angle_rad: float, at: Sequence[float]) -> Mesh:
+    def placed(self, angle_rad: float, at: Sequence[float] | Float) -> Mesh:
         """Return it turned about z (counter-clockwise seen from above), then moved."""
-        cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
-        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], np.float32)
+        turn = about_z(angle_rad)
         points = self.points @ turn.T + np.asarray(at, np.float32)
         return replace(self, points=points, normals=self.normals @ turn.T)
 
     def painted(self, materials: Sequence[Material]) -> Mesh:
         """Return it with other materials, in the same order."""
         return replace(self, materials=tuple(materials))
+
+
+def about_z(angle_rad: float) -> Float:
+    """Return the (3, 3) rotation about z, counter-clockwise seen from above."""
+    cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], np.float32)
 
 
 def merged(meshes: Sequence[Mesh]) -> Mesh:
@@ -133,3 +138,22 @@ def cylinder(
     uv = np.ascontiguousarray(points[..., :2] + points[..., 2:])
     mesh = Mesh(points, uv, normals, np.zeros(len(points), np.int32), (material,))
     return mesh.placed(0.0, at)
+
+
+def limb(
+    start: Sequence[float] | Float,
+    end: Sequence[float] | Float,
+    radius_m: float,
+    material: Material,
+    end_radius_m: float | None = None,
+) -> Mesh:
+    """Build a cylinder, or a cone frustum, from one point to another."""
+    a, b = np.asarray(start, np.float32), np.asarray(end, np.float32)
+    along = b - a
+    length_m = float(np.linalg.norm(along))
+    upright = cylinder(radius_m, length_m, material, top_radius_m=end_radius_m, sides=12)
+    z = along / length_m
+    x = np.cross(z, [1, 0, 0] if abs(z[0]) < 0.7 else [0, 1, 0])
+    x /= np.linalg.norm(x)
+    turn = np.stack([x, np.cross(z, x), z], axis=1).astype(np.float32)
+    return replace(upright, points=upright.points @ turn.T + a, normals=upright.normals @ turn.T)

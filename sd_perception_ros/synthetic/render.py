@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.synthetic.scene import Hits, Light, Scene, SKY, View
+from sd_perception_ros.synthetic.scene import (
+    FURNITURE,
+    Hits,
+    Light,
+    OTHER,
+    PERSON,
+    Scene,
+    SKY,
+    View,
+)
 
 Float = NDArray[np.floating[Any]]
 UInt8 = NDArray[np.uint8]
@@ -33,6 +42,21 @@ class GroundTruth:
     depth_m: Float
     normals: Float
     semantic: UInt8
+
+
+@dataclass(frozen=True)
+class Radiance:
+    """
+    What reaches each pixel, mean of 2 x 2 rays.
+
+    :ivar light: (H, W, 3) linear.
+    :ivar foreground: (H, W) share of the pixel, 0..1, that things and people cover.
+    :ivar matte: (H, W) share of the pixel, 0..1, that people cover.
+    """
+
+    light: Float
+    foreground: Float
+    matte: Float
 
 
 @dataclass(frozen=True)
@@ -87,15 +111,21 @@ def ground_truth(scene: Scene, view: View, step: int = 1) -> GroundTruth:
     )
 
 
-def radiance(scene: Scene, view: View, rng: Rng) -> Float:
-    """Return the light that reaches each pixel, (H, W, 3) linear, mean of 2 x 2 rays."""
-    total = np.zeros((view.camera.height * view.camera.width, 3), np.float32)
-    turn = rng.random(len(total)).astype(np.float32)  # of the four occlusion rays of a pixel
+def radiance(scene: Scene, view: View, rng: Rng) -> Radiance:
+    """Look along 2 x 2 rays through each pixel."""
+    size = view.camera.height, view.camera.width
+    light = np.zeros((size[0] * size[1], 3), np.float32)
+    covered = np.zeros((2, len(light)), np.float32)
+    turn = rng.random(len(light)).astype(np.float32)  # of the four occlusion rays of a pixel
     for quarter, offset in enumerate(SUBPIXELS):
         direction = view.rays(offset)
         hits = scene.trace(view.position_m, direction)
-        total += _shade(scene, view, hits, direction, (turn, quarter), rng)
-    return (total / len(SUBPIXELS)).reshape(view.camera.height, view.camera.width, 3)
+        light += _shade(scene, view, hits, direction, (turn, quarter), rng)
+        seen = (hits.triangle >= 0) & (hits.scale <= MAX_DEPTH_M)
+        label = np.where(seen, scene.label[hits.triangle], SKY)
+        covered += np.isin(label, (FURNITURE, PERSON, OTHER)), label == PERSON
+    share = (covered / len(SUBPIXELS)).reshape(2, *size)
+    return Radiance((light / len(SUBPIXELS)).reshape(*size, 3), share[0], share[1])
 
 
 def _shade(

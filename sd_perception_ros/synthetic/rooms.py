@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from sd_perception_ros.synthetic import textures
+from sd_perception_ros.synthetic.items import Item, Library
 from sd_perception_ros.synthetic.layout import Layout, Rng, Stage
-from sd_perception_ros.synthetic.library import Item, Library
 from sd_perception_ros.synthetic.meshes import box, Material, merged, Mesh, quad
 from sd_perception_ros.synthetic.scene import CEILING, FLOOR, FURNITURE, Light, Scene, WALL
 
@@ -30,9 +30,7 @@ def make_room(rng: Rng, library: Library) -> Stage:
     level = rng.uniform(0.25, 0.7)
     ambient = ((0.6 * level * warm).astype(np.float32), (level * warm).astype(np.float32))
     scene = Scene(layout.parts, lights, ambient, _dark, 1.2)
-    return Stage(
-        scene, layout.ground, tuple(layout.blocked), tuple(layout.targets), tuple(layout.models)
-    )
+    return layout.stage(scene)
 
 
 def _dark(direction: np.ndarray) -> np.ndarray:

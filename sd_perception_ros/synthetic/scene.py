@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 from embreex import rtcore_scene
@@ -101,12 +101,25 @@ class Hits:
     weights: Float
 
 
+class Part(NamedTuple):
+    """
+    A mesh in world coordinates and what it shows.
+
+    :ivar label: SKY to OTHER.
+    :ivar person: the number of the person that it belongs to, -1 for none.
+    """
+
+    mesh: Mesh
+    label: int
+    person: int = -1
+
+
 class Scene:
     """Triangles ready for ray casting, with all that shading needs."""
 
     def __init__(
         self,
-        parts: Sequence[tuple[Mesh, int]],
+        parts: Sequence[Part],
         lights: Sequence[Light],
         ambient: tuple[Float, Float],
         sky: Callable[[Float], Float],
@@ -115,17 +128,19 @@ class Scene:
         """
         Build the ray casting structure.
 
-        :param parts: meshes in world coordinates, each with its label.
+        :param parts: everything to be seen.
         :param ambient: linear RGB that comes from below and from above.
         :param sky: (N, 3) unit directions -> (N, 3) linear RGB.
         :param occlusion_m: things further away than this do not darken a surface.
         """
-        mesh = merged([part for part, _ in parts])
+        mesh = merged([part.mesh for part in parts])
         self.points = np.ascontiguousarray(mesh.points, np.float32)
         self.uv, self.corner_normals = mesh.uv, mesh.normals
         self.material = mesh.material
         self.materials: list[Material] = list(mesh.materials)
-        self.label = np.repeat([label for _, label in parts], [len(m.points) for m, _ in parts])
+        sizes = [len(part.mesh.points) for part in parts]
+        self.label = np.repeat([part.label for part in parts], sizes)
+        self.person = np.repeat([part.person for part in parts], sizes)
         self.face_normals = face_normals(self.points)
         self.lights, self.ambient, self.sky = list(lights), ambient, sky
         self.occlusion_m = occlusion_m

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.synthetic.assets import attribution
-from sd_perception_ros.synthetic.dataset import make_library, Recipe, write_atomically, write_frame
+from sd_perception_ros.synthetic.dataset import make_library, Recipe
+from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
+from sd_perception_ros.synthetic.joints import figures
 from sd_perception_ros.synthetic.layout import Stage
 from sd_perception_ros.synthetic.render import develop, exposure, ground_truth, Look, radiance
 from sd_perception_ros.synthetic.rooms import make_room
@@ -90,11 +92,15 @@ def write_sequence(recipe: Recipe, folder: Path, cache: Path, frames: int) -> It
     gain = 0.0
     for number in range(frames):
         view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
-        light = np.mean([radiance(stage.scene, view, rng) for _ in range(PASSES)], axis=0)
+        passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
+        light = np.mean([seen.light for seen in passes], axis=0)
         gain = gain or exposure(light, look)  # of the first frame: no flicker
         image = develop(light, look, gain, rng)
         truth = ground_truth(stage.scene, view)
-        write_frame(folder / 'frames', f'{number:06d}_0', view, truth, image, JPEG_QUALITY)
+        people = figures(stage.scene, view, stage.people)
+        # Every pass sends its rays through the same points: one is as good as all.
+        frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
+        write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
         yield number
     credits_text = attribution(stage.models)
     write_atomically(folder / 'ATTRIBUTION.md', credits_text.encode())

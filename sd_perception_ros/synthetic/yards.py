@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from sd_perception_ros.synthetic import textures
+from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.layout import Layout, Rng, Stage
-from sd_perception_ros.synthetic.library import Library, tree
 from sd_perception_ros.synthetic.meshes import box, Material, merged, Mesh, quad
 from sd_perception_ros.synthetic.scene import FLOOR, Light, OTHER, Scene, WALL
+from sd_perception_ros.synthetic.solids import tree
 
 HORIZON_M = 500.0
 
@@ -50,9 +51,7 @@ def make_yard(rng: Rng, library: Library) -> Stage:
     blue = np.array([0.8, 0.95, 1.15]) * rng.uniform(0.6, 1.0)
     ambient = ((0.35 * blue).astype(np.float32), blue.astype(np.float32))
     scene = Scene(layout.parts, [sun], ambient, textures.sky(rng), 3.0)
-    return Stage(
-        scene, layout.ground, tuple(layout.blocked), tuple(layout.targets), tuple(layout.models)
-    )
+    return layout.stage(scene)
 
 
 def _add_ground(layout: Layout) -> None:

@@ -1,0 +1,98 @@
+"""One rendered frame as files: the last one, camera.json, makes it complete."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.synthetic.joints import Figure
+from sd_perception_ros.synthetic.render import Float, GroundTruth
+from sd_perception_ros.synthetic.scene import View
+
+UInt8 = NDArray[np.uint8]
+FRAME_PARTS = (
+    *('image.png', 'depth.png', 'normals.png', 'semantic.png', 'foreground.png', 'matte.png'),
+    *('people.json', 'camera.json'),
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """
+    A picture and all that is known about it.
+
+    :ivar image: (H, W, 3) sRGB.
+    :ivar foreground: (H, W) share of each pixel, 0..1, that things and people cover.
+    :ivar matte: (H, W) share of each pixel, 0..1, that people cover.
+    :ivar people: those with a joint in the picture, the nearest first.
+    """
+
+    view: View
+    image: UInt8
+    truth: GroundTruth
+    foreground: Float
+    matte: Float
+    people: list[Figure]
+
+
+def write_frame(folder: Path, key: str, frame: Frame, jpeg: int = 0) -> None:
+    """
+    Write the files of a frame.
+
+    :param jpeg: quality of a JPEG image, 0 for PNG.
+    """
+    truth, view = frame.truth, frame.view
+    millimetres = np.where(np.isfinite(truth.depth_m), np.round(truth.depth_m * 1000), 65535)
+    normals = (np.round(truth.normals * 127) + 128).astype(np.uint8)
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 6 if jpeg else 3]
+    pictures: dict[str, NDArray[Any]] = {
+        'depth.png': millimetres.astype(np.uint16),
+        'normals.png': normals[..., ::-1],
+        'semantic.png': truth.semantic,
+        'foreground.png': np.round(frame.foreground * 255).astype(np.uint8),
+        'matte.png': np.round(frame.matte * 255).astype(np.uint8),
+    }
+    bgr = frame.image[..., ::-1]
+    if jpeg:
+        _write_image(folder / f'{key}.image.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg])
+    else:
+        _write_image(folder / f'{key}.image.png', bgr, flags)
+    for name, pixels in pictures.items():
+        _write_image(folder / f'{key}.{name}', pixels, flags)
+    people = [
+        {'joints': _rounded(figure.joints, 2), 'joints_m': _rounded(figure.joints_m, 3)}
+        for figure in frame.people
+    ]
+    write_atomically(folder / f'{key}.people.json', json.dumps(people).encode())
+    camera = {
+        **asdict(view.camera),
+        'camera_height_m': round(float(view.position_m[2]), 5),
+        'pitch_deg': round(view.pitch_deg, 5),
+        'roll_deg': round(view.roll_deg, 5),
+    }
+    write_atomically(folder / f'{key}.camera.json', json.dumps(camera).encode())
+
+
+def _rounded(rows: Float, digits: int) -> list[list[float]]:
+    return [[round(float(value), digits) for value in row] for row in rows]
+
+
+def _write_image(path: Path, pixels: NDArray[Any], flags: list[int]) -> None:
+    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), flags)
+    if not done:
+        raise RuntimeError(f"could not encode '{path}'")
+    write_atomically(path, data.tobytes())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under another name, then rename it: readers never see half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary.write_bytes(data)
+    temporary.replace(path)
