@@ -13,11 +13,14 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
+from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -134,12 +137,16 @@ class Peer:
 
     def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
         """Call a service and return the response."""
-        client = self.node.create_client(kind, name)
-        assert self.until(client.service_is_ready), f'no service {name}'
-        future = client.call_async(request)
+        client, future = self.ask(kind, name, request)
         assert self.until(future.done, timeout_s), f'{name} did not answer'
         self.node.destroy_client(client)
         return future.result()
+
+    def ask(self, kind: type, name: str, request: Any) -> tuple[Any, Any]:
+        """Call a service without waiting; return the client and the future response."""
+        client = self.node.create_client(kind, name)
+        assert self.until(client.service_is_ready), f'no service {name}'
+        return client, client.call_async(request)
 
     def counters(self, name: str = '/perception') -> dict[str, str]:
         """Wait for the node's next diagnostic and return its values, level and message."""
@@ -199,6 +206,56 @@ class FakeCamera:
         self.infos.publish(info_from_camera(camera, msg.header))
         self.images.publish(msg)
         return msg
+
+
+def connect(peer: Peer, camera: FakeCamera) -> None:
+    """Wait until the node hears a camera, so that no message of a test gets lost."""
+    for publisher in (camera.images, camera.infos):
+        assert peer.until(publisher.get_subscription_count), 'the node does not listen'
+    peer.spin(0.3)
+
+
+def answer_of(
+    kind: type,
+    peer: Peer,
+    camera: FakeCamera,
+    topic: str,
+    rgb: np.ndarray,
+    patience_s: float = 1.0,
+) -> tuple[Image, Any]:
+    """Send a picture until a result with its stamp comes back; return both."""
+    if topic not in peer.received:
+        peer.listen(topic, kind)
+    got = peer.received[topic]
+    got.clear()
+    for _ in range(20):
+        sent = camera.send(rgb)
+        stamp = sent.header.stamp
+        if peer.until(lambda s=stamp: got and got[-1].header.stamp == s, patience_s):
+            return sent, got.pop()
+    raise AssertionError(f'nothing came on {topic}')
+
+
+def change(peer: Peer, transition: int, node: str = '/front/perception') -> bool:
+    """Ask a lifecycle node for a transition; return whether it was made."""
+    request = ChangeState.Request()
+    request.transition.id = transition
+    return peer.call(ChangeState, f'{node}/change_state', request, 60.0).success
+
+
+def state(peer: Peer, node: str = '/front/perception') -> int:
+    """Return the state of a lifecycle node."""
+    response = peer.call(GetState, f'{node}/get_state', GetState.Request())
+    return response.current_state.id
+
+
+def set_parameter(
+    peer: Peer, name: str, value: str | bool, node: str = '/front/perception'
+) -> str:
+    """Set a parameter and return the reason of a refusal."""
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    [result] = peer.call(SetParameters, f'{node}/set_parameters', request).results
+    return '' if result.successful else result.reason
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:

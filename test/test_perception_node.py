@@ -14,13 +14,13 @@ import time
 import cv2
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 import pytest
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
 from ros_helpers import (
+    answer_of,
     BEST_EFFORT,
+    change,
+    connect,
     FakeCamera,
     Peer,
     picture,
@@ -28,6 +28,8 @@ from ros_helpers import (
     Process,
     ros_arguments,
     running,
+    set_parameter,
+    state,
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import SetBool
@@ -94,24 +96,8 @@ def camera(peer: Peer) -> FakeCamera:
     return made
 
 
-def connect(peer: Peer, camera: FakeCamera) -> None:
-    """Wait until the node hears a camera, so that no message of a test gets lost."""
-    for publisher in (camera.images, camera.infos):
-        assert peer.until(publisher.get_subscription_count), 'the node does not listen'
-    peer.spin(0.3)
-
-
 def answer(peer: Peer, camera: FakeCamera, topic: str, rgb: np.ndarray) -> tuple[Image, object]:
-    """Send a picture until a result with its stamp comes back; return both."""
-    if topic not in peer.received:
-        peer.listen(topic, OUTPUTS[topic])
-    got = peer.received[topic]
-    got.clear()
-    for _ in range(20):
-        sent = camera.send(rgb)
-        if peer.until(lambda: got, 1.0) and got[-1].header.stamp == sent.header.stamp:
-            return sent, got.pop()
-    raise AssertionError(f'nothing came on {topic}')
+    return answer_of(OUTPUTS[topic], peer, camera, topic, rgb)
 
 
 def test_a_misspelt_parameter_is_reported(node):
@@ -425,24 +411,6 @@ def compressed_picture_is_processed(peer: Peer) -> None:
     result = peer.next('/front/depth/relative')
     assert result.header == header
     assert (result.height, result.width) == (48, 64)
-
-
-def change(peer: Peer, transition: int) -> bool:
-    request = ChangeState.Request()
-    request.transition.id = transition
-    return peer.call(ChangeState, '/front/perception/change_state', request, 60.0).success
-
-
-def state(peer: Peer) -> int:
-    response = peer.call(GetState, '/front/perception/get_state', GetState.Request())
-    return response.current_state.id
-
-
-def set_parameter(peer: Peer, name: str, value: str | bool) -> str:
-    """Set a parameter and return the reason of a refusal."""
-    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    [result] = peer.call(SetParameters, '/front/perception/set_parameters', request).results
-    return '' if result.successful else result.reason
 
 
 @pytest.fixture

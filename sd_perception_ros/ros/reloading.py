@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.task import Future
@@ -27,7 +28,9 @@ class Reloading:
     def __init__(self, node: Node, serving: Serving) -> None:
         self._node, self._serving = node, serving
         self._loading: Loading | None = None
-        node.create_service(Trigger, '~/reload_model', self._reload)
+        # A group of its own: a coroutine keeps its group busy while it awaits, frames included.
+        group = ReentrantCallbackGroup()
+        node.create_service(Trigger, '~/reload_model', self._reload, callback_group=group)
 
     def join(self) -> None:
         """Wait for a load that is under way; its model is forgotten."""
