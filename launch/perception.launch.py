@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import os
 from pathlib import Path
 
+from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
@@ -18,6 +19,7 @@ from launch_ros.substitutions import FindPackageShare
 from sd_perception_ros.ros.transport import transport_environment, tuning_environment
 
 PACKAGE = 'sd_perception_ros'
+RVIZ = 'rviz/perception.rviz'  # below config/
 # Launch argument: default, meaning. A parameter whose argument is empty stays as in the file.
 ARGUMENTS = {
     'namespace': ('', 'Namespace of the nodes, for example front'),
@@ -34,7 +36,7 @@ ARGUMENTS = {
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'large_data': ('true', 'Set a transport for messages of megabytes unless you set one'),
     'camera': ('false', 'Also start the camera node, which replays files'),
-    'rviz': ('false', 'Also start RViz'),
+    'rviz': ('false', 'Also start RViz, where it is installed'),
 }
 # Launch argument: the node's parameter that it sets.
 PARAMETERS = {
@@ -84,14 +86,29 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             condition=IfCondition(given['camera']),
             **common,
         ),
+        *(rviz(given, share) if truth('rviz', given['rviz']) else []),
+    ]
+
+
+def rviz(given: Mapping[str, str], share: Path) -> list[LaunchDescriptionEntity]:
+    """Make RViz, or a line that says why it is not there; the nodes run without it."""
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        return [
+            LogInfo(
+                msg='rviz:=true, but RViz is not installed here: install the package rviz2 '
+                f'(apt install ros-$ROS_DISTRO-rviz2), or open {share / RVIZ} on another machine'
+            )
+        ]
+    return [
         Node(
             package='rviz2',
             executable='rviz2',
             namespace=given['namespace'],
-            arguments=['-d', str(share / 'perception.rviz')],
+            arguments=['-d', str(share / RVIZ)],
             parameters=overrides(given, ['use_sim_time']),
-            condition=IfCondition(given['rviz']),
-        ),
+        )
     ]
 
 

@@ -28,9 +28,24 @@ def test_every_executable_is_an_entry_point_of_the_package():
 
 
 def test_every_file_of_config_that_it_names_exists():
-    named = re.findall(r"'([\w.]+\.(?:yaml|xml|rviz))'", LAUNCH.read_text())
-    assert {'perception.yaml', 'fastdds.xml', 'perception.rviz'} <= set(named)
+    named = re.findall(r"'([\w./]+\.(?:yaml|xml|rviz))'", LAUNCH.read_text())
+    assert {'perception.yaml', 'fastdds.xml', 'rviz/perception.rviz'} <= set(named)
     assert [name for name in named if not (ROOT / 'config' / name).is_file()] == []
+
+
+def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
+    pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+    from sd_perception_ros.ros.outputs import OUTPUTS
+
+    text = (ROOT / 'config' / 'rviz' / 'perception.rviz').read_text()
+    displays = yaml.safe_load(text)['Visualization Manager']['Displays']
+    kinds = {
+        display['Topic']['Value']: display['Class'].rpartition('/')[2] for display in displays
+    }
+    ours = {output.topic: output.kind.__name__ for output in OUTPUTS}
+    assert kinds.pop('image_raw') == 'Image'
+    assert kinds == {topic: ours[topic] for topic in kinds}
+    assert {'segmentation/color', 'matting/color', 'pose/overlay', 'pose/markers'} <= set(kinds)
 
 
 def test_the_parameter_file_has_only_parameters_that_exist():

@@ -1,0 +1,173 @@
+"""The topics of every task, from a real node with a small random model of all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+from pathlib import Path
+import signal
+
+from models import save_tiny
+import numpy as np
+import pytest
+from ros_helpers import (
+    answer_of,
+    connect,
+    FakeCamera,
+    Peer,
+    picture,
+    pixels,
+    Process,
+    ros_arguments,
+    running,
+    set_parameter,
+)
+from sensor_msgs.msg import Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
+
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.drawing import draw_people, over_checkerboard
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.convert import shares_to_levels
+from sd_perception_ros.ros.labels import LABEL_INFO
+from sd_perception_ros.ros.people import POINT
+from sd_perception_ros.ros.qos import LATCHED
+from sd_perception_ros.tasks import TASKS
+
+MASKED = ('floor', 'wall', 'person')
+NODE = '/perception'
+
+
+@pytest.fixture(scope='module')
+def all_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp('all'), dict.fromkeys(TASKS, 'light'))
+
+
+@pytest.fixture(scope='module')
+def engine(all_tasks: Path) -> Engine:
+    return Engine.from_config(EngineConfig(checkpoint=str(all_tasks), device='cpu'))
+
+
+@pytest.fixture(scope='module')
+def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    arguments = ros_arguments(
+        checkpoint=all_tasks,
+        device='cpu',
+        diagnostics_rate_hz=10.0,
+        segmentation__mask_classes=f'[{", ".join(MASKED)}]',
+        depth__scale__mode='fixed',
+        depth__scale__scale_m=4.0,
+        depth__scale__shift_m=1.0,
+    )
+    log = tmp_path_factory.mktemp('node') / 'log'
+    with running(log, 'perception', *arguments) as process:
+        process.wait_for_output('listening to /image_raw', 120.0)
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+
+
+@pytest.fixture
+def peer(node: Process) -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def camera(peer: Peer) -> FakeCamera:
+    made = FakeCamera(peer)
+    connect(peer, made)
+    return made
+
+
+def white(labels: np.ndarray, engine: Engine) -> np.ndarray:
+    names = engine.tasks['segmentation'].class_names
+    return np.isin(labels, [names.index(name) for name in MASKED]) * np.uint8(255)
+
+
+def images_of(engine: Engine, rgb: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
+    """Make every picture topic's encoding and pixels from the engine's own predictions."""
+    found = engine.predict([rgb])[0]
+    colors = {name: task.colorize(found[name]) for name, task in engine.tasks.items()}
+    labels = found['segmentation']
+    return {
+        'disparity/relative': ('32FC1', found['disparity'].values),
+        'disparity/color': ('rgb8', colors['disparity']),
+        'segmentation/labels': ('mono8', labels.labels),
+        'segmentation/confidence': ('mono8', shares_to_levels(labels.confidence)),
+        'segmentation/mask': ('mono8', white(labels.labels, engine)),
+        'segmentation/color': ('rgb8', colors['segmentation']),
+        'foreground/mask': ('mono8', shares_to_levels(found['foreground'].alpha)),
+        'matting/alpha': ('mono8', shares_to_levels(found['matting'].alpha)),
+        'matting/color': ('rgb8', over_checkerboard(rgb, found['matting'].alpha)),
+        'pose/overlay': ('rgb8', draw_people(rgb, found['pose'])),
+    }
+
+
+def test_pictures_equal_the_engine_and_carry_the_header_of_the_input(peer, camera, engine):
+    rgb = picture()
+    for topic, (encoding, values) in images_of(engine, rgb).items():
+        sent, image = answer_of(Image, peer, camera, f'/{topic}', rgb)
+        assert (topic, image.encoding, image.header) == (topic, encoding, sent.header)
+        difference = np.abs(pixels(image).astype(float) - values)
+        # A number that lies between two levels or classes may fall either way.
+        assert np.mean(difference > (1e-3 if encoding == '32FC1' else 1.01)) < 0.01, topic
+
+
+def test_the_names_of_the_classes_come_to_late_subscribers_too(node, peer, engine):
+    peer.listen('/segmentation/label_info', LABEL_INFO, LATCHED)
+    message = peer.next('/segmentation/label_info')
+    names = engine.tasks['segmentation'].class_names
+    if hasattr(message, 'class_map'):
+        assert [c.class_name for c in message.class_map] == list(names)
+    else:
+        told = json.loads(message.data)['class_map']
+        assert [c['class_name'] for c in told] == list(names)
+        assert node.output.count('vision_msgs is not installed') == 1
+
+
+def test_keypoints_and_markers_come_for_every_picture_with_or_without_people(peer, camera, engine):
+    rgb = picture()
+    peer.listen('/pose/markers', MarkerArray)
+    sent, cloud = answer_of(PointCloud2, peer, camera, '/pose/keypoints', rgb)
+    people = engine.predict([rgb], ['pose'])[0]['pose'].people
+    assert (cloud.header, cloud.point_step) == (sent.header, POINT.itemsize)
+    found = sum(int(np.isfinite(person.joints[:, 0]).sum()) for person in people)
+    assert abs(cloud.width - found) <= max(3, found // 10)
+    markers = peer.next('/pose/markers').markers
+    assert all(marker.header.frame_id == 'lens' for marker in markers)
+    assert (len(markers) > 0) == (len(people) > 0)
+
+
+def test_a_task_that_is_disabled_is_silent_until_it_is_enabled_again(peer, camera):
+    rgb = picture()
+    answer_of(Image, peer, camera, '/disparity/relative', rgb)
+    assert set_parameter(peer, 'disparity.enabled', False, NODE) == ''
+    peer.received['/disparity/relative'].clear()
+    answer_of(Image, peer, camera, '/matting/alpha', rgb)  # the others go on
+    name = 'task disabled: disparity'
+    assert int(peer.counters_when(lambda seen: name in seen)[name]) >= 1
+    assert peer.received['/disparity/relative'] == []
+    assert set_parameter(peer, 'disparity.enabled', True, NODE) == ''
+    answer_of(Image, peer, camera, '/disparity/relative', rgb)
+
+
+def test_pose_goes_on_without_metres_where_depth_is_disabled(peer, camera):
+    """Its points have no place in space then."""
+    assert set_parameter(peer, 'depth.enabled', False, NODE) == ''
+    _, cloud = answer_of(PointCloud2, peer, camera, '/pose/keypoints', picture())
+    points = np.frombuffer(cloud.data, POINT)
+    assert np.isnan(points['z']).all()
+    assert set_parameter(peer, 'depth.enabled', True, NODE) == ''
+
+
+def test_a_class_that_the_model_lacks_is_refused_when_the_node_is_configured(all_tasks, tmp_path):
+    arguments = ros_arguments(
+        checkpoint=all_tasks, device='cpu', segmentation__mask_classes='[person, unicorn]'
+    )
+    process = Process(tmp_path / 'log', 'perception', *arguments)
+    assert process.wait(120.0) == 1
+    assert "has no class 'unicorn'; choose from: sky, floor" in process.output
+    assert process.output.count('[ERROR]') == 1
+    assert 'Traceback' not in process.output
