@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import as_completed, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 import importlib.metadata
 import json
@@ -157,10 +158,22 @@ def write_dataset(
             pool.shutdown(cancel_futures=True)
     else:
         library = make_library(recipe, cache, bodies)
-        for scene in scenes:
-            write_scene(recipe, library, folder, scene)
-            yield scene
+        with one_thread():
+            for scene in scenes:
+                write_scene(recipe, library, folder, scene)
+                yield scene
     write_atomically(folder / 'ATTRIBUTION.md', _credits(recipe, folder).encode())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread: with more, it rounds a few texels of a texture differently."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 _library: list[Library] = []  # of this worker process: the catalogues are read once in each

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.synthetic.assets import attribution
-from sd_perception_ros.synthetic.dataset import make_library, Recipe
+from sd_perception_ros.synthetic.dataset import make_library, one_thread, Recipe
 from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
 from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
@@ -90,22 +90,23 @@ def write_sequence(
     :param bodies: the bank that the recipe names, where it names one.
     :raises ValueError: no room with a free path was found.
     """
-    stage, walk, room = _room_with_walk(recipe, make_library(recipe, cache, bodies))
-    rng = np.random.default_rng([recipe.seed, room, 1])
-    look = Look(0.22, np.ones(3, np.float32), 1.05, 1.0, 0.006, 0.4)
-    gain = 0.0
-    for number in range(frames):
-        view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
-        passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
-        light = np.mean([seen.light for seen in passes], axis=0)
-        gain = gain or exposure(light, look)  # of the first frame: no flicker
-        image = develop(light, look, gain, rng)
-        truth = ground_truth(stage.scene, view)
-        people = figures(stage.scene, view, stage.people)
-        # Every pass sends its rays through the same points: one is as good as all.
-        frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
-        write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
-        yield number
+    with one_thread():
+        stage, walk, room = _room_with_walk(recipe, make_library(recipe, cache, bodies))
+        rng = np.random.default_rng([recipe.seed, room, 1])
+        look = Look(0.22, np.ones(3, np.float32), 1.05, 1.0, 0.006, 0.4)
+        gain = 0.0
+        for number in range(frames):
+            view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
+            passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
+            light = np.mean([seen.light for seen in passes], axis=0)
+            gain = gain or exposure(light, look)  # of the first frame: no flicker
+            image = develop(light, look, gain, rng)
+            truth = ground_truth(stage.scene, view)
+            people = figures(stage.scene, view, stage.people)
+            # Every pass sends its rays through the same points: one is as good as all.
+            frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
+            write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
+            yield number
     credits_text = attribution(stage.models, recipe.bodies != 'none')
     write_atomically(folder / 'ATTRIBUTION.md', credits_text.encode())
     about = {
