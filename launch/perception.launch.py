@@ -60,6 +60,8 @@ def generate_launch_description() -> LaunchDescription:
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Make the nodes."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    if not Path(given['params_file']).is_file():  # launch_ros would go on without it
+        raise ValueError(f"params_file must be an existing file, got '{given['params_file']}'")
     common = {
         'package': PACKAGE,
         'namespace': given['namespace'],
@@ -83,7 +85,7 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name='camera',
             parameters=[given['params_file'], *overrides(given, ['use_sim_time'])],
             remappings=remappings,
-            condition=IfCondition(given['camera']),
+            condition=IfCondition(str(truth('camera', given['camera']))),
             **common,
         ),
         *(rviz(given, share) if truth('rviz', given['rviz']) else []),

@@ -22,6 +22,7 @@ COMMANDS = {
     'perception': ('ros.perception_node', 'start the perception node alone', True),
     'demo': ('cli.demo', 'run both nodes on real pictures and write demo_output/', True),
     'synthesize': ('cli.synthesize', 'render rooms with exact depth and normals', False),
+    'bake-bodies': ('cli.bake_bodies', 'pose and clothe people for the rooms', False),
     'pretrain': ('cli.pretrain', 'train the autoencoder and the denoiser', False),
     'train': ('cli.train', 'fine-tune tasks in one deterministic step', False),
     'evaluate': ('cli.evaluate', 'measure a checkpoint against ground truth', False),

@@ -48,10 +48,12 @@ def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
     """
     Give each true person the most similar found one, the best pairs first.
 
+    People of whom no joint is visible do not count.
+
     :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
     :returns: (N, 5) rows as `KeypointMatch` says.
     """
-    true = [person for person in joints if (person[:, 2] > 0).any()]
+    true = [person for person in joints if (person[:, 2] > 1).any()]
     similarity = np.array([[keypoint_similarity(p, t) for p in people] for t in true])
     pairs: dict[int, int] = {}
     while similarity.size and similarity.max() > 0.1:

@@ -98,6 +98,8 @@ def test_the_photographs_of_scikit_image_need_no_download():
         ({'sequence.json': '[]'}, 'must hold a JSON object'),
         ({'sequence.json': '{}'}, 'holds no <key>.image'),
         ({'sequence.json': '{"rate_hz": "fast"}'}, 'rate_hz must be a number'),
+        ({'sequence.json': '{"rate_hz": -5}'}, 'rate_hz must be a number from 0.001 to 1000'),
+        ({'sequence.json': '{"rate_hz": NaN}'}, 'or 0 for the default, got nan'),
     ],
 )
 def test_a_folder_that_cannot_be_replayed_says_why(tmp_path, files, words):
@@ -109,8 +111,35 @@ def test_a_folder_that_cannot_be_replayed_says_why(tmp_path, files, words):
 
 def test_a_file_that_is_no_video_is_refused(tmp_path):
     (tmp_path / 'video.mp4').write_text('nothing')
-    with pytest.raises(ValueError, match='not a video'):
+    with pytest.raises(ValueError, match=r'not a video .* convert it'):
         open_source(str(tmp_path / 'video.mp4'))
+
+
+@pytest.mark.parametrize('name', ['~nobody_of_this_name/pictures', 'a' * 300])
+def test_a_path_that_cannot_exist_is_one_that_does_not(name):
+    with pytest.raises(ValueError, match='does not exist'):
+        open_source(name)
+
+
+def test_a_picture_with_more_pixels_than_opencv_takes_is_refused(tmp_path):
+    """Only its header says so: 60000 x 60000."""
+    data = cv2.imencode('.bmp', np.zeros((4, 4, 3), np.uint8))[1]
+    data[18:26].view('<i4')[:] = 60_000
+    (tmp_path / 'huge.bmp').write_bytes(data.tobytes())
+    with pytest.raises(ValueError, match=r'huge\.bmp cannot be read as a picture, OpenCV'):
+        open_source(str(tmp_path)).shot(0)
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'width': 0}, {'width': float('inf')}, {'fx': float('nan')}, {'fy': -1.0}]
+)
+def test_an_impossible_camera_of_a_sequence_is_named(sequence, wrong):
+    file = sequence / 'frames' / '000001_0.camera.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    source = open_source(str(sequence))
+    assert source.shot(0).camera.width == 64
+    with pytest.raises(ValueError, match=r'000001_0\.camera\.json must hold'):
+        source.shot(1)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +207,7 @@ def test_a_loop_goes_on_until_a_signal(sequence, tmp_path, peer):
     [
         ({'source': '/no/such/place'}, "source '/no/such/place' does not exist"),
         ({'source': 'skimage', 'encoding': 'rgb9'}, 'choose one of: rgb8, bgr8, mono8'),
+        ({'rate_hz': 1e-12}, 'rate_hz must be at least 0.001, or 0 for the rate of the source'),
     ],
 )
 def test_a_wrong_start_ends_with_one_error_line_and_code_2(tmp_path, values, words):

@@ -33,6 +33,7 @@ def test_every_command_explains_itself_with_an_example(
         (['evaluate', '--checkpoint', 'nowhere', '--data', '.'], 'expected a checkpoint'),
         (['pretrain', '--data', 'nowhere', '--out', 'x'], 'make some with the synthesize command'),
         (['synthesize', '--assets', 'nowhere', '--out', 'x'], 'sweethome3d-furniture'),
+        (['bake-bodies', '--out', 'x'], 'python -m pip install anny'),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -6,6 +6,7 @@ from pathlib import Path
 import re
 import runpy
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -100,6 +101,29 @@ def test_a_truth_that_is_neither_is_refused():
     pytest.importorskip('launch_ros', reason='launch has no wheel; it is part of ROS 2')
     with pytest.raises(ValueError, match="autostart must be true or false, got 'yes'"):
         runpy.run_path(str(LAUNCH))['truth']('autostart', 'yes')
+
+
+@pytest.mark.parametrize(
+    ('words', 'error'),
+    [
+        ({'params_file': '/no/such.yaml'}, "params_file must be an existing file, got '/no/such"),
+        ({'camera': 'yes'}, "camera must be true or false, got 'yes'"),
+        ({'rviz': 'maybe'}, "rviz must be true or false, got 'maybe'"),
+    ],
+)
+def test_a_wrong_argument_ends_the_launch_with_what_it_may_be(monkeypatch, words, error):
+    pytest.importorskip('launch_ros', reason='launch has no wheel; it is part of ROS 2')
+    from launch import LaunchContext
+
+    module = runpy.run_path(str(LAUNCH))
+    context = LaunchContext()
+    given = {name: value for name, (value, _) in module['ARGUMENTS'].items()}
+    given['params_file'] = str(ROOT / 'config' / 'perception.yaml')
+    context.launch_configurations.update(given | words)
+    share = SimpleNamespace(perform=lambda context: str(ROOT))
+    monkeypatch.setitem(module['entities'].__globals__, 'FindPackageShare', lambda name: share)
+    with pytest.raises(ValueError, match=error):
+        module['entities'](context)
 
 
 def test_the_manifest_declares_what_the_nodes_import():

@@ -139,6 +139,10 @@ def test_weights_and_demo_pictures_are_installed_beside_the_code(
     assert wanted <= package_data(setup)
 
 
+def test_the_joints_of_the_catalogue_are_installed(setup: setuptools.Distribution) -> None:
+    assert f'{NAME}/synthetic/people_joints.json' in package_data(setup)
+
+
 def test_no_installed_command_waits_for_torch(setup: setuptools.Distribution) -> None:
     assert setup.install_requires == ['setuptools']
 

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from test_synthetic import GRAY, scene_of, view_at, wall_at
 
+from sd_perception_ros.cli import synthesize
 from sd_perception_ros.skeleton import INDEX
+from sd_perception_ros.synthetic.baking import pushed_out, random_clothes, random_turns
+from sd_perception_ros.synthetic.bodies import Bodies, digest, EYES, HAIR, SKIN, TOP
 from sd_perception_ros.synthetic.dataset import frame_key, Recipe, write_dataset
 from sd_perception_ros.synthetic.items import person
 from sd_perception_ros.synthetic.joints import catalog_joints, figures
@@ -19,7 +22,7 @@ from sd_perception_ros.synthetic.layout import Layout
 from sd_perception_ros.synthetic.meshes import box, limb
 from sd_perception_ros.synthetic.render import radiance
 from sd_perception_ros.synthetic.scene import FURNITURE, PERSON, WALL
-from sd_perception_ros.synthetic.solids import stand_in
+from sd_perception_ros.synthetic.solids import Solids, stand_in
 
 BACK = (wall_at(9.0), WALL)
 
@@ -150,3 +153,82 @@ def test_a_limb_reaches_from_one_point_to_another():
     corners = limb((0, 0, 1), (3, 0, 1), 0.1, GRAY).points.reshape(-1, 3)
     np.testing.assert_allclose(corners.min(0), [0, -0.1, 0.9], atol=1e-2)
     np.testing.assert_allclose(corners.max(0), [3, 0.1, 1.1], atol=1e-2)
+
+
+@pytest.fixture(scope='module')
+def bank(tmp_path_factory):
+    """Write a bank of 20 tetrahedra; the first joint's x, in cm, is the number of each."""
+    points = np.array([(-0.2, 0, 0), (0.2, 0, 0), (0, 0.2, 0), (0, 0, 1.5)], np.float16)
+    joints = np.zeros((20, 17, 3), np.float32)
+    joints[:, 0, 0] = np.arange(20) / 100
+    file = tmp_path_factory.mktemp('bank') / 'bodies.npz'
+    np.savez(
+        file,
+        points=np.tile(points, (20, 1, 1)),
+        normals=np.full((20, 4, 3), 70, np.int8),
+        part=np.tile(np.arange(4, dtype=np.uint8), (20, 1)),
+        joints=joints,
+        sits=np.arange(20) % 2 == 1,
+        faces=np.array([(0, 1, 3), (1, 2, 3), (2, 0, 3), (0, 2, 1)], np.int32),
+        uv=np.zeros((4, 3, 2), np.float16),
+    )
+    return file
+
+
+def number_of(item):
+    return round(float(item.joints_m[0, 0]) * 100)
+
+
+def test_held_out_sets_use_the_last_tenth_of_a_bank_and_training_the_rest(bank):
+    rng = np.random.default_rng(0)
+    training, reserved = (Bodies(Solids(), bank, held) for held in (False, True))
+    assert {number_of(training.body(rng)) for _ in range(200)} == set(range(18))
+    assert {number_of(reserved.body(rng)) for _ in range(40)} == {18, 19}
+
+
+def test_half_of_the_people_come_from_the_bank_and_only_people_do(bank):
+    rng, library = np.random.default_rng(0), Bodies(Solids(), bank, False)
+    people = [library.pick(rng, 'person') for _ in range(200)]
+    baked = [item for item in people if len(item.mesh.points) == 4]
+    assert 70 < len(baked) < 130
+    assert len(library.pick(rng, 'furniture').mesh.points) > 4
+    assert all(item.sits == (number_of(item) % 2 == 1) for item in baked)
+    assert len({item.mesh.materials[TOP].color for item in baked}) > 20  # everybody dresses anew
+
+
+def test_a_recipe_names_its_bank_by_content_and_the_credits_name_its_maker(bank, tmp_path):
+    words = ['--out', tmp_path, '--bodies', bank, '--scenes', 1, '--views', 1, '--workers', 1]
+    assert synthesize.main([str(word) for word in words]) == 0
+    recipe = (tmp_path / 'recipe.json').read_text()
+    assert json.loads(recipe)['arguments']['bodies'] == digest(bank)
+    assert str(bank) not in recipe
+    assert 'Anny' in (tmp_path / 'ATTRIBUTION.md').read_text()
+
+
+def test_a_file_that_is_no_bank_says_how_to_make_one(tmp_path):
+    np.savez(tmp_path / 'other.npz', points=np.zeros(3))
+    with pytest.raises(ValueError, match=r'lacks normals, .* bake-bodies command'):
+        Bodies(Solids(), tmp_path / 'other.npz', False)
+
+
+def test_clothes_lie_outside_the_body_and_hair_on_top():
+    # A chin, the back of the head, the crown, an eye, a chest and a hand.
+    regions = np.array(['head', 'head', 'head', 'eyes', 'torso', 'hand'])
+    rest = np.array(
+        [(0, 0, 1.5), (0, 0.1, 1.7), (0, 0, 1.8), (0, -0.1, 1.7), (0, 0, 1), (1, 0, 1)]
+    )
+    part = random_clothes(np.random.default_rng(0), regions, rest)
+    assert part.tolist() == [SKIN, HAIR, HAIR, EYES, TOP, SKIN]
+    corners = np.array([(0, 0, 0), (1, 0, 0), (0, 1, 0)], np.float64)
+    faces = np.array([(0, 1, 2)])
+    shirt = pushed_out(corners, faces, np.full(3, TOP))
+    np.testing.assert_allclose(shirt - corners, np.tile([0, 0, 0.014], (3, 1)))
+    np.testing.assert_array_equal(pushed_out(corners, faces, np.full(3, SKIN)), corners)
+
+
+def test_the_thighs_of_a_sitting_body_point_to_the_front():
+    turns = random_turns(np.random.default_rng(0), 'sit')
+    thigh = turns['upperleg01.L'] @ (0, 0, -1)
+    assert thigh[1] < -0.9  # the front is -y
+    shin = turns['upperleg01.L'] @ turns['lowerleg01.L'] @ (0, 0, -1)
+    assert shin[2] < -0.7

@@ -451,7 +451,7 @@ def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
     FakeCamera(peer_alone, topic='/cam/image_raw')
     with running(tmp_path / 'log', 'perception', *arguments) as process:
         process.wait_for_output('no image on /image_raw for 5 s: it has no publisher')
-        assert 'images come on: /cam/image_raw' in process.output
+        assert 'images come on: /cam/image_raw\n' in process.output  # and none of its own
         FakeCamera(peer_alone, BEST_EFFORT)
         process.wait_for_output('offers another RELIABILITY than this node asks for')
         assert 'set reliability: auto' in process.output

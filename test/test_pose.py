@@ -76,6 +76,12 @@ def test_a_joint_outside_the_picture_is_not_invented() -> None:
     assert person.joints[INDEX['right_ankle'], 2] == 0
 
 
+def test_somebody_fully_behind_a_cupboard_does_not_count() -> None:
+    hidden = person_at(100, 40, flag=1)
+    assert decoded(sample_of(hidden)).people == ()
+    assert len(keypoint_matches([], hidden[None].numpy())) == 0
+
+
 def test_nobody_gives_nobody() -> None:
     assert decoded(sample_of()).people == ()
 

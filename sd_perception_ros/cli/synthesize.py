@@ -1,4 +1,4 @@
-"""Render the synthetic rooms: pictures with exact depth, normals and labels."""
+"""Render the synthetic rooms: pictures with exact depth, normals, labels, mattes and joints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 
 from tqdm import tqdm
 
+from sd_perception_ros.synthetic.bodies import digest
 from sd_perception_ros.synthetic.dataset import missing_scenes, Recipe, write_dataset
 from sd_perception_ros.synthetic.sequence import write_sequence
 
@@ -17,8 +18,12 @@ the furniture (once, no root needed; any Debian or Ubuntu machine):
   apt-get download sweethome3d-furniture
   dpkg -x sweethome3d-furniture_*.deb furniture
 
+more people (once; optional): python -m sd_perception_ros bake-bodies --help
+
 examples:
   python -m sd_perception_ros synthesize --assets furniture --out data/rooms --scenes 1200
+  python -m sd_perception_ros synthesize --assets furniture --bodies data/bodies.npz \\
+      --out data/people --scenes 1200
   python -m sd_perception_ros synthesize --assets furniture --out data/held_out --scenes 40 \\
       --seed 900001 --heldout
   python -m sd_perception_ros synthesize --assets none --out data/solids --scenes 10
@@ -41,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--out', type=Path, required=True, help='folder to write to')
     made.add_argument(
         '--assets', default='none', help="folder with the *.sh3f catalogues, or 'none' (default)"
+    )
+    made.add_argument(
+        '--bodies', type=Path, help='bank of people from bake-bodies: half of all people'
     )
     made.add_argument('--cache', type=Path, default=Path('data/meshes'), help='parsed models')
     made.add_argument('--scenes', type=int, default=100, help='number of scenes (default 100)')
@@ -67,16 +75,23 @@ def main(argv: list[str] | None = None) -> int:
     # The workers inherit it: one thread in each is the best use of the cores.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     recipe = Recipe(
-        args.scenes, args.views, args.seed, args.width, args.height, args.assets, args.heldout
+        args.scenes,
+        args.views,
+        args.seed,
+        args.width,
+        args.height,
+        args.assets,
+        args.heldout,
+        digest(args.bodies) if args.bodies else 'none',
     )
     if args.sequence:
-        film = write_sequence(recipe, args.out, args.cache, args.sequence)
+        film = write_sequence(recipe, args.out, args.cache, args.sequence, args.bodies)
         for _ in tqdm(film, total=args.sequence, unit='frame'):
             pass
         return 0
     done = args.scenes - len(missing_scenes(recipe, args.out))
     with tqdm(total=args.scenes, initial=done, unit='scene') as bar:
-        for _ in write_dataset(recipe, args.out, args.cache, args.workers):
+        for _ in write_dataset(recipe, args.out, args.cache, args.workers, args.bodies):
             bar.update()
     return 0
 

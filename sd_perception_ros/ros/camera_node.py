@@ -10,6 +10,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -91,8 +92,10 @@ class CameraNode(Node):
         self._next += 1
 
     def _heard(self) -> bool:
-        publishers = [self._images] + ([self._compressed] if self._compressed else [])
-        return any(publisher.get_subscription_count() for publisher in publishers)
+        return any(publisher.get_subscription_count() for publisher in self._pictures())
+
+    def _pictures(self) -> list[Publisher]:
+        return [self._images] + ([self._compressed] if self._compressed else [])
 
     def _send(self, shot: Shot) -> None:
         header = Header(frame_id=self._frame_id)
@@ -121,7 +124,7 @@ class CameraNode(Node):
 
     def _end(self) -> None:
         self._timer.cancel()
-        for publisher in (self._images, self._infos):
+        for publisher in (*self._pictures(), self._infos):
             publisher.wait_for_all_acked(_LAST_WORDS)
         self.get_logger().info(f'the end: {self.sent} frames sent')
         self.finished.set_result(OK)

@@ -166,7 +166,10 @@ def bytes_of(values: NDArray[Any]) -> array.array[int]:
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raise ValueError for a picture without pixels or with more than `max_pixels`."""
     if not (width > 0 and height > 0):
-        raise ValueError(f'a picture has at least one pixel, got {width} x {height}')
+        raise ValueError(
+            f'a picture has at least one pixel, got {width} x {height}; the camera driver fills '
+            'the message wrongly'
+        )
     if width * height > max_pixels:
         raise ValueError(
             f'the picture has {width} x {height} pixels, more than max_pixels = {max_pixels}; '

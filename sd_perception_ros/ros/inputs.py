@@ -26,6 +26,7 @@ from sd_perception_ros.types import Camera
 
 # How long a topic may stay silent before the log says so.
 _SILENCE_S = 5.0
+_PICTURES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
 
 
 class CameraInput:
@@ -75,7 +76,7 @@ class CameraInput:
         try:
             camera = camera_from_info(info, width, height, self._rectified)
         except ValueError as error:
-            text = f'{error}; until then {self.info_topic} gives images but no points'
+            text = f'{error}; until it is mended {self.info_topic} gives images but no points'
             self._stats.error(text)
             self._log.error(text, throttle_duration_sec=10.0)
             return None
@@ -166,13 +167,20 @@ class CameraInput:
         text = f'no image on {self.topic} for {_SILENCE_S:.0f} s'
         if not self._node.count_publishers(self.topic):
             text += ': it has no publisher'
-            kind = 'sensor_msgs/msg/Image'
-            others = [
-                name
-                for name, kinds in self._node.get_topic_names_and_types()
-                if kind in kinds and self._node.count_publishers(name) and name != self.topic
-            ]
-            close = difflib.get_close_matches(self.topic, others, n=3, cutoff=0.3)
+            close = difflib.get_close_matches(self.topic, self._pictures(), n=3, cutoff=0.3)
             text += f'; images come on: {", ".join(close)}' if close else ''
         self._stats.warn(text)
         self._log.warning(text, throttle_duration_sec=30.0)
+
+    def _pictures(self) -> list[str]:
+        """List the topics on which other nodes publish pictures, compressed ones too."""
+        own = (self._node.get_name(), self._node.get_namespace())
+        return [
+            name
+            for name, kinds in self._node.get_topic_names_and_types()
+            if not _PICTURES.isdisjoint(kinds)
+            and any(
+                (info.node_name, info.node_namespace) != own
+                for info in self._node.get_publishers_info_by_topic(name)
+            )
+        ]

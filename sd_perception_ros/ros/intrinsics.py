@@ -10,6 +10,8 @@ from std_msgs.msg import Header
 from sd_perception_ros.geometry import crop_and_bin
 from sd_perception_ros.types import Camera
 
+# Of the picture's side: a field of view of 179.4 degrees.
+_SHORTEST_FOCAL = 1 / 400
 # Distortion models of ROS and the numbers of coefficients that each may have.
 _COEFFICIENTS = {
     '': (0, 4, 5),
@@ -32,7 +34,9 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool)
     row = 4 if rectified else 3
     fx, cx, fy, cy = matrix[0], matrix[2], matrix[row + 1], matrix[row + 2]
     if not any(matrix):
-        raise ValueError(f'CameraInfo.{name} is all zero: the camera is not calibrated')
+        raise ValueError(
+            f'CameraInfo.{name} is all zero: the camera is not calibrated; calibrate it'
+        )
     if not all(math.isfinite(value) for value in matrix):
         raise ValueError(f'CameraInfo.{name} must be finite, got {list(matrix)}')
     if fx <= 0 or fy <= 0:
@@ -45,10 +49,15 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool)
             f'interest and binning) but the picture is {width} x {height}; publish the info of '
             'this picture'
         )
+    if min(camera.fx / width, camera.fy / height) < _SHORTEST_FOCAL:
+        raise ValueError(
+            f'CameraInfo focal lengths fx {fx:g} and fy {fy:g} are too short for a {width} x '
+            f'{height} picture; give them in pixels, not in millimetres or shares of the width'
+        )
     if not (-width <= camera.cx <= 2 * width and -height <= camera.cy <= 2 * height):
         raise ValueError(
             f'the principal point ({camera.cx:.1f}, {camera.cy:.1f}) lies far outside the '
-            f'{width} x {height} picture'
+            f'{width} x {height} picture; calibrate the camera at this size'
         )
     return camera
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-import math
 
 from sd_perception_ros.config import check, group, option
+
+# Frames per second of a camera: a timer takes no period beyond some centuries.
+MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class CameraOptions:
         "'demo' (the bundled sequence) or 'skimage' (photographs of the scikit-image package)",
     )
     rate_hz: float = option(
-        0.0, 'Frames per second; 0: as the source says, else 10', low=0.0, high=1000.0
+        0.0, 'Frames per second; 0: as the source says, else 10', low=0.0, high=MAX_RATE_HZ
     )
     loop: bool = option(True, 'Start again after the last frame; false: end the node')
     width: int = option(0, 'Width of the published picture; 0: as the source', low=0, high=16384)
@@ -181,8 +183,11 @@ class CameraOptions:
         check(self)
         if not self.source:
             raise ValueError(f'CameraOptions.source is empty; {_SOURCE_HELP}')
-        if not math.isfinite(self.rate_hz):
-            raise ValueError(f'CameraOptions.rate_hz must be finite, got {self.rate_hz}')
+        if 0 < self.rate_hz < MIN_RATE_HZ:
+            raise ValueError(
+                f'CameraOptions.rate_hz must be at least {MIN_RATE_HZ}, or 0 for the rate of the '
+                f'source, got {self.rate_hz}'
+            )
 
 
 _SOURCE_HELP = "name a folder, a video file, or one of the words 'demo' and 'skimage'"

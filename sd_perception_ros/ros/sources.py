@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 import importlib.util
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from sd_perception_ros.ros.options import MAX_RATE_HZ, MIN_RATE_HZ
 from sd_perception_ros.types import Camera, UInt8
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -89,9 +92,12 @@ class Sequence(Source):
         try:
             self.rate_hz = float(about.get('rate_hz', 0.0))
         except (TypeError, ValueError):
+            self.rate_hz = math.nan
+        if not (self.rate_hz == 0 or MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ):
             raise ValueError(
-                f'{folder / "sequence.json"}: rate_hz must be a number, got {about["rate_hz"]!r}'
-            ) from None
+                f'{folder / "sequence.json"}: rate_hz must be a number from {MIN_RATE_HZ} to '
+                f'{MAX_RATE_HZ:g}, or 0 for the default, got {about["rate_hz"]!r}'
+            )
         self.frame_id = str(about.get('frame_id', ''))
         frames = folder / 'frames'
         self._images = sorted(
@@ -120,10 +126,13 @@ class Video(Source):
         self._capture = cv2.VideoCapture(str(path))
         self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate_hz = rate_hz if np.isfinite(rate_hz) and rate_hz > 0 else 0.0
+        self.rate_hz = rate_hz if MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ else 0.0
         self._next = 0
         if not self._capture.isOpened() or self._count < 1:
-            raise ValueError(f'{path} is not a video that OpenCV can read')
+            raise ValueError(
+                f'{path} is not a video whose frames OpenCV can read and count; convert it, for '
+                f'example with ffmpeg -i {path.name} new.mp4'
+            )
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
 
     def __len__(self) -> int:
@@ -149,10 +158,11 @@ def open_source(name: str) -> Source:
     """
     if name == 'skimage':
         return _photographs()
-    path = DEMO if name == 'demo' else Path(name).expanduser()
-    if (path / 'sequence.json').is_file():
+    # os.path: pathlib raises for a home of nobody and for a name that is too long.
+    path = DEMO if name == 'demo' else Path(os.path.expanduser(name))
+    if os.path.isfile(path / 'sequence.json'):
         return Sequence(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
         if not found:
             raise ValueError(
@@ -160,7 +170,7 @@ def open_source(name: str) -> Source:
                 'without sequence.json'
             )
         return Pictures(found)
-    if path.is_file():
+    if os.path.isfile(path):
         return Pictures([path]) if path.suffix.lower() in PICTURES else Video(path)
     raise ValueError(
         f"source '{name}' does not exist ({path.absolute()}); give a folder of pictures, a video "
@@ -174,9 +184,17 @@ def read_picture(path: Path) -> UInt8:
 
     :raises ValueError: it is damaged or no picture.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # mostly a size, as its header says, beyond OpenCV's limit
+        raise ValueError(
+            f'{path} cannot be read as a picture, OpenCV expects {error.err}; replace it or take '
+            'it out of its folder'
+        ) from None
     if bgr is None:
-        raise ValueError(f'{path} cannot be read as a picture')
+        raise ValueError(
+            f'{path} cannot be read as a picture; replace it or take it out of its folder'
+        )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -184,19 +202,25 @@ def read_camera(path: Path) -> Camera:
     """
     Read the intrinsics that a rendered frame comes with.
 
-    :raises ValueError: a value is missing or no number.
+    :raises ValueError: a value is missing, no number or impossible.
     """
     values = _read_json(path)
     try:
-        return Camera(
+        camera = Camera(
             **{
                 f.name: (int if f.name in ('width', 'height') else float)(values[f.name])
                 for f in fields(Camera)
             }
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         names = ', '.join(f.name for f in fields(Camera))
         raise ValueError(f'{path} must hold the numbers {names}; wrong: {error}') from None
+    positive = min(camera.fx, camera.fy, camera.width, camera.height) > 0
+    if not positive or not all(map(math.isfinite, astuple(camera))):
+        raise ValueError(
+            f'{path} must hold finite numbers, positive but for cx and cy, got {camera}'
+        )
+    return camera
 
 
 def _photographs() -> Source:

@@ -137,8 +137,12 @@ def _is_fit(model: Model) -> bool:
     )
 
 
-def attribution(models: Iterable[Model]) -> str:
-    """Write the credits (Markdown) that CC-BY asks for, one line for each model."""
+def attribution(models: Iterable[Model], bodies: bool = False) -> str:
+    """
+    Write the credits (Markdown) that CC-BY asks for, one line for each model.
+
+    :param bodies: whether people of a bank were used, too.
+    """
     rows = [
         f'- {m.name} (`{m.key}`), by {m.creator or "unknown"}, {m.license}'
         for m in sorted(set(models), key=lambda m: m.key)
@@ -151,4 +155,9 @@ def attribution(models: Iterable[Model]) -> str:
         'CC-BY 3.0: https://creativecommons.org/licenses/by/3.0/ , '
         'CC0 1.0: https://creativecommons.org/publicdomain/zero/1.0/\n\n'
     )
+    if bodies:
+        head += (
+            'Some people were made with Anny (https://github.com/naver/anny; its code is '
+            'Apache-2.0) from MakeHuman data, CC0 1.0.\n\n'
+        )
     return head + ('\n'.join(rows) if rows else 'No catalogue model was used.') + '\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import as_completed, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 import importlib.metadata
 import json
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 
 from sd_perception_ros.synthetic.assets import attribution, Model, read_catalogs
+from sd_perception_ros.synthetic.bodies import Bodies
 from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
 from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
@@ -38,6 +40,7 @@ class Recipe:
 
     :ivar assets: folder with the furniture catalogues, or 'none' for plain solids.
     :ivar held_out: use only the reserved models, otherwise only the others.
+    :ivar bodies: SHA-256 of a bank of people, or 'none'.
     """
 
     scenes: int
@@ -47,13 +50,19 @@ class Recipe:
     height: int
     assets: str
     held_out: bool
+    bodies: str = 'none'
 
 
-def make_library(recipe: Recipe, cache: Path) -> Library:
-    """Open the catalogues of a recipe, or the plain solids."""
-    if recipe.assets == 'none':
-        return Solids()
-    return Catalog(Path(recipe.assets), cache, recipe.held_out)
+def make_library(recipe: Recipe, cache: Path, bodies: Path | None = None) -> Library:
+    """
+    Open the catalogues of a recipe, or the plain solids.
+
+    :param bodies: the bank that the recipe names, where it names one.
+    """
+    library: Library = Solids()
+    if recipe.assets != 'none':
+        library = Catalog(Path(recipe.assets), cache, recipe.held_out)
+    return Bodies(library, bodies, recipe.held_out) if bodies else library
 
 
 def make_stage(rng: np.random.Generator, library: Library) -> Stage:
@@ -121,10 +130,13 @@ def missing_scenes(recipe: Recipe, folder: Path) -> list[int]:
     ]
 
 
-def write_dataset(recipe: Recipe, folder: Path, cache: Path, workers: int) -> Iterator[int]:
+def write_dataset(
+    recipe: Recipe, folder: Path, cache: Path, workers: int, bodies: Path | None = None
+) -> Iterator[int]:
     """
     Render what is missing, then write the credits; yields after each finished scene.
 
+    :param bodies: the bank that the recipe names, where it names one.
     :raises ValueError: the folder holds frames of another recipe.
     :raises FileNotFoundError: there are no catalogues where the recipe says.
     """
@@ -135,7 +147,7 @@ def write_dataset(recipe: Recipe, folder: Path, cache: Path, workers: int) -> It
     if workers > 1:
         context = multiprocessing.get_context('spawn')
         pool = ProcessPoolExecutor(
-            workers, context, initializer=_start_worker, initargs=(recipe, cache)
+            workers, context, initializer=_start_worker, initargs=(recipe, cache, bodies)
         )
         try:
             jobs = [pool.submit(_work, recipe, folder, scene) for scene in scenes]
@@ -145,21 +157,33 @@ def write_dataset(recipe: Recipe, folder: Path, cache: Path, workers: int) -> It
             # A stop waits for the scenes that are being rendered, not for all that were asked for.
             pool.shutdown(cancel_futures=True)
     else:
-        library = make_library(recipe, cache)
-        for scene in scenes:
-            write_scene(recipe, library, folder, scene)
-            yield scene
+        library = make_library(recipe, cache, bodies)
+        with one_thread():
+            for scene in scenes:
+                write_scene(recipe, library, folder, scene)
+                yield scene
     write_atomically(folder / 'ATTRIBUTION.md', _credits(recipe, folder).encode())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread: with more, it rounds a few texels of a texture differently."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 _library: list[Library] = []  # of this worker process: the catalogues are read once in each
 
 
-def _start_worker(recipe: Recipe, cache: Path) -> None:
+def _start_worker(recipe: Recipe, cache: Path, bodies: Path | None) -> None:
     # Ctrl-C in a terminal reaches every process: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    _library.append(make_library(recipe, cache))
+    _library.append(make_library(recipe, cache, bodies))
 
 
 def _work(recipe: Recipe, folder: Path, scene: int) -> int:
@@ -184,9 +208,9 @@ def _claim(recipe: Recipe, folder: Path) -> None:
 
 
 def _credits(recipe: Recipe, folder: Path) -> str:
-    if recipe.assets == 'none':
-        return attribution([])
-    keys = {
-        key for path in (folder / 'models').glob('*.json') for key in json.loads(path.read_text())
-    }
-    return attribution(m for m in read_catalogs(Path(recipe.assets)) if m.key in keys)
+    models: list[Model] = []
+    if recipe.assets != 'none':
+        files = (folder / 'models').glob('*.json')
+        keys = {key for path in files for key in json.loads(path.read_text())}
+        models = [model for model in read_catalogs(Path(recipe.assets)) if model.key in keys]
+    return attribution(models, recipe.bodies != 'none')

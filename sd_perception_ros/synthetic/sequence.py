@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.synthetic.assets import attribution
-from sd_perception_ros.synthetic.dataset import make_library, Recipe
+from sd_perception_ros.synthetic.dataset import make_library, one_thread, Recipe
 from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
+from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
 from sd_perception_ros.synthetic.layout import Stage
 from sd_perception_ros.synthetic.render import develop, exposure, ground_truth, Look, radiance
@@ -79,30 +80,34 @@ def find_walk(rng: Rng, stage: Stage) -> Walk | None:
     return None
 
 
-def write_sequence(recipe: Recipe, folder: Path, cache: Path, frames: int) -> Iterator[int]:
+def write_sequence(
+    recipe: Recipe, folder: Path, cache: Path, frames: int, bodies: Path | None = None
+) -> Iterator[int]:
     """
     Render a film into `folder/frames`, and describe it in sequence.json; yields after each frame.
 
     :param recipe: its seed chooses the room and the walk; `scenes` and `views` do not count.
+    :param bodies: the bank that the recipe names, where it names one.
     :raises ValueError: no room with a free path was found.
     """
-    stage, walk, room = _room_with_walk(recipe, cache)
-    rng = np.random.default_rng([recipe.seed, room, 1])
-    look = Look(0.22, np.ones(3, np.float32), 1.05, 1.0, 0.006, 0.4)
-    gain = 0.0
-    for number in range(frames):
-        view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
-        passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
-        light = np.mean([seen.light for seen in passes], axis=0)
-        gain = gain or exposure(light, look)  # of the first frame: no flicker
-        image = develop(light, look, gain, rng)
-        truth = ground_truth(stage.scene, view)
-        people = figures(stage.scene, view, stage.people)
-        # Every pass sends its rays through the same points: one is as good as all.
-        frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
-        write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
-        yield number
-    credits_text = attribution(stage.models)
+    with one_thread():
+        stage, walk, room = _room_with_walk(recipe, make_library(recipe, cache, bodies))
+        rng = np.random.default_rng([recipe.seed, room, 1])
+        look = Look(0.22, np.ones(3, np.float32), 1.05, 1.0, 0.006, 0.4)
+        gain = 0.0
+        for number in range(frames):
+            view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
+            passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
+            light = np.mean([seen.light for seen in passes], axis=0)
+            gain = gain or exposure(light, look)  # of the first frame: no flicker
+            image = develop(light, look, gain, rng)
+            truth = ground_truth(stage.scene, view)
+            people = figures(stage.scene, view, stage.people)
+            # Every pass sends its rays through the same points: one is as good as all.
+            frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
+            write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
+            yield number
+    credits_text = attribution(stage.models, recipe.bodies != 'none')
     write_atomically(folder / 'ATTRIBUTION.md', credits_text.encode())
     about = {
         'rate_hz': RATE_HZ,
@@ -115,8 +120,7 @@ def write_sequence(recipe: Recipe, folder: Path, cache: Path, frames: int) -> It
     write_atomically(folder / 'sequence.json', (json.dumps(about, indent=2) + '\n').encode())
 
 
-def _room_with_walk(recipe: Recipe, cache: Path) -> tuple[Stage, Walk, int]:
-    library = make_library(recipe, cache)
+def _room_with_walk(recipe: Recipe, library: Library) -> tuple[Stage, Walk, int]:
     for room in range(MAX_ROOMS):
         rng = np.random.default_rng([recipe.seed, room])
         stage = make_room(rng, library)

@@ -15,6 +15,7 @@ Rng = np.random.Generator
 TRIES = 60
 CLEARANCE_M = 0.5
 QUICK_STEP_PX = 6
+PEOPLE_SHARE = 0.5  # of the views where there is somebody to look at
 
 
 def pinhole(fov_deg: float, width: int, height: int) -> Camera:
@@ -73,11 +74,16 @@ def _free_position(rng: Rng, stage: Stage) -> np.ndarray | None:
 
 
 def _yaw_to_something(rng: Rng, stage: Stage, position: np.ndarray) -> float:
-    """Head for a thing at least 1 m away, or for the middle, and not exactly."""
+    """Head for somebody or something at least 1 m away, or for the middle, and not exactly."""
     x0, y0, x1, y1 = stage.ground
-    choices = [t for t in stage.targets if math.dist(t[:2], position[:2]) > 1.0]
+    things, people = (
+        [(x, y) for x, y, _ in points if math.dist((x, y), position[:2]) > 1.0]
+        for points in (stage.targets, [joints.mean(0) for joints in stage.people])
+    )
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    choices = people if rng.random() < PEOPLE_SHARE else things
+    choices = choices or things
     if choices and rng.random() < 0.85:
-        x, y, _ = choices[int(rng.integers(len(choices)))]
+        x, y = choices[int(rng.integers(len(choices)))]
     heading = math.atan2(x - float(position[0]), y - float(position[1]))
     return math.degrees(heading + float(rng.uniform(-0.35, 0.35)))

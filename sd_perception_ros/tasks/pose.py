@@ -42,7 +42,7 @@ class Pose(Task):
     truth: ClassVar[str] = 'joints'
     dense: ClassVar[bool] = False
 
-    sigma_cells: float = option(1.5, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
+    sigma_cells: float = option(2.0, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
     min_score: float = option(0.3, 'Centres and joints with less heat do not count', low=0, high=1)
     max_people: int = option(30, 'More people are left out, so time is bounded', low=1, high=100)
 
@@ -59,7 +59,8 @@ class Pose(Task):
         """
         Draw heat maps and offsets on cells of 2 pixels.
 
-        Offsets stand around each centre, in units of 16 cells, NaN for a joint outside.
+        Offsets stand around each centre, in units of 16 cells, NaN for a joint outside. People of
+        whom no joint is seen are left out.
         """
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = (-(-side // CELL_PX) for side in reference.shape[-2:])
@@ -76,7 +77,7 @@ class Pose(Task):
         heat, offsets = target[: CENTRE + 1], target[CENTRE + 1 :].view(COUNT, 2, height, width)
         x, y = torch.arange(width).float(), torch.arange(height).float()
         nearest = torch.full((height, width), torch.inf)
-        for person in people[(people[..., 2] > 0).any(1)]:
+        for person in people[(people[..., 2] > 1).any(1)]:
             cells, labelled, seen = (person[:, :2] + 0.5) / CELL_PX - 0.5, *_flags(person)
             tops = torch.cat([cells, cells[labelled].mean(0, keepdim=True)])
             squared = _squared(tops, x, y)
@@ -106,7 +107,7 @@ class Pose(Task):
         near = valid & (target[:, CENTRE : CENTRE + 1] > 0.3)
         known = near & offsets.isfinite()
         difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets.nan_to_num(0.0), 0)
-        return 0.2 * error + 2 * difference.abs().sum() / known.sum().clamp(min=1)
+        return 0.5 * error + difference.abs().sum() / known.sum().clamp(min=1)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
         """Find centres, follow their offsets, and take each joint's own peak nearby."""
