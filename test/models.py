@@ -14,10 +14,10 @@ from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
 
 
-def tiny_vae() -> AutoencoderKL:
+def tiny_vae(channels: int = 8) -> AutoencoderKL:
     """Return an autoencoder with a stride of 8."""
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
+        block_out_channels=(channels,) * 4,
         down_block_types=('DownEncoderBlock2D',) * 4,
         up_block_types=('UpDecoderBlock2D',) * 4,
         latent_channels=4,
@@ -41,14 +41,15 @@ def tiny_unet() -> UNet2DConditionModel:
     )
 
 
-def tiny_model(heads: dict[str, str], seed: int = 0) -> Model:
+def tiny_model(heads: dict[str, str], seed: int = 0, vae_channels: int = 8) -> Model:
     """
     Return a random model in which all tasks share one denoiser.
 
     :param heads: task name to kind of head.
+    :param vae_channels: more of them make a slower model.
     """
     torch.manual_seed(seed)
-    backbone = UNetBackbone(tiny_vae(), tiny_unet(), torch.zeros(1, 1, 8), timestep=1)
+    backbone = UNetBackbone(tiny_vae(vae_channels), tiny_unet(), torch.zeros(1, 1, 8), timestep=1)
     tasks = {name: make_task(name) for name in heads}
     made = {
         name: checkpoint.make_head(kind, tasks[name].channels, backbone, 16)
