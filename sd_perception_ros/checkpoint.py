@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def find(name: str) -> Path:
     :raises FileNotFoundError: there is none.
     """
     shipped = SHIPPED / name / FILE
-    path = Path(name).expanduser()
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # ~nobody: there is no such user
+        path = path.expanduser()
     for candidate in (shipped, path / FILE, path):
         if name and candidate.is_file():
             return candidate

@@ -52,6 +52,11 @@ def test_a_checkpoint_is_found_by_folder_file_and_known_name(folder: Path) -> No
     assert checkpoint.find('bundled').is_file()
 
 
+def test_a_home_that_is_not_there_is_a_checkpoint_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError, match="got '~nosuchuser/model'"):
+        checkpoint.find('~nosuchuser/model')
+
+
 def test_unwanted_tasks_are_not_loaded(folder: Path) -> None:
     (folder / 'head_normals.safetensors').unlink()
     model, _ = checkpoint.load(str(folder), ['depth'])
