@@ -16,8 +16,9 @@ from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_rang
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DisparityMap, Grid, Sample
 
-# Fitted disparity below this is farther than a kilometre, or behind the camera.
-_LEAST_PER_M = 1e-3
+# Fitted disparity below this is farther than 80 m, the range of the usual protocols, or behind
+# the camera.
+_LEAST_PER_M = 1 / 80
 
 
 @dataclass(frozen=True)
