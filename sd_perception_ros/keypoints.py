@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sd_perception_ros.skeleton import INDEX, SIGMAS
-from sd_perception_ros.types import Float, Person
+from sd_perception_ros.types import Float, Person, Poses
 
 
 class KeypointMatch:
@@ -67,6 +67,17 @@ def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
     wrong = set(range(len(people))) - set(pairs.values())
     rows += [[0.0, 0.0, 0.0, 0.0, people[index].score] for index in sorted(wrong)]
     return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def true_poses(joints: Float, height: int, width: int) -> Poses:
+    """Make people of (P, 17, 3) true joints, as `Sample` has them, to draw them."""
+    people = []
+    for person in joints[(joints[..., 2] > 1).any(1)]:
+        labelled = person[:, 2:] > 0
+        known = np.where(labelled, person, np.nan).astype(np.float32)
+        known[:, 2] = labelled[:, 0]
+        people.append(Person(known, person[:, 2] > 1, 1.0))
+    return Poses(tuple(people), height, width)
 
 
 def keypoint_similarity(person: Person, joints: Float) -> float:

@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.drawing import draw_people
+from sd_perception_ros.keypoints import true_poses
 from sd_perception_ros.ros.recorder import INPUT
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import Poses, Sample
+from sd_perception_ros.types import Sample
 
 UInt8 = NDArray[np.uint8]
 Tile = tuple[str, UInt8]
@@ -65,10 +66,11 @@ def true_picture(task_name: str, sample: Sample, picture: UInt8) -> UInt8:
     :param picture: (H, W, 3) of the camera, under what is drawn onto it.
     """
     task = make_task(task_name)
+    if not task.dense:
+        joints = sample['joints'][0].numpy()
+        return draw_people(picture, true_poses(joints, *picture.shape[:2]))
     target, valid = task.target(sample)
     prediction = task.decode(target[0])
-    if isinstance(prediction, Poses):
-        return draw_people(picture, prediction)
     return np.where(valid[0, 0, :, :, None].numpy(), task.colorize(prediction), np.uint8(UNKNOWN))
 
 

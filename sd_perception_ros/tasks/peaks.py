@@ -12,7 +12,7 @@ from sd_perception_ros.types import Float, Grid, Person
 _REACH = 0.2
 _LEAST_REACH_CELLS = 2.5
 # Two people whose joints are nearer than this share of their size are one, found twice.
-_SAME = 0.25
+_SAME = 0.15
 Candidate = tuple[float, float, float]  # x and y in cells, heat
 
 
