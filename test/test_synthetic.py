@@ -449,7 +449,8 @@ def test_solids_need_no_download(tmp_path):
 
 
 def test_the_demo_sequence_is_complete_and_small():
-    parts = ('image.jpg', 'depth.png', 'normals.png', 'semantic.png', 'camera.json')
+    parts = ['image.jpg', *(f'{name}.png' for name in ('depth', 'normals', 'semantic'))]
+    parts += ['foreground.png', 'matte.png', 'people.json', 'camera.json']
     expected = {f'{i:06d}_0.{part}' for i in range(60) for part in parts}
     assert {p.name for p in (DEMO / 'frames').iterdir()} == expected
     assert sum(p.stat().st_size for p in DEMO.rglob('*') if p.is_file()) < 8e6
