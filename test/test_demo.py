@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from ros_helpers import Process, running
+from std_msgs.msg import Header
 from tqdm import tqdm
 
 from sd_perception_ros.cli.demo_nodes import DemoError, Nodes
@@ -23,12 +24,20 @@ from sd_perception_ros.cli.demo_pictures import (
 )
 from sd_perception_ros.cli.demo_play import one_round, Player
 from sd_perception_ros.cli.demo_recording import Part, record, Recording, rooms, shortened
-from sd_perception_ros.cli.demo_table import error_table, errors, topic_table
+from sd_perception_ros.cli.demo_table import error_table, errors, poses_of, topic_table
 from sd_perception_ros.cli.demo_write import pictured
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.recorder import Arrival, INPUT, Recorder, topics_of
+from sd_perception_ros.ros.people import keypoints_message
+from sd_perception_ros.ros.recorder import (
+    Arrival,
+    cloud_values,
+    INPUT,
+    Recorder,
+    topics_of,
+)
 from sd_perception_ros.ros.sources import DEMO
+from sd_perception_ros.types import Person, Poses
 
 FRAMES = 6
 PHOTOS = {'astronaut', 'coffee', 'chelsea', 'rocket', 'motorcycle_left'}
@@ -314,3 +323,18 @@ def test_a_film_has_the_colours_of_its_pictures(tmp_path: Path) -> None:
 def test_no_pictures_make_no_film(tmp_path: Path) -> None:
     assert write_video(tmp_path / 'film', [], 5.0) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_keypoints_become_the_people_again_that_they_were_made_of() -> None:
+    joints = np.full((17, 3), np.nan, np.float32)
+    joints[:, 2] = 0
+    joints[5], joints[16] = (10.5, 20.25, 0.75), (30, 40, 0.25)
+    person = Person(joints, np.isfinite(joints[:, 0]), 0.5)
+    message = keypoints_message(Poses((person, person), 48, 64), None, Header())
+    found = poses_of(cloud_values(message), 48, 64)
+    assert (len(found.people), found.height, found.width) == (2, 48, 64)
+    for again in found.people:
+        np.testing.assert_array_equal(again.joints, joints)
+        np.testing.assert_array_equal(again.visible, person.visible)
+    nobody = keypoints_message(Poses((), 48, 64), None, Header())
+    assert poses_of(cloud_values(nobody), 48, 64).people == ()
