@@ -38,8 +38,9 @@ demo: $(VENV)/.ros  ## run camera and perception on real pictures; results in de
 test: lint  ## run linters, type checker and all tests
 	@$(BIN)/python -m pytest -q --durations=10
 
-bench: $(VENV)/.ros  ## measure the node's own overhead, without inference
+bench: $(VENV)/.ros  ## measure the node's own overhead, and what more tasks cost
 	@$(BIN)/python benchmark/node_overhead.py
+	@$(BIN)/python benchmark/task_cost.py
 
 lint: $(VENV)/.dev  ## run ruff, codespell and mypy (tests run the ament linters)
 	@$(BIN)/ruff check $(wildcard $(LINTED))

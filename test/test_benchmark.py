@@ -1,4 +1,4 @@
-"""The benchmark's verdict counts what got lost on either side of the node."""
+"""The benchmarks' verdicts: what got lost around the node, and what more tasks cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 import runpy
 from types import SimpleNamespace
 
+from models import save_tiny
 import pytest
 
-BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[1] / 'benchmark/node_overhead.py'))
+from sd_perception_ros.engine import Engine
+
+FOLDER = Path(__file__).resolve().parents[1] / 'benchmark'
+BENCHMARK = runpy.run_path(str(FOLDER / 'node_overhead.py'))
+TASK_COST = runpy.run_path(str(FOLDER / 'task_cost.py'))
 
 
 def measured(received: int = 20, arrived: int = 20, overhead_ms: float = 5.0) -> dict[str, object]:
@@ -51,3 +56,16 @@ def test_the_table_says_what_inference_and_overhead_are():
     table = BENCHMARK['table'](measured())
     assert 'Engine.predict' in table
     assert 'the rest of a frame on the worker thread' in table
+
+
+def test_task_cost_measures_one_task_five_and_all(tmp_path):
+    tasks = ('depth', 'normals', 'segmentation', 'foreground', 'matting', 'pose')
+    folder = save_tiny(tmp_path, dict.fromkeys(tasks, 'light'))
+    result = TASK_COST['measure'](Engine.load(str(folder), device='cpu'), rounds=2)
+    assert {name: len(names) for name, names in result['tasks'].items()} == {
+        '1 task': 1,
+        '5 tasks': 5,
+        'all tasks': 6,
+    }
+    assert result['ratio']['1 task'] == 1
+    assert ('FAILS' in TASK_COST['table'](result)) != result['passes']
