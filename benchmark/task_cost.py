@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from sd_perception_ros.engine import Engine  # noqa: E402
+from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 
 BAR = 1.3
 FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
@@ -35,6 +36,8 @@ FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; return 0 when five tasks cost at most 1.3 times one."""
     options = _parser().parse_args(argv)
+    if argv is None and (tuning := tuning_environment(os.environ)):  # read at start: as the node's
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
     engine = Engine.load(options.checkpoint, device=options.device, threads=options.threads)
     print(engine.summary())
     result = measure(engine, options.rounds)

@@ -189,12 +189,6 @@ class Engine:
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise
-        for name, (raw, _) in outputs.items():
-            if not raw.isfinite().all():
-                raise FloatingPointError(
-                    f'the network gave {name} values that are not finite, at {self.dtype}; '
-                    'set precision: fp32, or check the checkpoint'
-                )
         return outputs
 
     def _run_part(
@@ -221,6 +215,11 @@ class Engine:
             latents[key] = part.model.encode(shown.to(self.dtype))
         outputs = {}
         for name, output in part.model.read(latents[key], tasks).items():
+            if not output.isfinite().all():  # before it grows to the picture's size
+                raise FloatingPointError(
+                    f'the network gave {name} values that are not finite, at {self.dtype}; '
+                    'set precision: fp32, or check the checkpoint'
+                )
             raw = output.float()
             if part.model.tasks[name].dense:
                 raw = resize(unpad(raw, seen, inner), height, width)

@@ -222,7 +222,7 @@ def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
     assert [set(losses) for _, losses in run] == [{'depth', 'normals'}] * 2
     moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
     assert any('.unet.' in name for name in moved)
-    assert any('.rise.' in name for name in moved)
+    assert any('.fuse.' in name for name in moved)
     assert not any('.vae.' in name for name in moved)
 
 
