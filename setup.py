@@ -22,7 +22,7 @@ def package_files(*patterns: str) -> list[str]:
 setup(
     name=NAME,
     version='0.1.0',
-    description="A one-step diffusion backbone: depth, normals, classes, mattes and poses",
+    description='A one-step diffusion backbone: depth, normals, classes, mattes and poses',
     license='Apache-2.0',
     maintainer='sd_perception_ros maintainers',
     maintainer_email='sd-perception-ros@example.org',
