@@ -152,8 +152,14 @@ def test_binning_and_region_of_interest_reach_the_camera():
     ('change', 'words'),
     [
         ({'k': [0.0] * 9}, 'all zero: the camera is not calibrated'),
-        ({'k': [0.9, 0, 0.5, 0, 1.2, 0.5, 0, 0, 1]}, 'too short for a .* in pixels, not in'),
-        ({'k': [1e-300, 0, 32, 0, 1e-300, 24, 0, 0, 1]}, 'focal lengths fx 1e-300 and fy'),
+        (
+            {'k': [0.9, 0.0, 0.5, 0.0, 1.2, 0.5, 0.0, 0.0, 1.0]},
+            'too short for a .* in pixels, not in',
+        ),
+        (
+            {'k': [1e-300, 0.0, 32.0, 0.0, 1e-300, 24.0, 0.0, 0.0, 1.0]},
+            'focal lengths fx 1e-300 and fy',
+        ),
         ({'k': [math.nan] * 9}, 'must be finite'),
         ({'k': [math.inf] * 9}, 'must be finite'),
         ({'k': [-1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]}, 'must be positive, got fx -1'),
