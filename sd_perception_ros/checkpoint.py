@@ -175,10 +175,9 @@ def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> M
     :param head: one of `HEADS`.
     :raises FileNotFoundError: a file is missing.
     """
+    vae, unet = load_vae(base / 'vae'), load_unet(base / 'unet')
     config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
-    prompt = _prompt(base / FILE, config, base)
-    unet = load_unet(base / 'unet')
-    backbone = UNetBackbone(load_vae(base / 'vae'), unet, prompt, timestep)
+    backbone = UNetBackbone(vae, unet, _prompt(base / FILE, config, base), timestep)
     made = {task: make_task(task) for task in tasks}
     heads = {
         name: make_head(head, task.channels, backbone, HEAD_WIDTH) for name, task in made.items()

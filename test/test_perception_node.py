@@ -336,7 +336,8 @@ def test_a_best_effort_camera_is_heard_too(peer):
     """A reliable subscription would get nothing from it, and a warning."""
     camera = FakeCamera(peer, BEST_EFFORT)
     connect(peer, camera)
-    answer(peer, camera, '/depth/relative', picture(24, 32))
+    _, depth = answer(peer, camera, '/depth/relative', picture(24, 32))
+    assert (depth.height, depth.width) == (24, 32)
 
 
 # ---- Configuration: processes of their own ---------------------------------------------------

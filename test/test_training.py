@@ -345,3 +345,10 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out
+
+
+def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r'expected a model folder with .* at .*nowhere/vae'
+    ):
+        checkpoint.start(tmp_path / 'nowhere', ['depth'], 'light')

@@ -29,7 +29,7 @@ nothing was measured."""
 ERROR_NOTE = """\
 Depth is compared after each image's least-squares scale and shift (affine-invariant protocol);
 under_11.25 is the share of pixels whose normal is off by less than 11.25 degrees. The guess never
-looks: one distance everywhere, and every surface faces the camera."""
+looks: one distance everywhere, every surface faces the camera, all is wall and nobody is there."""
 
 
 def write_pictures(
