@@ -34,7 +34,6 @@ from sd_perception_ros.tasks import make_task
 
 FILE = 'checkpoint.yaml'
 PROMPT = 'prompt.safetensors'
-HEAD_WIDTH = 64  # of a head with fresh weights
 HEADS = ('decoder', 'light', 'dpt')
 SHIPPED = Path(__file__).parent / 'checkpoints'
 
@@ -179,25 +178,27 @@ def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> M
     config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
     backbone = UNetBackbone(vae, unet, _prompt(base / FILE, config, base), timestep)
     made = {task: make_task(task) for task in tasks}
-    heads = {
-        name: make_head(head, task.channels, backbone, HEAD_WIDTH) for name, task in made.items()
-    }
+    heads = {name: make_head(head, task.channels, backbone) for name, task in made.items()}
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
 
 
-def make_head(kind: str, channels: int, backbone: Backbone, width: int) -> Head:
+def make_head(kind: str, channels: int, backbone: Backbone, width: int = 0) -> Head:
     """
     Make a readout with fresh weights.
 
-    :param kind: 'decoder', 'light' or 'dpt'.
+    :param kind: 'decoder', 'light' or 'dpt'. A light head answers at half the resolution that
+        the network sees.
     :param channels: of the task's raw output.
-    :param width: channels inside a light or DPT head.
+    :param width: channels inside a light or DPT head; 0: 32 for the few channels of a map, 64 for
+        many.
     """
+    width = width or (32 if channels <= 8 else 64)
     if kind == 'decoder':
         return DecoderHead(channels, backbone.decode)
     if kind == 'dpt':
         return DPTHead(channels, backbone.feature_channels, width)
-    return LightHead(channels, backbone.feature_channels, backbone.latent_channels, width)
+    rise = max(backbone.stride // 2, 1)
+    return LightHead(channels, backbone.feature_channels, backbone.latent_channels, rise, width)
 
 
 def load_head(file: Path, entry: TaskEntry, channels: int, backbone: Backbone) -> Head:
@@ -220,11 +221,11 @@ def load_head(file: Path, entry: TaskEntry, channels: int, backbone: Backbone) -
 
 
 def _width_of(weights: Mapping[str, Tensor]) -> int:
-    """Return the channels inside a head, which its weights tell."""
+    """Return the channels inside a head, which its weights tell; 0 if they do not."""
     for name in ('project.0.weight', 'head.projection.weight'):
         if name in weights:
             return len(weights[name])
-    return HEAD_WIDTH
+    return 0
 
 
 def save(

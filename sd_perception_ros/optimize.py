@@ -28,6 +28,9 @@ class OptimizeConfig:
     batch: int = option(32, 'Pictures in a step', low=1)
     learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
     warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
+    precision: str = option(
+        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16')
+    )
     seed: int = option(0, 'Seed of data order, crops and noise', low=0)
     save_every: int = option(500, 'Steps between two saved states', low=1)
 
@@ -64,14 +67,17 @@ def optimize(
     # Measured on a CPU: 30 samples/s become 39.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=1e-4, fused=True
+    )
     run = json.loads(json.dumps({**asdict(config), **about}))
     first = _restore(module, optimizer, state_file, run)
     for step in range(first, config.steps):
         for param_group in optimizer.param_groups:
             param_group['lr'] = config.learning_rate * rate_factor(step, config)
         torch.manual_seed(config.seed * 1_000_003 + step)
-        losses = losses_of(step)
+        with torch.autocast(parameters[0].device.type, torch.bfloat16, config.precision == 'bf16'):
+            losses = losses_of(step)
         total = torch.stack(list(losses.values())).sum()
         if not total.isfinite():
             raise FloatingPointError(
@@ -123,6 +129,9 @@ def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, file: Path, ru
     for key, value in tensors.items():
         if key.startswith('optimizer.'):
             _, index, name = key.split('.')
+            # The fused optimizer reads memory in order: of one layout with the weights.
+            if value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {'state': state})
     return int(tensors['done'])

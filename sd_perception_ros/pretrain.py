@@ -26,7 +26,7 @@ def train_autoencoder(
     Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
 
     The loss is the error of pixels, absolute and squared, of their slopes (for the edges), of
-    each latent cell's mean colour (a small autoencoder learns brightness first and colour late or
+    each 8 x 8 block's mean colour (a small autoencoder learns brightness first and colour late or
     never), and a very weak pull of the latent towards the unit normal distribution. Stable
     Diffusion weighs it with 1e-6 against the *sum* over all pixels; against their mean that is
     next to nothing. With 1e-5 against the mean the latents lost their colours.

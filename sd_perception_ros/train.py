@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.augment import crop, jitter, mirror
+from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
@@ -45,13 +45,18 @@ def train(
 
     def losses_of(step: int) -> dict[str, Tensor]:
         size = sizes[step * len(sizes) // config.steps]
-        latent, sample = _batch(model, dataset, latents, config, size, step)
+        rng = np.random.default_rng((config.seed, step))
+        latent, sample = _batch(model, dataset, latents, config.batch, size, rng)
         outputs = model.read(latent, model.tasks)
         losses = {}
         for name, task in model.tasks.items():
-            target, valid = task.target(sample)
-            raw = resize(outputs[name].float(), *target.shape[-2:])
-            losses[name] = task.loss(raw, target, valid)
+            raw = outputs[name].float()
+            # The loss is taken where the head answers: enlarging its answer to every pixel cost
+            # more time than the network did.
+            cell = max(size[0] // raw.shape[-2], 1)
+            phase = rng.integers(cell, size=2)
+            target, valid = task.target(thin(sample, cell, *phase) if task.dense else sample)
+            losses[name] = task.loss(resize(raw, *target.shape[-2:]), target, valid)
         return losses
 
     about = {
@@ -68,15 +73,14 @@ def _batch(
     model: Model,
     dataset: RoomsDataset,
     latents: Tensor | None,
-    config: OptimizeConfig,
+    batch: int,
     size: tuple[int, int],
-    step: int,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Sample]:
     """Return a step's windows: latent (B, c, h, w) and truth (B, C, H, W)."""
-    rng = np.random.default_rng((config.seed, step))
-    frames = [int(i) for i in rng.integers(len(dataset), size=config.batch)]
+    frames = [int(i) for i in rng.integers(len(dataset), size=batch)]
     sample = dataset.batch(frames)
-    variants = rng.integers(2 if latents is None else len(latents), size=config.batch)
+    variants = rng.integers(2 if latents is None else len(latents), size=batch)
     mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1)
     flipped = mirror(sample)
     sample = {name: torch.where(mirrored, flipped[name], value) for name, value in sample.items()}

@@ -17,7 +17,7 @@ import torch
 from sd_perception_ros import checkpoint
 from sd_perception_ros.cli import evaluate as evaluate_command
 from sd_perception_ros.cli import train as train_command
-from sd_perception_ros.data.augment import crop, jitter, mirror
+from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.losses import (
@@ -90,6 +90,15 @@ def test_a_crop_cuts_the_same_window_of_every_map(frames: Path) -> None:
     window = crop(sample, 16, 8, 24, 32)
     assert {value.shape[-2:] for value in window.values()} == {(24, 32)}
     assert window['depth_m'][0, 0, 0, 0] == sample['depth_m'][0, 0, 16, 8]
+
+
+def test_thinning_keeps_real_pixels_whose_mean_place_is_the_middle_of_their_block() -> None:
+    columns = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 4, 6)
+    sample = {'depth_m': columns, 'joints': torch.zeros(1, 1, 17, 3)}
+    assert thin(sample, 2, 1, 1).keys() == {'depth_m'}
+    assert thin(sample, 2, 0, 1)['depth_m'].tolist() == [[[[1, 3, 5], [1, 3, 5]]]]
+    kept = [thin(sample, 2, row, column)['depth_m'] for row in (0, 1) for column in (0, 1)]
+    assert torch.stack(kept).mean(0)[0, 0, 0].tolist() == [0.5, 2.5, 4.5]
 
 
 def people_frame(folder: Path, people: list[list[list[float]]]) -> RoomsDataset:
@@ -226,10 +235,13 @@ def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
     assert not any('.vae.' in name for name in moved)
 
 
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
-    frames: Path, tmp_path: Path
+    frames: Path, tmp_path: Path, precision: str
 ) -> None:
-    config = OptimizeConfig(steps=4, batch=2, learning_rate=1e-3, save_every=2)
+    config = OptimizeConfig(
+        steps=4, batch=2, learning_rate=1e-3, save_every=2, precision=precision
+    )
     dataset = RoomsDataset(frames)
 
     def run(state: Path, steps: int) -> dict[str, torch.Tensor]:

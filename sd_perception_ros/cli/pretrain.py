@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         '--denoiser-size', type=size, default=(128, 192), help='Windows, default 192x128'
     )
     parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
+    parser.add_argument(
+        '--precision', choices=('fp32', 'bf16'), default='fp32', help='default: %(default)s'
+    )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
         '--stage', choices=('all', 'vae', 'latents', 'denoiser'), default='all',
@@ -75,7 +78,11 @@ def _vae(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         return
     vae = small_vae()
     config = OptimizeConfig(
-        steps=arguments.vae_steps, batch=arguments.batch, learning_rate=1e-3, seed=arguments.seed
+        steps=arguments.vae_steps,
+        batch=arguments.batch,
+        learning_rate=1e-3,
+        precision=arguments.precision,
+        seed=arguments.seed,
     )
     state = arguments.out / 'vae_state.safetensors'
     log = train_autoencoder(vae, dataset, config, arguments.vae_size, state)
@@ -115,15 +122,17 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         steps=arguments.denoiser_steps,
         batch=arguments.batch,
         learning_rate=5e-4,
+        precision=arguments.precision,
         seed=arguments.seed,
     )
     height, width = arguments.denoiser_size
+    stride = 2 ** (len(small_vae().config.block_out_channels) - 1)
     log = train_denoiser(
         unet,
         latents,
         torch.zeros(1, 1, PROMPT_WIDTH),
         config,
-        (height // 8, width // 8),
+        (height // stride, width // stride),
         state,
         source,
     )

@@ -44,6 +44,20 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return cut
 
 
+def thin(sample: Sample, cell: int, row: int, column: int) -> Sample:
+    """
+    Keep one pixel of every cell x cell block of every map: the one at (row, column) in it.
+
+    Values stay values of real pixels: a mean of two depths is the depth of nothing. Over random
+    rows and columns, the middle of the kept pixels is the middle of their blocks. No joints.
+    """
+    return {
+        name: value[..., row::cell, column::cell]
+        for name, value in sample.items()
+        if name != 'joints'
+    }
+
+
 def jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
     """
     Change a picture as another camera would: exposure, tint, saturation, contrast, blur, noise.

@@ -8,12 +8,10 @@ import torch.nn.functional as F
 
 from sd_perception_ros.heads.head import Head
 
-RISE = 4  # output cells along one side of a latent cell
-
 
 class LightHead(Head):
     """
-    Fuse all levels at the latent's size and let each cell paint its 4 x 4 cells of the answer.
+    Fuse all levels at the latent's size and let each cell paint its own cells of the answer.
 
     The denoiser knows nothing finer than its finest level, so convolutions above that size cost
     three times as much and see no more. The rise is a rearrangement of channels (sub-pixel
@@ -23,6 +21,7 @@ class LightHead(Head):
     :param channels: of the raw output.
     :param feature_channels: of the denoiser's levels, coarse first.
     :param latent_channels: of the clean latent, which is read too.
+    :param rise: output cells along one side of a latent cell.
     :param width: channels inside the head.
     """
 
@@ -31,22 +30,24 @@ class LightHead(Head):
         channels: int,
         feature_channels: tuple[int, ...],
         latent_channels: int,
+        rise: int = 4,
         width: int = 64,
     ) -> None:
         super().__init__()
+        self.rise = rise
         self.width = width
         self.project = nn.ModuleList(
             nn.Conv2d(count, width, 1) for count in (*feature_channels, latent_channels)
         )
         self.fuse = nn.Sequential(_block(width), _block(width))
-        self.out = nn.Conv2d(width, channels * RISE**2, 1)
+        self.out = nn.Conv2d(width, channels * rise**2, 1)
         with torch.no_grad():  # the cells of one latent cell begin alike: no checkerboard
-            start = self.out.weight[:: RISE**2].repeat_interleave(RISE**2, 0)
+            start = self.out.weight[:: rise**2].repeat_interleave(rise**2, 0)
             self.out.weight.copy_(start)
             self.out.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
-        """(B, c, h, w) and levels -> (B, channels, 4h, 4w)."""
+        """(B, c, h, w) and levels -> (B, channels, rise * h, rise * w)."""
         assert latent is not None  # the checkpoint's loader has seen to it
         size = latent.shape[-2:]
         levels = [
@@ -54,7 +55,7 @@ class LightHead(Head):
             for project, level in zip(self.project, (*features, latent), strict=True)
         ]
         fused = self.fuse(torch.stack(levels).sum(0))
-        return F.pixel_shuffle(self.out(fused), RISE)
+        return F.pixel_shuffle(self.out(fused), self.rise)
 
 
 def _to_size(level: Tensor, size: torch.Size) -> Tensor:
