@@ -49,13 +49,12 @@ class LightHead(Head):
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """(B, c, h, w) and levels -> (B, channels, rise * h, rise * w)."""
         assert latent is not None  # the checkpoint's loader has seen to it
-        size = latent.shape[-2:]
-        levels = [
-            _to_size(project(level), size)
-            for project, level in zip(self.project, (*features, latent), strict=True)
-        ]
-        fused = self.fuse(torch.stack(levels).sum(0))
-        return F.pixel_shuffle(self.out(fused), self.rise)
+        fused = None
+        for project, level in zip(self.project, (*features, latent), strict=True):
+            finer = project(level)
+            # From level to level: enlarging each one to the latent's size moves more memory.
+            fused = finer if fused is None else finer + _to_size(fused, finer.shape[-2:])
+        return F.pixel_shuffle(self.out(self.fuse(fused)), self.rise)
 
 
 def _to_size(level: Tensor, size: torch.Size) -> Tensor:

