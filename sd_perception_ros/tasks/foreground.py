@@ -39,7 +39,8 @@ class Foreground(Coverage):
         precision = hits / np.maximum(found, 1)
         recall = hits / max(int(truth.sum()), 1)
         error = np.abs(alpha - share[valid]).mean()
-        return np.concatenate([[error], precision, recall])[None].astype(np.float32)
+        row: NDArray[np.float32] = np.concatenate([[error], precision, recall]).astype(np.float32)
+        return row[None]
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return the highest F-measure of one threshold for all images, and MAE."""
