@@ -7,9 +7,14 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean over valid pixels of the whole batch; zero (with a gradient) where none is valid."""
+    """
+    Mean over images of each image's mean over valid pixels; zero where an image has none.
+
+    A mean of images, not of all pixels: so a batch may be run in parts, on several processes.
+    """
     valid = valid.expand_as(values)
-    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+    sums = torch.where(valid, values, 0).sum((1, 2, 3))
+    return (sums / valid.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def fit_scale_and_shift(raw: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

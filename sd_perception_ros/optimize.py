@@ -1,4 +1,4 @@
-"""The training loop that all stages share: learning rate, gradient step, resumable state."""
+"""The training loop that all stages share, on one process or many (accelerate)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,53 @@ from dataclasses import asdict, dataclass
 import json
 import math
 from pathlib import Path
+import shutil
+import tempfile
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from safetensors import SafetensorError
 import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.config import check, option
 
 Run = dict[str, Any]
-FREE = {'steps', 'save_every'}  # may change when a run goes on
+# May change when a run goes on: they do not change what a step computes, or only when it ends.
+FREE = {'steps', 'save_every', 'accumulate'}
+STATE = 'state'
+RUN = 'run.json'
 
 
 @dataclass(frozen=True)
 class OptimizeConfig:
     """How long and how fast weights are fitted."""
 
-    steps: int = option(30000, 'Gradient steps', low=1)
-    batch: int = option(32, 'Pictures in a step', low=1)
+    steps: int = option(30000, 'Optimizer steps, whatever the number of processes', low=1)
+    batch: int = option(32, 'Pictures in a step, over all processes together', low=1)
+    accumulate: int = option(
+        1, 'Parts that a process runs its pictures in, one after the other, to save memory', low=1
+    )
     learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
     warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
     precision: str = option(
-        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16')
+        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
     )
+    ema: float = option(
+        0.0, 'Decay of the running mean of weights that is the result; 0: the last weights are',
+        low=0, high=0.99999,
+    )  # fmt: skip
     seed: int = option(0, 'Seed of data order, crops and noise', low=0)
     save_every: int = option(500, 'Steps between two saved states', low=1)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+
+
+# (module as it is wrapped for many processes, step, which pictures of the step's batch) -> losses
+LossesOf = Callable[[Any, int, slice], dict[str, Tensor]]
 
 
 def rate_factor(step: int, config: OptimizeConfig) -> float:
@@ -47,91 +64,201 @@ def rate_factor(step: int, config: OptimizeConfig) -> float:
 
 def optimize(
     module: nn.Module,
-    losses_of: Callable[[int], dict[str, Tensor]],
+    losses_of: LossesOf,
     config: OptimizeConfig,
-    state_file: Path,
+    folder: Path,
     about: Mapping[str, object],
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
     Fit a module's trainable weights; yields (steps done, losses by name) after every step.
 
-    A run that was stopped goes on from its state file. Everything random in a step comes from
-    (seed, step), so a resumed run makes the same choices as one that never stopped.
+    Everything random in a step comes from (seed, step) and is drawn for the whole batch, of
+    which each process takes its part. With losses that are means over pictures, two processes
+    with half of the pictures each do what one does with all of them, to rounding; and a run that
+    was stopped goes on from its state as if it had never stopped.
 
-    :param losses_of: step number to the losses whose sum is descended.
-    :param about: what else makes this run this run, such as its data; a state file of another one
+    :param losses_of: losses whose sum is descended, each a mean over the pictures of a part. It
+        calls the module that it is given, which sums gradients over processes.
+    :param folder: the state lies in `state` below it; it replaces the last one when it is whole.
+    :param about: what else makes this run this run, such as its data; the state of another one
         is refused. More steps, or fewer, are the same run.
-    :raises FloatingPointError: a loss is not finite.
-    :raises ValueError: the state file is of another run.
+    :raises FloatingPointError: a loss or a gradient is not finite; the last state stays.
+    :raises OSError: the folder or a state cannot be written; the last state stays as it was.
+    :raises ValueError: the state is of another run, or the batch cannot be parted.
     """
+    run = json.loads(json.dumps({**asdict(config), **about}))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision='no' if config.precision == 'fp32' else config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        # A readout may leave some of its denoiser's outputs unread.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if sharded and config.ema:
+        raise ValueError('ema needs whole weights on each process; set it to 0, or train with DDP')
+    if accelerator.is_main_process:
+        _check_writable(folder)
+    parts = _parts(config, accelerator.process_index, accelerator.num_processes)
     # Measured on a CPU: 30 samples/s become 39.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=1e-4, fused=True
-    )
-    run = json.loads(json.dumps({**asdict(config), **about}))
-    first = _restore(module, optimizer, state_file, run)
-    for step in range(first, config.steps):
-        for param_group in optimizer.param_groups:
-            param_group['lr'] = config.learning_rate * rate_factor(step, config)
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        with torch.autocast(parameters[0].device.type, torch.bfloat16, config.precision == 'bf16'):
-            losses = losses_of(step)
-        total = torch.stack(list(losses.values())).sum()
-        if not total.isfinite():
-            raise FloatingPointError(
-                f'step {step}: the loss is {total.item()}; lower learning_rate, or look for '
-                'broken frames in the data'
-            )
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        if done % config.save_every == 0 or done == config.steps:
-            _save(module, optimizer, done, state_file, run)
-        yield done, {name: loss.item() for name, loss in losses.items()}
+    moving = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=1e-4, fused=True)
+    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    weights = [p for p in wrapped.parameters() if p.requires_grad]
+    average = _Average(weights, config.ema)
+    accelerator.register_for_checkpointing(average)
+    first = _restore(accelerator, folder, run)
+    try:
+        for step in range(first, config.steps):
+            for param_group in optimizer.param_groups:
+                param_group['lr'] = config.learning_rate * rate_factor(step, config)
+            sums: dict[str, Tensor] = {}
+            for part in parts:
+                with accelerator.accumulate(wrapped):
+                    torch.manual_seed(config.seed * 1_000_003 + step)
+                    losses = losses_of(wrapped, step, part)
+                    total = torch.stack(list(losses.values())).sum()
+                    _check_finite('the loss', total, step)
+                    accelerator.backward(total)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(weights, 1.0)
+                        # fp16 steps over gradients that overflow, and lowers their scale.
+                        if config.precision != 'fp16':
+                            _check_finite('the norm of gradients', norm, step)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                for name, loss in losses.items():
+                    sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
+            average.update()
+            done = step + 1
+            if done % config.save_every == 0 or done == config.steps:
+                _save(accelerator, folder, done, run)
+            means = accelerator.reduce(torch.stack(list(sums.values())) / len(parts), 'mean')
+            yield done, dict(zip(sums, means.tolist(), strict=True))
+        average.take_over()
+        if sharded:  # whole weights again, for the process that writes the checkpoint
+            module.load_state_dict(accelerator.get_state_dict(wrapped), assign=True, strict=False)
+    finally:  # a serving model has no wrappers
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        accelerator.free_memory()
 
 
-def _save(
-    module: nn.Module, optimizer: torch.optim.Optimizer, done: int, file: Path, run: Run
-) -> None:
-    tensors = {f'module.{name}': value for name, value in module.state_dict().items()}
-    for index, values in optimizer.state_dict()['state'].items():
-        tensors |= {f'optimizer.{index}.{name}': value for name, value in values.items()}
-    tensors['done'] = torch.tensor(done)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix('.part')
-    # clone: modules that are shared (one VAE under two names) may not share memory in the file.
-    own = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    save_file(own, part, metadata={'run': json.dumps(run)})
-    part.replace(file)
+def is_main() -> bool:
+    """Return whether this process is the one of all that prints and writes."""
+    # Several processes without a GPU find one another only where they are told that it is missing.
+    return bool(PartialState(cpu=not torch.cuda.is_available()).is_main_process)
 
 
-def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, file: Path, run: Run) -> int:
+def discard_state(folder: Path) -> None:
+    """Delete the state of a run that has ended."""
+    for name in (STATE, f'{STATE}.old', f'{STATE}.part'):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+class _Average:
+    """An exponential moving average of weights; nothing at all with a decay of 0."""
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        self.weights = weights
+        self.decay = decay
+        self.means = [w.detach().clone() for w in weights] if decay else []
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the weights; the first updates move faster, as there is little to keep."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        for mean, weight in zip(self.means, self.weights, strict=False):
+            mean.lerp_(weight, 1 - decay)
+
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """Make the averages the weights."""
+        for mean, weight in zip(self.means, self.weights, strict=False):
+            weight.copy_(mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {'means': self.means, 'updates': self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.updates = state['updates']
+        for mean, saved in zip(self.means, state['means'], strict=True):
+            mean.copy_(saved)
+
+
+def _parts(config: OptimizeConfig, process: int, processes: int) -> list[slice]:
+    """Return the parts of a batch that one process runs, in order."""
+    count = processes * config.accumulate
+    if config.batch % count:
+        raise ValueError(
+            f'expected a batch that {processes} processes times {config.accumulate} accumulated '
+            f'parts divide, got {config.batch}; choose a multiple of {count}'
+        )
+    size = config.batch // count
+    start = process * config.accumulate * size
+    return [slice(start + i * size, start + (i + 1) * size) for i in range(config.accumulate)]
+
+
+def _check_finite(what: str, value: Tensor, step: int) -> None:
+    if not value.isfinite():
+        raise FloatingPointError(
+            f'step {step}: {what} is {value.item()}; lower learning_rate, or look for broken '
+            'frames in the data; the last state is whole, so the same command goes on from it'
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'expected a folder that can be written, got {folder} ({error.strerror}); choose '
+            'another one before hours of work are lost'
+        ) from error
+
+
+def _save(accelerator: Accelerator, folder: Path, done: int, run: Run) -> None:
+    """Write the state beside the last one, then let it take that one's place."""
+    state, old, part = (folder / f'{STATE}{end}' for end in ('', '.old', '.part'))
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(part))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (part / RUN).write_text(json.dumps({'done': done, 'run': run}))
+            if state.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+                state.rename(old)
+            part.rename(state)
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(
+            f'the state after step {done} could not be written to {folder} ({error}); the one '
+            'before it is whole: make room, or the folder writable, and run the same command again'
+        ) from error
+
+
+def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
     """Load the state of a stopped run, if there is one; return the steps it had done."""
-    if not file.is_file():
+    folders = (folder / STATE, folder / f'{STATE}.old')  # .old: stopped between two renames
+    state = next((f for f in folders if (f / RUN).is_file()), None)
+    if state is None:
         return 0
-    with safe_open(file, 'pt') as opened:
-        there = json.loads((opened.metadata() or {}).get('run', '{}'))
+    there = json.loads((state / RUN).read_text())
     for name in run.keys() - FREE:
-        if there.get(name) != run[name]:
+        if there['run'].get(name) != run[name]:
             raise ValueError(
-                f'{file} is of another run, with {name} {there.get(name)} instead of {run[name]}; '
-                'choose another folder, or delete the file'
+                f'{state} is of another run, with {name} {there["run"].get(name)} instead of '
+                f'{run[name]}; choose another folder, or delete it'
             )
-    tensors = load_file(file)
-    module.load_state_dict(
-        {k.removeprefix('module.'): v for k, v in tensors.items() if k.startswith('module.')}
-    )
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith('optimizer.'):
-            _, index, name = key.split('.')
-            # The fused optimizer reads memory in order: of one layout with the weights.
-            if value.ndim == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {'state': state})
-    return int(tensors['done'])
+    accelerator.load_state(str(state))
+    return int(there['done'])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 import torch.nn.functional as F
 
 from sd_perception_ros.data.augment import crop, jitter, mirror
@@ -19,8 +19,22 @@ from sd_perception_ros.optimize import optimize, OptimizeConfig
 Log = Iterator[tuple[int, dict[str, float]]]
 
 
+class _Repaint(nn.Module):
+    """An autoencoder behind one forward pass: a picture, and noise for its latent."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) and (B, c, h, w) -> the painted picture and each latent's divergence."""
+        posterior = self.vae.encode(image).latent_dist
+        latent = posterior.mean + posterior.std * noise
+        return self.vae.decode(latent).sample, posterior.kl()
+
+
 def train_autoencoder(
-    vae: Any, dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], state: Path
+    vae: Any, dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], folder: Path
 ) -> Log:
     """
     Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
@@ -33,24 +47,26 @@ def train_autoencoder(
 
     :param vae: trained in place.
     :param size: (height, width) of the crops, multiples of 8.
-    :param state: file that a stopped run goes on from.
+    :param folder: where the state lies that a stopped run goes on from.
     """
     everywhere = torch.ones(1, 1, *size, dtype=torch.bool)
 
-    def losses_of(step: int) -> dict[str, Tensor]:
-        image = _crops(dataset, config, size, step)
-        posterior = vae.encode(image).latent_dist
-        painted = vae.decode(posterior.sample()).sample
-        valid = everywhere.expand(len(image), -1, -1, -1)
+    stride = 2 ** (len(vae.config.block_out_channels) - 1)
+    cells = (config.batch, vae.config.latent_channels, size[0] // stride, size[1] // stride)
+
+    def losses_of(repaint: Any, step: int, part: slice) -> dict[str, Tensor]:
+        image = _crops(dataset, config, size, step, part).to(vae.device)
+        painted, divergence = repaint(image, torch.randn(cells)[part].to(vae.device))
+        valid = everywhere.to(vae.device).expand(len(image), -1, -1, -1)
         return {
             'pixels': F.l1_loss(painted, image) + F.mse_loss(painted, image),
             'slopes': gradient_loss(painted, image, valid),
             'cells': F.l1_loss(F.avg_pool2d(painted, 8), F.avg_pool2d(image, 8)),
-            'prior': 1e-6 / image[0].numel() * posterior.kl().mean(),
+            'prior': 1e-6 / image[0].numel() * divergence.mean(),
         }
 
     about = {'data': dataset.fingerprint(), 'size': size}
-    yield from optimize(vae.train(), losses_of, config, state, about)
+    yield from optimize(_Repaint(vae.train()), losses_of, config, folder, about)
 
 
 @torch.inference_mode()
@@ -67,7 +83,7 @@ def train_denoiser(
     prompt: Tensor,
     config: OptimizeConfig,
     size: tuple[int, int],
-    state: Path,
+    folder: Path,
     source: str,
 ) -> Log:
     """
@@ -84,26 +100,29 @@ def train_denoiser(
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     signal = torch.cumprod(1 - betas, 0).float()
 
-    def losses_of(step: int) -> dict[str, Tensor]:
+    def losses_of(denoise: Any, step: int, part: slice) -> dict[str, Tensor]:
         latent = _latent_windows(latents, config, size, step)
-        timestep = torch.randint(0, 1000, (len(latent),))
-        share = signal[timestep].view(-1, 1, 1, 1)
-        noise = torch.randn_like(latent)
+        timestep = torch.randint(0, 1000, (len(latent),))[part].to(unet.device)
+        noise = torch.randn_like(latent)[part].to(unet.device)
+        latent = latent[part].to(unet.device)
+        share = signal.to(unet.device)[timestep].view(-1, 1, 1, 1)
         noisy = share.sqrt() * latent + (1 - share).sqrt() * noise
         velocity = share.sqrt() * noise - (1 - share).sqrt() * latent
-        predicted = unet(noisy, timestep, prompt.expand(len(latent), -1, -1)).sample
+        words = prompt.to(unet.device).expand(len(latent), -1, -1)
+        predicted = denoise(noisy, timestep, words).sample
         return {'velocity': F.mse_loss(predicted, velocity)}
 
     about = {'data': source, 'size': size}
-    yield from optimize(unet.train(), losses_of, config, state, about)
+    yield from optimize(unet.train(), losses_of, config, folder, about)
 
 
 def _crops(
-    dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], step: int
+    dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], step: int, part: slice
 ) -> Tensor:
-    rng = np.random.default_rng((config.seed, step))
     crops = []
-    for index in rng.integers(len(dataset), size=config.batch):
+    for place in range(config.batch)[part]:
+        rng = np.random.default_rng((config.seed, step, place))
+        index = rng.integers(len(dataset))
         sample = {'image': dataset.image(int(index))}
         if rng.random() < 0.5:
             sample = mirror(sample)

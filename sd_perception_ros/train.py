@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
+from torch.distributed.tensor import DTensor
 
+from sd_perception_ros.config import check, option
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.images import resize
@@ -17,13 +22,46 @@ from sd_perception_ros.optimize import optimize, OptimizeConfig
 from sd_perception_ros.types import Sample
 
 
+@dataclass(frozen=True)
+class TuneConfig:
+    """Which weights of a model move."""
+
+    tune: str = option(
+        'full',
+        'full: the whole denoiser; lora: low-rank adapters of its attention, merged into it at '
+        'the end; heads: nothing but the readouts',
+        choices=('full', 'lora', 'heads'),
+    )
+    lora_rank: int = option(16, 'Rank of the adapters', low=1, high=512)
+    checkpointing: int = option(
+        0, '1 computes activations twice to save memory (gradient checkpointing)', low=0, high=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+class _Readout(nn.Module):
+    """A model behind one forward pass: what is wrapped to sum gradients over processes."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor) -> dict[str, Tensor]:
+        """(B, c, h, w) -> {task: raw output}."""
+        return self.model.read(latent, self.model.tasks)
+
+
 def train(
     model: Model,
     dataset: RoomsDataset,
     latents: Tensor | None,
     config: OptimizeConfig,
     sizes: Sequence[tuple[int, int]],
-    state: Path,
+    folder: Path,
+    tuning: TuneConfig | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
     Fit the denoisers and heads of a model; yields (steps done, losses by task).
@@ -35,27 +73,28 @@ def train(
         are, odd ones mirrored); None encodes each step's pictures.
     :param sizes: (height, width) of the windows, in pixels, multiples of the stride. Each serves
         an equal share of the steps: small ones first learn the most in an hour.
-    :param state: file that a stopped run goes on from.
+    :param folder: where the state lies that a stopped run goes on from.
+    :param tuning: which weights move; None: all of the denoiser.
+    :raises ValueError: a task's truth is not in the data, or a window is larger than a frame.
     """
-    model.train().requires_grad_(False)
-    for backbone in model.backbones.values():
-        backbone.trainable().requires_grad_(True)
-    for head in model.heads.values():
-        head.requires_grad_(True)
+    tuning = tuning or TuneConfig()
+    _check_data(model, dataset, sizes)
+    adapted = _set_trainable(model, tuning)
 
-    def losses_of(step: int) -> dict[str, Tensor]:
+    def losses_of(readout: Any, step: int, part: slice) -> dict[str, Tensor]:
         size = sizes[step * len(sizes) // config.steps]
         rng = np.random.default_rng((config.seed, step))
-        latent, sample = _batch(model, dataset, latents, config.batch, size, rng)
-        outputs = model.read(latent, model.tasks)
+        latent, sample = _batch(model, dataset, latents, config, size, rng, part)
+        outputs = readout(latent)
         losses = {}
         for name, task in model.tasks.items():
             raw = outputs[name].float()
             # The loss is taken where the head answers: enlarging its answer to every pixel cost
             # more time than the network did.
             cell = max(size[0] // raw.shape[-2], 1)
-            phase = rng.integers(cell, size=2)
-            target, valid = task.target(thin(sample, cell, *phase) if task.dense else sample)
+            row, column = rng.integers(cell, size=2)
+            known = thin(sample, cell, row, column) if task.dense else sample
+            target, valid = (tensor.to(raw.device) for tensor in task.target(known))
             losses[name] = task.loss(resize(raw, *target.shape[-2:]), target, valid)
         return losses
 
@@ -64,23 +103,94 @@ def train(
         'tasks': list(model.tasks),
         'heads': [type(head).__name__ for head in model.heads.values()],
         'sizes': list(sizes),
+        **asdict(tuning),
     }
-    yield from optimize(model, losses_of, config, state, about)
+    yield from optimize(_Readout(model), losses_of, config, folder, about)
+    for adapter in adapted:
+        adapter.merge_and_unload()
     model.eval().requires_grad_(False)
+
+
+def previews(model: Model, dataset: RoomsDataset, frames: int = 4) -> dict[str, NDArray[np.uint8]]:
+    """
+    Return what a model in training answers to the first frames, painted.
+
+    :returns: by task, (frames * H, 3 * W, 3) uint8 RGB: picture, truth, answer; nothing where
+        the weights are sharded over processes, as one of them alone cannot run the model.
+    """
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return {}
+    rows: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in model.tasks}
+    device = next(model.parameters()).device
+    for index in range(min(frames, len(dataset))):
+        sample = dataset[index]
+        picture = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        with torch.no_grad():
+            outputs = model(sample['image'].to(device))
+        for name, task in model.tasks.items():
+            target, _ = task.target(sample)
+            raw = resize(outputs[name].float().cpu(), *target.shape[-2:])
+            painted = [task.colorize(task.decode(one[0])) for one in (target, raw)]
+            rows[name].append(np.hstack([picture, *painted]))
+    return {name: np.vstack(row) for name, row in rows.items()}
+
+
+def _check_data(model: Model, dataset: RoomsDataset, sizes: Sequence[tuple[int, int]]) -> None:
+    sample = dataset[0]
+    for name, task in model.tasks.items():
+        if task.truth not in sample:
+            raise ValueError(
+                f"task '{name}' learns from '{task.truth}', which {dataset.folder} does not have "
+                f'(it has {", ".join(sample)}); leave the task out, or choose other data'
+            )
+    height, width = sample['image'].shape[-2:]
+    for size in sizes:
+        if size[0] > height or size[1] > width:
+            raise ValueError(
+                f'a window of {size[1]}x{size[0]} does not fit into frames of {width}x{height} '
+                'pixels; choose smaller --sizes'
+            )
+
+
+def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
+    """Let gradients reach the weights that move; return peft's handles of adapters."""
+    model.train().requires_grad_(False)
+    adapted = []
+    for backbone in model.backbones.values():
+        denoiser: Any = backbone.trainable()
+        if tuning.checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        if tuning.tune == 'full':
+            denoiser.requires_grad_(True)
+        elif tuning.tune == 'lora':
+            from peft import get_peft_model, LoraConfig  # noqa: PLC0415: slow, and seldom used
+
+            layers = LoraConfig(
+                r=tuning.lora_rank,
+                lora_alpha=tuning.lora_rank,
+                target_modules=['to_q', 'to_k', 'to_v', 'to_out.0', 'conv1', 'conv2'],
+            )
+            adapted.append(get_peft_model(denoiser, layers))  # changes the denoiser in place
+    for head in model.heads.values():
+        head.requires_grad_(True)
+    return adapted
 
 
 def _batch(
     model: Model,
     dataset: RoomsDataset,
     latents: Tensor | None,
-    batch: int,
+    config: OptimizeConfig,
     size: tuple[int, int],
     rng: np.random.Generator,
+    part: slice,
 ) -> tuple[Tensor, Sample]:
-    """Return a step's windows: latent (B, c, h, w) and truth (B, C, H, W)."""
-    frames = [int(i) for i in rng.integers(len(dataset), size=batch)]
+    """Return a part of a step's windows: latent (B, c, h, w) and truth (B, C, H, W)."""
+    chosen = rng.integers(len(dataset), size=config.batch)[part]
+    variants = rng.integers(2 if latents is None else len(latents), size=config.batch)[part]
+    colors = rng.integers(2**32, size=config.batch)[part]
+    frames = [int(i) for i in chosen]
     sample = dataset.batch(frames)
-    variants = rng.integers(2 if latents is None else len(latents), size=batch)
     mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1)
     flipped = mirror(sample)
     sample = {name: torch.where(mirrored, flipped[name], value) for name, value in sample.items()}
@@ -90,10 +200,13 @@ def _batch(
     top = stride * int(rng.integers((height - size[0]) // stride + 1))
     left = stride * int(rng.integers((width - size[1]) // stride + 1))
     sample = crop(sample, top, left, *size)
+    device = next(model.parameters()).device
     if latents is None:
-        images = torch.cat([jitter(image[None], rng) for image in sample['image']])
+        generators = [np.random.default_rng(color) for color in colors]
+        pictures = zip(sample['image'], generators, strict=True)
+        images = torch.cat([jitter(image[None], generator) for image, generator in pictures])
         with torch.no_grad():
-            return model.encode(images), sample
+            return model.encode(images.to(device)), sample
     latent = latents[torch.from_numpy(variants), torch.tensor(frames)].float()
     window = (top // stride, left // stride, size[0] // stride, size[1] // stride)
-    return crop({'latent': latent}, *window)['latent'], sample
+    return crop({'latent': latent}, *window)['latent'].to(device), sample

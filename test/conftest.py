@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,3 +29,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp('checkpoint'))
+
+
+@pytest.fixture(scope='session')
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames of a wall that recedes to the right, with a sky above and an unknown corner."""
+    folder = tmp_path_factory.mktemp('frames')
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        depth_mm = np.tile(np.linspace(1000, 5000, 64), (48, 1)).astype(np.uint16)
+        depth_mm[:8], depth_mm[-1, -1] = 65535, 0
+        normals = np.full((48, 64, 3), (128, 128, 1), np.uint8)
+        normals[:8] = 128
+        path = str(folder / f'{index:06d}_0')
+        cv2.imwrite(f'{path}.image.png', rng.integers(0, 256, (48, 64, 3), np.uint8))
+        cv2.imwrite(f'{path}.depth.png', depth_mm)
+        cv2.imwrite(f'{path}.normals.png', normals[..., ::-1])
+        cv2.imwrite(f'{path}.semantic.png', np.full((48, 64), 2, np.uint8))
+        Path(f'{path}.camera.json').write_text(json.dumps({'fx': 60.0}))
+    return folder

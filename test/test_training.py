@@ -1,4 +1,4 @@
-"""Losses, data, and training: what moves, what stays, and that a stopped run goes on."""
+"""Losses, data, and training: what moves and what stays."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 import cv2
 from hypothesis import given
 from hypothesis import strategies as st
-from models import save_tiny, tiny_model, tiny_unet, tiny_vae
+from models import tiny_model, tiny_unet, tiny_vae
 import numpy as np
 import pytest
 import torch
 
 from sd_perception_ros import checkpoint
-from sd_perception_ros.cli import evaluate as evaluate_command
-from sd_perception_ros.cli import train as train_command
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -27,35 +25,17 @@ from sd_perception_ros.losses import (
     masked_mean,
     scale_shift_invariant_loss,
 )
-from sd_perception_ros.optimize import OptimizeConfig, rate_factor
+from sd_perception_ros.model import Model
+from sd_perception_ros.optimize import OptimizeConfig
 from sd_perception_ros.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
     train_denoiser,
 )
 from sd_perception_ros.skeleton import INDEX, JOINTS
-from sd_perception_ros.train import train
+from sd_perception_ros.train import previews, train, TuneConfig
 
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
-
-
-@pytest.fixture(scope='module')
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four frames of a wall that recedes to the right, with a sky above and an unknown corner."""
-    folder = tmp_path_factory.mktemp('frames')
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        depth_mm = np.tile(np.linspace(1000, 5000, 64), (48, 1)).astype(np.uint16)
-        depth_mm[:8], depth_mm[-1, -1] = 65535, 0
-        normals = np.full((48, 64, 3), (128, 128, 1), np.uint8)
-        normals[:8] = 128
-        path = str(folder / f'{index:06d}_0')
-        cv2.imwrite(f'{path}.image.png', rng.integers(0, 256, (48, 64, 3), np.uint8))
-        cv2.imwrite(f'{path}.depth.png', depth_mm)
-        cv2.imwrite(f'{path}.normals.png', normals[..., ::-1])
-        cv2.imwrite(f'{path}.semantic.png', np.full((48, 64), 2, np.uint8))
-        Path(f'{path}.camera.json').write_text(json.dumps({'fx': 60.0}))
-    return folder
 
 
 def test_a_frame_reads_in_metres_with_the_sky_infinitely_far(frames: Path) -> None:
@@ -213,21 +193,13 @@ def test_the_angle_between_right_and_down_is_a_quarter_turn_whatever_the_length(
     assert angular_loss(right, down, EVERYWHERE).item() == pytest.approx(math.pi / 2, abs=1e-3)
 
 
-def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
-    config = OptimizeConfig(steps=1000, warmup=100)
-    rates = [rate_factor(step, config) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1, abs=0.03)
-    assert rates[-1] == pytest.approx(0.01, abs=0.001)
-
-
 def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
     frames: Path, tmp_path: Path
 ) -> None:
     model = tiny_model({'depth': 'light', 'normals': 'decoder'})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-3)
-    run = train(model, RoomsDataset(frames), None, config, [(32, 40)], tmp_path / 'state.st')
+    run = train(model, RoomsDataset(frames), None, config, [(32, 40)], tmp_path)
     assert [set(losses) for _, losses in run] == [{'depth', 'normals'}] * 2
     moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
     assert any('.unet.' in name for name in moved)
@@ -235,40 +207,80 @@ def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
     assert not any('.vae.' in name for name in moved)
 
 
-@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
-    frames: Path, tmp_path: Path, precision: str
+def tuned(frames: Path, folder: Path, **options: object) -> tuple[Model, set[str], set[str]]:
+    """Train two steps; return the model, the names of its tensors, and of those that moved."""
+    model = tiny_model({'depth': 'light'})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-2, warmup=1)
+    tuning = TuneConfig(**options)
+    list(train(model, RoomsDataset(frames), None, config, [(24, 32)], folder, tuning))
+    after = model.state_dict()
+    return model, set(after), {name for name in before if (after[name] != before[name]).any()}
+
+
+def test_heads_alone_move_where_only_they_may(frames: Path, tmp_path: Path) -> None:
+    _, _, moved = tuned(frames, tmp_path, tune='heads')
+    assert any('.fuse.' in name for name in moved)
+    assert not any('unet' in name for name in moved)
+
+
+def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
+    frames: Path, tmp_path: Path
 ) -> None:
-    config = OptimizeConfig(
-        steps=4, batch=2, learning_rate=1e-3, save_every=2, precision=precision
+    model, names, moved = tuned(frames, tmp_path, tune='lora', lora_rank=2)
+    assert names == set(tiny_model({'depth': 'light'}).state_dict())  # no trace of adapters
+    in_unet = {name for name in moved if 'unet' in name}
+    assert any('to_q.weight' in name for name in in_unet)
+    layers = {'to_q', 'to_k', 'to_v', '0', 'conv1', 'conv2'}
+    assert {name.split('.')[-2] for name in in_unet} <= layers
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_an_adapter_moves_weights_by_a_matrix_of_its_rank(frames: Path, tmp_path: Path) -> None:
+    model, _, moved = tuned(frames, tmp_path, tune='lora', lora_rank=2)
+    name = next(name for name in sorted(moved) if 'to_q.weight' in name)
+    change = model.state_dict()[name] - tiny_model({'depth': 'light'}).state_dict()[name]
+    assert torch.linalg.matrix_rank(change, atol=1e-6) == 2
+
+
+def test_checkpointing_computes_the_same(frames: Path, tmp_path: Path) -> None:
+    plain, _, _ = tuned(frames, tmp_path / 'plain')
+    again, _, _ = tuned(frames, tmp_path / 'again', checkpointing=1)
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
+
+
+def test_a_preview_shows_picture_truth_and_answer_of_each_frame(frames: Path) -> None:
+    sheets = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), frames=2)
+    assert sheets['depth'].shape == (2 * 48, 3 * 64, 3)
+    first = cv2.imread(str(frames / '000000_0.image.png'))[..., ::-1]
+    assert (sheets['depth'][:48, :64] == first).all()
+
+
+def test_data_without_the_truth_of_a_task_is_refused_at_once(frames: Path, tmp_path: Path) -> None:
+    run = train(
+        tiny_model({'pose': 'light'}),
+        RoomsDataset(frames),
+        None,
+        OptimizeConfig(steps=1),
+        [(24, 32)],
+        tmp_path,
     )
-    dataset = RoomsDataset(frames)
-
-    def run(state: Path, steps: int) -> dict[str, torch.Tensor]:
-        model = tiny_model({'depth': 'light'})
-        for done, _ in train(model, dataset, None, config, [(24, 32), (32, 40)], state):
-            if done == steps:
-                break
-        return model.state_dict()
-
-    whole = run(tmp_path / 'whole', 4)
-    run(tmp_path / 'stopped', 2)
-    for name, value in run(tmp_path / 'stopped', 4).items():
-        torch.testing.assert_close(value, whole[name], msg=name)
+    with pytest.raises(ValueError, match=r"task 'pose' learns from 'joints', which .* not have"):
+        next(run)
 
 
-def test_a_state_file_of_another_run_is_refused(frames: Path, tmp_path: Path) -> None:
-    def run(seed: int, frame_count: int = 0) -> None:
-        config = OptimizeConfig(steps=1, batch=2, seed=seed)
-        dataset = RoomsDataset(frames, frame_count)
-        model = tiny_model({'depth': 'light'})
-        list(train(model, dataset, None, config, [(24, 32)], tmp_path / 'state.st'))
-
-    run(seed=0)
-    with pytest.raises(ValueError, match='of another run, with seed 0 instead of 1'):
-        run(seed=1)
-    with pytest.raises(ValueError, match='of another run, with data'):
-        run(seed=0, frame_count=2)
+def test_windows_larger_than_the_frames_are_refused_at_once(frames: Path, tmp_path: Path) -> None:
+    run = train(
+        tiny_model({'depth': 'light'}),
+        RoomsDataset(frames),
+        None,
+        OptimizeConfig(steps=1),
+        [(24, 32), (96, 128)],
+        tmp_path,
+    )
+    with pytest.raises(ValueError, match='window of 128x96 does not fit into frames of 64x48'):
+        next(run)
 
 
 def test_a_data_set_of_other_frames_has_another_fingerprint(frames: Path) -> None:
@@ -280,7 +292,7 @@ def test_a_data_set_of_other_frames_has_another_fingerprint(frames: Path) -> Non
 def test_training_on_one_picture_learns_it(frames: Path, tmp_path: Path) -> None:
     model = tiny_model({'depth': 'light'})
     config = OptimizeConfig(steps=60, batch=2, learning_rate=3e-3, warmup=5)
-    run = train(model, RoomsDataset(frames, 1), None, config, [(48, 64)], tmp_path / 'state.st')
+    run = train(model, RoomsDataset(frames, 1), None, config, [(48, 64)], tmp_path)
     losses = [losses['depth'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
@@ -310,7 +322,7 @@ def test_an_autoencoder_learns_and_its_latents_are_scaled_to_one(
     torch.manual_seed(0)
     vae, dataset = tiny_vae(), RoomsDataset(frames)
     config = OptimizeConfig(steps=30, batch=2, learning_rate=3e-3, warmup=5)
-    run = train_autoencoder(vae, dataset, config, (32, 32), tmp_path / 'state.st')
+    run = train_autoencoder(vae, dataset, config, (32, 32), tmp_path)
     losses = [losses['pixels'] for _, losses in run]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     factor = measure_scaling_factor(vae.eval(), dataset)
@@ -323,40 +335,9 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
     torch.manual_seed(0)
     unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
     config = OptimizeConfig(steps=60, batch=8, learning_rate=3e-3, warmup=5)
-    run = train_denoiser(
-        unet, latents, torch.zeros(1, 1, 8), config, (4, 4), tmp_path / 'state.st', 'ones'
-    )
+    run = train_denoiser(unet, latents, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones')
     losses = [losses['velocity'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-
-
-def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
-    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = save_tiny(tmp_path / 'base')
-    out = tmp_path / 'out'
-    arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
-    numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
-    assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
-    config, _ = checkpoint.read(out / 'checkpoint.yaml')
-    assert config.license == 'CC0-1.0'
-    assert config.provenance['optimize']['steps'] == 2
-    assert config.provenance['windows'] == ['32x24', '64x48']
-    with pytest.raises(ValueError, match='holds a finished checkpoint; choose another --out'):
-        train_command.main([str(word) for word in (*arguments, *numbers)])
-    figures = tmp_path / 'figures.json'
-    words = ['--checkpoint', out, '--data', frames, '--train', frames, '--json', figures]
-    sheet = ['--pictures', tmp_path / 'sheet.png', '--record']
-    assert evaluate_command.main([str(word) for word in (*words, *sheet)]) == 0
-    results = json.loads(figures.read_text())
-    # The four frames are all alike: their mean is the truth itself.
-    assert results['mean target']['normals']['mean_deg'] == pytest.approx(0, abs=0.1)
-    assert results['mean target']['depth']['abs_rel'] < 0.02
-    assert results['model']['normals']['mean_deg'] > 1
-    assert cv2.imread(str(tmp_path / 'sheet.png')).shape == (4 * 48, 5 * 64, 3)
-    recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
-    assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
-    assert 'abs_rel' in capsys.readouterr().out
 
 
 def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:

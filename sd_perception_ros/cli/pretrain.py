@@ -17,10 +17,11 @@ from sd_perception_ros.backbones.weights import (
     weights_fingerprint,
 )
 from sd_perception_ros.checkpoint import PROMPT
-from sd_perception_ros.cli.arguments import follow, size
+from sd_perception_ros.cli.arguments import size
+from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.optimize import discard_state, OptimizeConfig
 from sd_perception_ros.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
@@ -84,14 +85,14 @@ def _vae(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         precision=arguments.precision,
         seed=arguments.seed,
     )
-    state = arguments.out / 'vae_state.safetensors'
+    state = arguments.out / 'vae_training'
     log = train_autoencoder(vae, dataset, config, arguments.vae_size, state)
-    follow('autoencoder', log, config.steps)
+    follow('autoencoder', log, config.steps, arguments.out)
     factor = measure_scaling_factor(vae.eval(), dataset)
     vae.register_to_config(scaling_factor=round(factor, 5))
     save_model(folder, vae, torch.float32)
     save_tensors(arguments.out / PROMPT, {'prompt': torch.zeros(1, 1, PROMPT_WIDTH)})
-    state.unlink()
+    discard_state(state)
 
 
 def _latents(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
@@ -116,7 +117,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
     source = _source(arguments, dataset)
     latents = latents_of(arguments.out / 'latents.safetensors', source)
     assert latents is not None
-    state = arguments.out / 'unet_state.safetensors'
+    state = arguments.out / 'unet_training'
     unet = small_unet()
     config = OptimizeConfig(
         steps=arguments.denoiser_steps,
@@ -126,7 +127,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         seed=arguments.seed,
     )
     height, width = arguments.denoiser_size
-    stride = 2 ** (len(small_vae().config.block_out_channels) - 1)
+    stride = dataset.image(0).shape[-1] // latents.shape[-1]
     log = train_denoiser(
         unet,
         latents,
@@ -136,9 +137,9 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         state,
         source,
     )
-    follow('denoiser', log, config.steps)
+    follow('denoiser', log, config.steps, arguments.out)
     save_model(folder, unet.eval(), torch.float32)
-    state.unlink()
+    discard_state(state)
 
 
 def _source(arguments: argparse.Namespace, dataset: RoomsDataset) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 import subprocess
 
@@ -12,12 +13,13 @@ import torch
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.weights import weights_fingerprint
 from sd_perception_ros.checkpoint import CheckpointConfig
-from sd_perception_ros.cli.arguments import add_options, follow, from_options, size
+from sd_perception_ros.cli.arguments import add_options, from_options, size
+from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.optimize import discard_state, is_main, OptimizeConfig
 from sd_perception_ros.tasks import TASKS
-from sd_perception_ros.train import train
+from sd_perception_ros.train import previews, train, TuneConfig
 
 EXAMPLE = """\
 example:
@@ -26,6 +28,8 @@ example:
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
 --base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors.
+On several GPUs: accelerate launch --num_processes 4 -m sd_perception_ros train ... does the same
+steps, each process with its part of the batch. Curves and pictures: tensorboard --logdir runs
 """
 
 
@@ -53,8 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
     add_options(parser, OptimizeConfig)
+    add_options(parser, TuneConfig)
     arguments = parser.parse_args(argv)
     config = from_options(OptimizeConfig, arguments)
+    tuning = from_options(TuneConfig, arguments)
     if (arguments.out / checkpoint.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
     torch.manual_seed(config.seed)
@@ -64,10 +70,18 @@ def main(argv: list[str] | None = None) -> int:
     source = f'{dataset.fingerprint()} {weights_fingerprint(arguments.base / "vae")}'
     latents = latents_of(file, source)
     known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
-    print(f'{len(dataset)} frames in {arguments.data}, {known}')
-    state = arguments.out / 'state.safetensors'
-    log = train(model, dataset, latents, config, arguments.sizes, state)
-    losses = follow('+'.join(arguments.tasks), log, config.steps)
+    if is_main():
+        print(f'{len(dataset)} frames in {arguments.data}, {known}')
+    losses = follow(
+        '+'.join(arguments.tasks),
+        train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning),
+        config.steps,
+        arguments.out,
+        partial(previews, model, dataset),
+        config.save_every,
+    )
+    if not is_main():
+        return 0
     made = CheckpointConfig(
         long_side_px=max(arguments.sizes[-1]),
         license=arguments.license,
@@ -79,11 +93,12 @@ def main(argv: list[str] | None = None) -> int:
             'recipe': dataset.recipe(),
             'windows': [f'{width}x{height}' for height, width in arguments.sizes],
             'optimize': asdict(config),
+            'tuning': asdict(tuning),
             'losses': losses,
         },
     )
     checkpoint.save(arguments.out, model, made)
-    state.unlink(missing_ok=True)
+    discard_state(arguments.out)
     print(f'wrote {arguments.out / checkpoint.FILE}')
     return 0
 

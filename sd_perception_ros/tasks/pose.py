@@ -107,7 +107,7 @@ class Pose(Task):
         near = valid & (target[:, CENTRE : CENTRE + 1] > 0.3)
         known = near & offsets.isfinite()
         difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets.nan_to_num(0.0), 0)
-        return 1.5 * error + 2 * difference.abs().sum() / known.sum().clamp(min=1)
+        return 1.5 * error + 3 * masked_mean(difference.abs(), known)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
         """Find centres, follow their offsets, and take each joint's own peak nearby."""

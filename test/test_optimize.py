@@ -1,0 +1,146 @@
+"""The loop alone: parts of a batch, averages, states, and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import resource
+from typing import Any
+
+from accelerate.state import AcceleratorState
+import pytest
+import torch
+from torch import nn, Tensor
+
+from sd_perception_ros.optimize import discard_state, optimize, OptimizeConfig, rate_factor
+
+# What the weights of a line are fitted to: 2 x + 1.
+X = torch.linspace(-1, 1, 8).view(8, 1)
+FAST = {'batch': 8, 'learning_rate': 0.1, 'warmup': 1}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Let each test choose its number format: accelerate keeps the first of a process."""
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def line() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(1, 1)
+
+
+def squares(model: Any, step: int, part: slice) -> dict[str, Tensor]:
+    noise = 0.1 * torch.randn(8, 1)  # drawn for the whole batch
+    return {'square': (model(X[part]) - (2 * X + 1 + noise)[part]).square().mean()}
+
+
+def fit(folder: Path, config: OptimizeConfig, stop: int = 0, **about: object) -> nn.Linear:
+    model = line()
+    for done, _ in optimize(model, squares, config, folder, about):
+        if done == stop:
+            break
+    return model
+
+
+def assert_equal(one: nn.Module, other: nn.Module) -> None:
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], msg=name)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
+    config = OptimizeConfig(steps=1000, warmup=100)
+    rates = [rate_factor(step, config) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(1, abs=0.03)
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+
+
+def test_a_line_is_found(tmp_path: Path) -> None:
+    model = fit(tmp_path, OptimizeConfig(steps=150, **FAST))
+    assert model.weight.item() == pytest.approx(2, abs=0.1)
+    assert model.bias.item() == pytest.approx(1, abs=0.1)
+
+
+def test_a_batch_in_four_parts_is_one_step_as_it_is_whole(tmp_path: Path) -> None:
+    whole = fit(tmp_path / 'whole', OptimizeConfig(steps=5, **FAST))
+    parts = fit(tmp_path / 'parts', OptimizeConfig(steps=5, accumulate=4, **FAST))
+    assert_equal(whole, parts)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='choose a multiple of 3'):
+        fit(tmp_path, OptimizeConfig(steps=1, accumulate=3, **FAST))
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, precision: str
+) -> None:
+    config = OptimizeConfig(steps=6, save_every=2, precision=precision, ema=0.5, **FAST)
+    whole = fit(tmp_path / 'whole', config)
+    fit(tmp_path / 'stopped', config, stop=3)  # one step after the last state
+    assert_equal(whole, fit(tmp_path / 'stopped', config))
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='rooms')
+    with pytest.raises(ValueError, match='of another run, with seed 0 instead of 1'):
+        fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='rooms')
+    with pytest.raises(ValueError, match='of another run, with data rooms instead of yards'):
+        fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='yards')
+    discard_state(tmp_path)
+    fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='yards')
+
+
+def test_the_average_follows_the_weights_and_is_the_result(tmp_path: Path) -> None:
+    model, seen = line(), [line().weight.item()]
+    for _ in optimize(model, squares, OptimizeConfig(steps=2, ema=0.9, **FAST), tmp_path, {}):
+        seen.append(model.weight.item())
+    # The first updates keep 1/11 and 2/12 of the average only: there is little to keep.
+    first = seen[0] / 11 + seen[1] * 10 / 11
+    assert model.weight.item() == pytest.approx(first / 6 + seen[2] * 5 / 6, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_state(tmp_path: Path) -> None:
+    def broken(model: Any, step: int, part: slice) -> dict[str, Tensor]:
+        return {'square': squares(model, step, part)['square'] / (0 if step == 3 else 1)}
+
+    config = OptimizeConfig(steps=5, save_every=2, **FAST)
+    with pytest.raises(FloatingPointError, match='step 3: the loss is inf'):
+        list(optimize(line(), broken, config, tmp_path, {}))
+    assert_equal(fit(tmp_path / 'whole', config), fit(tmp_path, config))
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_moves_weights(
+    tmp_path: Path,
+) -> None:
+    def steep(model: Any, step: int, part: slice) -> dict[str, Tensor]:
+        return {'root': (model(X[part]) * 0).abs().sqrt().sum()}  # 0, with an infinite slope
+
+    model = line()
+    with pytest.raises(FloatingPointError, match='step 0: the norm of gradients is nan'):
+        list(optimize(model, steep, OptimizeConfig(steps=1, **FAST), tmp_path, {}))
+    assert_equal(model, line())
+
+
+def test_on_a_full_disk_the_last_state_stays_and_the_run_can_go_on(tmp_path: Path) -> None:
+    config = OptimizeConfig(steps=6, save_every=2, **FAST)
+    whole = fit(tmp_path / 'whole', config)
+    fit(tmp_path / 'full', config, stop=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # no file may grow beyond 100 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(OSError, match=r'state after step 4 could not be written .* is whole'):
+            fit(tmp_path / 'full', config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_equal(whole, fit(tmp_path / 'full', config))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    run = optimize(line(), squares, OptimizeConfig(steps=1), tmp_path / 'file' / 'out', {})
+    with pytest.raises(OSError, match=r'expected a folder that can be written, got .*file/out'):
+        next(run)

@@ -1,0 +1,119 @@
+"""The train command as people run it: in one process or two, killed, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import cv2
+from models import save_tiny
+import pytest
+from safetensors.torch import load_file
+import torch
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.cli import evaluate as evaluate_command
+from sd_perception_ros.cli import train as train_command
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = ['-m', 'sd_perception_ros', 'train', '--learning-rate', '1e-3', '--sizes', '32x24']
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp('base'))
+
+
+def words(base: Path, frames: Path, out: Path, *more: object) -> list[str]:
+    return [
+        *COMMAND,
+        *(str(word) for word in ('--base', base, '--data', frames, '--out', out, *more)),
+    ]
+
+
+def train(arguments: list[str], *launcher: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    files = sorted(file.relative_to(one) for file in one.rglob('*.safetensors'))
+    assert 'unet/diffusion_pytorch_model.safetensors' in {str(file) for file in files}
+    for file in files:
+        expected = load_file(one / file)
+        for name, value in load_file(other / file).items():
+            # Checkpoints are fp16: sums in another order may round to the number beside.
+            torch.testing.assert_close(value, expected[name], rtol=2e-3, atol=1e-5, msg=name)
+
+
+def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
+    base: Path, frames: Path, tmp_path: Path
+) -> None:
+    numbers = ('--steps', 3, '--batch', 4)
+    train(words(base, frames, tmp_path / 'one', *numbers))
+    launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
+    train(words(base, frames, tmp_path / 'two', *numbers, '--save-every', 2), *launcher)
+    assert_same_weights(tmp_path / 'one', tmp_path / 'two')
+    one, two = (
+        checkpoint.read(tmp_path / name / checkpoint.FILE)[0].provenance for name in ('one', 'two')
+    )
+    assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
+    base: Path, frames: Path, tmp_path: Path
+) -> None:
+    numbers = ('--steps', 20, '--batch', 2, '--save-every', 5, '--ema', 0.9)
+    train(words(base, frames, tmp_path / 'whole', *numbers))
+    out = tmp_path / 'killed'
+    arguments = words(base, frames, out, *numbers)
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        while not (out / 'state' / 'run.json').exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (out / checkpoint.FILE).exists()
+    train(arguments)
+    assert_same_weights(tmp_path / 'whole', out)
+    assert not (out / 'state').exists()
+    assert list((out / 'log').glob('events*'))
+
+
+def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_tiny(tmp_path / 'base')
+    out = tmp_path / 'out'
+    arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
+    numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
+    assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
+    config, _ = checkpoint.read(out / 'checkpoint.yaml')
+    assert config.license == 'CC0-1.0'
+    assert config.provenance['optimize']['steps'] == 2
+    assert config.provenance['windows'] == ['32x24', '64x48']
+    with pytest.raises(ValueError, match='holds a finished checkpoint; choose another --out'):
+        train_command.main([str(word) for word in (*arguments, *numbers)])
+    figures = tmp_path / 'figures.json'
+    words = ['--checkpoint', out, '--data', frames, '--train', frames, '--json', figures]
+    sheet = ['--pictures', tmp_path / 'sheet.png', '--record']
+    assert evaluate_command.main([str(word) for word in (*words, *sheet)]) == 0
+    results = json.loads(figures.read_text())
+    # The four frames are all alike: their mean is the truth itself.
+    assert results['mean target']['normals']['mean_deg'] == pytest.approx(0, abs=0.1)
+    assert results['mean target']['depth']['abs_rel'] < 0.02
+    assert results['model']['normals']['mean_deg'] > 1
+    assert cv2.imread(str(tmp_path / 'sheet.png')).shape == (4 * 48, 5 * 64, 3)
+    recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
+    assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
+    assert 'abs_rel' in capsys.readouterr().out
