@@ -39,6 +39,7 @@ setup(
         (f'share/{NAME}/launch', files_in('launch', '*.py')),
         (f'share/{NAME}/config', files_in('config')),
         (f'share/{NAME}/config/rviz', files_in('config/rviz')),
+        (f'share/{NAME}/config/train', files_in('config/train')),
     ],
     # torch and diffusers stay out: a robot's build of them is its own choice, and a requirement
     # that is not met breaks every entry point. requirements/core.txt has the versions we test.

@@ -164,7 +164,13 @@ def load(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfi
     return model.eval().requires_grad_(False), config
 
 
-def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> Model:
+def start(
+    base: Path,
+    tasks: Collection[str],
+    head: str,
+    timestep: int = 1,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Model:
     """
     Make a model to fine-tune: a pre-trained backbone with one fresh readout for each task.
 
@@ -172,12 +178,17 @@ def start(base: Path, tasks: Collection[str], head: str, timestep: int = 1) -> M
         encoder's embedding of the empty prompt.
     :param tasks: all of them share the denoiser.
     :param head: one of `HEADS`.
+    :param options: what a task has instead of its defaults, by task.
     :raises FileNotFoundError: a file is missing.
+    :raises ValueError: options of a task that is not there, or that it does not have.
     """
+    options = options or {}
+    if unknown := set(options) - set(tasks):
+        raise ValueError(f'options of {sorted(unknown)}, but the tasks are {list(tasks)}')
     vae, unet = load_vae(base / 'vae'), load_unet(base / 'unet')
     config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
     backbone = UNetBackbone(vae, unet, _prompt(base / FILE, config, base), timestep)
-    made = {task: make_task(task) for task in tasks}
+    made = {task: make_task(task, options.get(task)) for task in tasks}
     heads = {name: make_head(head, task.channels, backbone) for name, task in made.items()}
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
 

@@ -37,6 +37,10 @@ class OptimizeConfig:
     )
     learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
     warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
+    decay: str = option(
+        'cosine', 'How the rate falls, to 1 % of the highest', choices=('cosine', 'exponential')
+    )
+    decay_steps: int = option(0, 'Steps until the rate has fallen; 0: all', low=0)
     precision: str = option(
         'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
     )
@@ -57,9 +61,12 @@ LossesOf = Callable[[Any, int, slice], dict[str, Tensor]]
 
 
 def rate_factor(step: int, config: OptimizeConfig) -> float:
-    """Return the learning rate of a step as a share of the highest: rise, then cosine to 1 %."""
+    """Return the learning rate of a step as a share of the highest: rise, fall, then 1 %."""
     rise = min(1.0, (step + 1) / config.warmup)
-    return rise * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / config.steps)))
+    share = min(1.0, step / (config.decay_steps or config.steps))
+    if config.decay == 'exponential':
+        return rise * math.pow(0.01, share)
+    return rise * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * share)))
 
 
 def optimize(

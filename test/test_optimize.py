@@ -57,6 +57,12 @@ def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
     assert rates[-1] == pytest.approx(0.01, abs=0.001)
 
 
+def test_an_exponential_decay_falls_by_the_same_share_in_each_step_then_stays() -> None:
+    config = OptimizeConfig(steps=300, warmup=1, decay='exponential', decay_steps=200)
+    rates = [rate_factor(step, config) for step in (0, 100, 200, 299)]
+    assert rates == pytest.approx([1, 0.1, 0.01, 0.01])
+
+
 def test_a_line_is_found(tmp_path: Path) -> None:
     model = fit(tmp_path, OptimizeConfig(steps=150, **FAST))
     assert model.weight.item() == pytest.approx(2, abs=0.1)

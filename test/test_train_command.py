@@ -17,8 +17,13 @@ import torch
 from sd_perception_ros import checkpoint
 from sd_perception_ros.cli import evaluate as evaluate_command
 from sd_perception_ros.cli import train as train_command
+from sd_perception_ros.cli.arguments import from_options, parse
+from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.tasks import TASKS
+from sd_perception_ros.train import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / 'config' / 'train').glob('*.yaml'))
 COMMAND = ['-m', 'sd_perception_ros', 'train', '--learning-rate', '1e-3', '--sizes', '32x24']
 
 
@@ -117,3 +122,56 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda file: file.stem)
+def test_every_recipe_says_what_the_command_understands(recipe: Path) -> None:
+    arguments = parse(
+        train_command.parser(), ['--recipe', str(recipe), '--out', 'x', '--data', 'y']
+    )
+    config = from_options(OptimizeConfig, arguments)
+    assert config.batch % config.accumulate == 0
+    assert config.decay_steps <= config.steps
+    from_options(TuneConfig, arguments)
+
+
+def test_there_is_a_recipe_for_every_task() -> None:
+    assert {f'sd21_{task}' for task in TASKS} <= {recipe.stem for recipe in RECIPES}
+
+
+def test_the_command_line_wins_over_the_recipe_and_that_over_what_it_extends(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / 'all.yaml').write_text('steps: 1\nbatch: 2\nseed: 3\ntasks: [pose]\n')
+    (tmp_path / 'mine.yaml').write_text('extends: all.yaml\nbatch: 20\nseed: 30\n')
+    words = ['--recipe', str(tmp_path / 'mine.yaml'), '--seed', '300']
+    words += ['--base', 'b', '--data', 'd', '--out', 'o']
+    arguments = parse(train_command.parser(), words)
+    assert (arguments.steps, arguments.batch, arguments.seed) == (1, 20, 300)
+    assert arguments.tasks == ['pose']
+
+
+def test_a_word_that_is_no_option_is_refused_in_a_recipe_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'mine.yaml').write_text('lerning_rate: 1e-3\n')
+    words = ['--recipe', str(tmp_path / 'mine.yaml'), '--base', 'b', '--data', 'd', '--out', 'o']
+    with pytest.raises(SystemExit):
+        parse(train_command.parser(), words)
+    assert '--lerning-rate' in capsys.readouterr().err
+
+
+def test_task_options_reach_the_task_and_its_checkpoint(
+    base: Path, frames: Path, tmp_path: Path
+) -> None:
+    options = [
+        'segmentation.classes=[low, high, wide]',
+        'segmentation.palette=000000 ffffff ff0000',
+    ]
+    arguments = words(base, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
+    tasks = ['--tasks', 'segmentation', '--task-options', *options]
+    assert train_command.main([*arguments, *tasks]) == 0
+    model, _ = checkpoint.load(str(tmp_path / 'out'))
+    assert model.tasks['segmentation'].class_names == ('low', 'high', 'wide')
+    with pytest.raises(ValueError, match=r"options of \['pose'\], but the tasks are"):
+        train_command.main([*arguments, *tasks, '--out', 'other', '--task-options', 'pose.x=1'])

@@ -1,10 +1,15 @@
-"""Command line options from options dataclasses."""
+"""Command line options: from options dataclasses, and from recipe files."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+import sys
 from typing import Any, get_type_hints, TypeVar
+
+import yaml
 
 T = TypeVar('T')
 
@@ -44,3 +49,37 @@ def from_options(cls: type[T], arguments: argparse.Namespace) -> T:
     """Build the dataclass from parsed options."""
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     return cls(**{name: getattr(arguments, name) for name in names})
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """
+    Parse a command line in which `--recipe FILE.yaml` stands for the options in that file.
+
+    Options on the command line win over those of the recipe, and those over the ones of another
+    recipe that it `extends`; each is checked in the same way.
+
+    :raises FileNotFoundError: no such recipe.
+    :raises ValueError: the recipe is not a mapping from options to values.
+    """
+    parser.add_argument('--recipe', type=Path, help='YAML file with any of these options')
+    words = list(sys.argv[1:] if argv is None else argv)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument('--recipe', type=Path)
+    recipe = early.parse_known_args(words)[0].recipe
+    return parser.parse_args([*(_recipe_words(recipe) if recipe else []), *words])
+
+
+def _recipe_words(file: Path) -> list[str]:
+    if not file.is_file():
+        raise FileNotFoundError(f'expected a recipe, found no file at {file}')
+    options = yaml.safe_load(file.read_text())
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"{file}: expected a mapping such as 'learning_rate: 3e-5', got {options!r}"
+        )
+    parent = options.pop('extends', None)
+    words = _recipe_words(file.parent / parent) if parent else []
+    for name, value in options.items():
+        words.append(f'--{str(name).replace("_", "-")}')
+        words += [str(one) for one in (value if isinstance(value, list) else [value])]
+    return words

@@ -7,13 +7,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 import subprocess
+from typing import Any
 
 import torch
+import yaml
 
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.weights import weights_fingerprint
 from sd_perception_ros.checkpoint import CheckpointConfig
-from sd_perception_ros.cli.arguments import add_options, from_options, size
+from sd_perception_ros.cli.arguments import add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -22,50 +24,68 @@ from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.train import previews, train, TuneConfig
 
 EXAMPLE = """\
-example:
+examples:
+  python -m sd_perception_ros train --recipe config/train/small.yaml \\
+      --base runs/pretrained --data data/rooms/train --out runs/small
   python -m sd_perception_ros train --base runs/pretrained --data data/rooms/train \\
       --out runs/depth_normals --tasks depth normals --steps 6000 --learning-rate 5e-4
+  accelerate launch --num_processes 4 -m sd_perception_ros train --recipe ...
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
 --base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors.
-On several GPUs: accelerate launch --num_processes 4 -m sd_perception_ros train ... does the same
-steps, each process with its part of the batch. Curves and pictures: tensorboard --logdir runs
+Several processes do the same steps as one, each with its part of the batch.
+Curves and pictures: tensorboard --logdir runs
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train, then write the checkpoint folder."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Describe the arguments."""
+    made = argparse.ArgumentParser(
         prog='train',
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument('--base', type=Path, required=True, help='Folder with vae and unet')
-    parser.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
-    parser.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
-    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
-    parser.add_argument(
+    made.add_argument('--base', type=Path, required=True, help='Folder with vae and unet')
+    made.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
+    made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
+    made.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
+    made.add_argument(
         '--head', choices=checkpoint.HEADS, default='light', help='default: %(default)s'
     )
-    parser.add_argument(
+    made.add_argument(
+        '--task-options',
+        nargs='+',
+        default=[],
+        metavar='TASK.NAME=VALUE',
+        help="Such as 'segmentation.classes=[road, grass, other]'",
+    )
+    made.add_argument(
         '--sizes',
         nargs='+',
         type=size,
         default=[(128, 192), (192, 256)],
         help='Windows, each for an equal share of the steps (default: 192x128 256x192)',
     )
-    parser.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
-    add_options(parser, OptimizeConfig)
-    add_options(parser, TuneConfig)
-    arguments = parser.parse_args(argv)
+    made.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
+    add_options(made, OptimizeConfig)
+    add_options(made, TuneConfig)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, then write the checkpoint folder."""
+    arguments = parse(parser(), argv)
     config = from_options(OptimizeConfig, arguments)
     tuning = from_options(TuneConfig, arguments)
     if (arguments.out / checkpoint.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
     torch.manual_seed(config.seed)
     dataset = RoomsDataset(arguments.data, keep=True)
-    model = checkpoint.start(arguments.base, arguments.tasks, arguments.head)
+    model = checkpoint.start(
+        arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
+    )
     file = arguments.base / 'latents.safetensors'
     source = f'{dataset.fingerprint()} {weights_fingerprint(arguments.base / "vae")}'
     latents = latents_of(file, source)
@@ -101,6 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     discard_state(arguments.out)
     print(f'wrote {arguments.out / checkpoint.FILE}')
     return 0
+
+
+def _options(words: list[str]) -> dict[str, dict[str, Any]]:
+    """Read 'task.name=value' words, the values in YAML, as options by task."""
+    options: dict[str, dict[str, Any]] = {}
+    for word in words:
+        path, equals, text = word.partition('=')
+        task, dot, name = path.partition('.')
+        if not (equals and dot):
+            raise ValueError(f"expected TASK.NAME=VALUE, got '{word}'")
+        options.setdefault(task, {})[name] = yaml.safe_load(text)
+    return options
 
 
 def _commit() -> str:

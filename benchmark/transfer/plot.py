@@ -1,0 +1,101 @@
+"""
+Draw and tabulate what transfer.py measured.
+
+  python benchmark/transfer/plot.py runs/transfer --picture docs/transfer.png \
+      --json benchmark/results/transfer.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import statistics
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+from matplotlib import pyplot
+
+STARTS = {
+    'scratch': ('from scratch', '#8c8c8c'),
+    'frozen': ('frozen', '#3b7dd8'),
+    'pretrained': ('fine-tuned', '#d8572a'),
+}
+# Task, figure, what it is called, and whether more is better.
+FIGURES = (
+    ('depth', 'abs_rel', 'AbsRel, lower is better'),
+    ('depth', 'delta1', 'delta1, higher is better'),
+    ('pose', 'pck_0.2', 'PCK@0.2, higher is better'),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table in Markdown; write picture and figures."""
+    options = _parser().parse_args(argv)
+    runs = [json.loads(file.read_text()) for file in sorted(options.runs.glob('*.json'))]
+    if not runs:
+        raise SystemExit(f'expected results of transfer.py in {options.runs}, found none')
+    print(table(runs))
+    if options.picture:
+        draw(runs, options.picture)
+    if options.json:
+        options.json.write_text(json.dumps(runs, indent=1) + '\n')
+    return 0
+
+
+def spread(
+    runs: Sequence[dict[str, Any]], start: str, frames: int, task: str, figure: str
+) -> tuple[float, float]:
+    """Return mean and standard deviation over seeds; the deviation of one seed is 0."""
+    values = [
+        run['metrics'][task][figure]
+        for run in runs
+        if (run['start'], run['frames']) == (start, frames)
+    ]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """Return rows of starts, columns of labelled frames, for each figure."""
+    sizes = sorted({run['frames'] for run in runs})
+    lines = ['| | ' + ' | '.join(f'{size} frames' for size in sizes) + ' |']
+    lines.append('|---' * (len(sizes) + 1) + '|')
+    for task, figure, title in FIGURES:
+        for start, (name, _) in STARTS.items():
+            cells = (spread(runs, start, size, task, figure) for size in sizes)
+            numbers = ' | '.join(f'{mean:.3f} ± {deviation:.3f}' for mean, deviation in cells)
+            lines.append(f'| {task} {title.split(",")[0]}, {name} | {numbers} |')
+    return '\n'.join(lines)
+
+
+def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw one panel for each figure: a line for each start, bars of one standard deviation."""
+    sizes = sorted({run['frames'] for run in runs})
+    figure, panels = pyplot.subplots(1, len(FIGURES), figsize=(11, 3.4), layout='constrained')
+    for panel, (task, name, title) in zip(panels, FIGURES, strict=True):
+        for start, (label, color) in STARTS.items():
+            means, bars = zip(*(spread(runs, start, s, task, name) for s in sizes), strict=True)
+            panel.errorbar(sizes, means, bars, label=label, color=color, marker='o', capsize=3)
+        panel.set(xscale='log', xlabel='labelled frames', title=f'{task}: {title}')
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(file, dpi=110)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('runs', type=Path, help='Folder that transfer.py wrote')
+    parser.add_argument('--picture', type=Path, help='PNG to draw')
+    parser.add_argument('--json', type=Path, help='File for all runs together')
+    return parser
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

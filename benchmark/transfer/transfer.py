@@ -1,0 +1,152 @@
+"""
+Measure what pre-training is worth: the paper's ablation (arXiv 2403.06090) in miniature.
+
+  python benchmark/transfer/transfer.py --base runs/pretrained --data data/rooms/train \
+      --held data/rooms/heldout --out runs/transfer
+
+One small denoiser learns depth and poses from the same labelled frames in the same steps, begun
+from noise (scratch), from denoising pictures without labels (pretrained), and from the same but
+left as it is, only the readouts learning (frozen). Each run is one small file in --out: a stopped
+command goes on, and several may share the work, one of the --seeds each. plot.py draws them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from diffusers import UNet2DConditionModel  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from sd_perception_ros import checkpoint  # noqa: E402
+from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E402
+from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.config import EngineConfig  # noqa: E402
+from sd_perception_ros.data.latents import latents_of  # noqa: E402
+from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
+from sd_perception_ros.engine import Engine  # noqa: E402
+from sd_perception_ros.evaluate import measure, Measured, summarize  # noqa: E402
+from sd_perception_ros.model import Model  # noqa: E402
+from sd_perception_ros.optimize import discard_state, OptimizeConfig  # noqa: E402
+from sd_perception_ros.train import train, TuneConfig  # noqa: E402
+
+STARTS = ('scratch', 'pretrained', 'frozen')
+TASKS = ('depth', 'pose')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do the runs that are not done yet."""
+    options = _parser().parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    everything = RoomsDataset(options.data)
+    source = f'{everything.fingerprint()} {weights_fingerprint(options.base / "vae")}'
+    latents = latents_of(options.base / 'latents.safetensors', source)
+    if latents is None:
+        raise ValueError(
+            f'expected the latents of {options.data} in {options.base}, found none; make them '
+            'with: python -m sd_perception_ros pretrain'
+        )
+    held = RoomsDataset(options.held, options.held_frames, keep=True)
+    runs = [(s, n, start) for s in options.seeds for n in options.frames for start in STARTS]
+    for seed, frames, start in tqdm(runs, unit='run'):
+        file = options.out / f'{start}_{frames}_{seed}.json'
+        if not file.exists():
+            figures = run(options, everything, latents, held, start, frames, seed)
+            file.write_text(json.dumps(figures, indent=2) + '\n')
+            tqdm.write(f'{start:10} {frames:5} frames, seed {seed}: {figures["metrics"]["depth"]}')
+    return 0
+
+
+def run(
+    options: argparse.Namespace,
+    everything: RoomsDataset,
+    latents: torch.Tensor,
+    held: RoomsDataset,
+    start: str,
+    frames: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train once and measure on the held-out frames."""
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(everything))[:frames])
+    dataset = RoomsDataset(options.data, keep=True)
+    dataset.keys = [everything.keys[i] for i in chosen]
+    torch.manual_seed(seed)
+    model = begin(options.base, start)
+    height, width = dataset.image(0).shape[-2:]
+    config = OptimizeConfig(
+        steps=options.steps,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        warmup=20,
+        precision='bf16',
+        seed=seed,
+        save_every=options.steps,
+    )
+    tuning = TuneConfig(tune='heads' if start == 'frozen' else 'full')
+    folder = options.out / f'{start}_{frames}_{seed}'
+    began = time.monotonic()
+    log = train(model, dataset, latents[:, chosen], config, [(height, width)], folder, tuning)
+    losses = [losses for _, losses in log]
+    discard_state(folder)
+    folder.rmdir()
+    engine = Engine([(model, CheckpointConfig(long_side_px=width))], EngineConfig(device='auto'))
+    measured: Measured = {}
+    for _ in measure(engine, held, measured):
+        pass
+    tail = losses[-20:]
+    return {
+        'start': start,
+        'frames': frames,
+        'seed': seed,
+        'steps': options.steps,
+        'batch': options.batch,
+        'learning_rate': options.learning_rate,
+        'base': options.base.name,
+        'held_frames': len(held),
+        'last_losses': {name: float(np.mean([step[name] for step in tail])) for name in tail[0]},
+        'minutes': round((time.monotonic() - began) / 60, 2),
+        'metrics': summarize(measured, engine.tasks),
+    }
+
+
+def begin(base: Path, start: str) -> Model:
+    """Return the model that a run starts from; its readouts are fresh in any case."""
+    model = checkpoint.start(base, TASKS, 'light')
+    if start == 'scratch':
+        unet = model.backbones['unet'].trainable()
+        fresh = UNet2DConditionModel.from_config(unet.config)
+        unet.load_state_dict(fresh.state_dict())
+    return model
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--base', type=Path, required=True, help='Folder that pretrain wrote, with latents')
+    add('--data', type=Path, required=True, help='Labelled frames, those of the latents')
+    add('--held', type=Path, required=True, help='Held-out frames')
+    add('--held-frames', type=int, default=0, help='Measure on the first only; 0: all')
+    add('--out', type=Path, required=True, help='Folder of the results')
+    add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
+    add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')
+    add('--steps', type=int, default=300, help='default: %(default)s')
+    add('--batch', type=int, default=8, help='default: %(default)s')
+    add('--learning-rate', type=float, default=5e-4, help='default: %(default)s')
+    return parser
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
