@@ -172,10 +172,11 @@ def start(
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Model:
     """
-    Make a model to fine-tune: a pre-trained backbone with one fresh readout for each task.
+    Make a model to fine-tune: a pre-trained backbone, and a readout for each task.
 
     :param base: folder in the layout of diffusers; its prompt is prompt.safetensors or the text
-        encoder's embedding of the empty prompt.
+        encoder's embedding of the empty prompt. Or a checkpoint, by folder or known name: then the
+        readouts that it has go on, too, but for those of tasks with new options.
     :param tasks: all of them share the denoiser.
     :param head: one of `HEADS`.
     :param options: what a task has instead of its defaults, by task.
@@ -185,12 +186,40 @@ def start(
     options = options or {}
     if unknown := set(options) - set(tasks):
         raise ValueError(f'options of {sorted(unknown)}, but the tasks are {list(tasks)}')
+    if is_checkpoint(base):
+        return _go_on(base, tasks, head, options)
     vae, unet = load_vae(base / 'vae'), load_unet(base / 'unet')
     config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
     backbone = UNetBackbone(vae, unet, _prompt(base / FILE, config, base), timestep)
     made = {task: make_task(task, options.get(task)) for task in tasks}
     heads = {name: make_head(head, task.channels, backbone) for name, task in made.items()}
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
+
+
+def is_checkpoint(base: Path) -> bool:
+    """Return whether this names a checkpoint, not a folder in the layout of diffusers."""
+    return any((folder / FILE).is_file() for folder in (SHIPPED / base, base))
+
+
+def _go_on(
+    base: Path, tasks: Collection[str], head: str, options: Mapping[str, Mapping[str, Any]]
+) -> Model:
+    """Return a checkpoint's model with these tasks, whose new readouts are fresh."""
+    there = tasks_of(str(base))
+    kept = [task for task in tasks if task in there and task not in options]
+    model, _ = load(str(base), kept or there[:1])
+    if len(model.backbones) > 1:
+        raise ValueError(
+            f'{base} has {len(model.backbones)} denoisers for {", ".join(kept)}, and a training '
+            'has one: name tasks that share it'
+        )
+    [(key, backbone)] = model.backbones.items()
+    made = {t: model.tasks[t] if t in kept else make_task(t, options.get(t)) for t in tasks}
+    heads = {
+        name: model.heads[name] if name in kept else make_head(head, task.channels, backbone)
+        for name, task in made.items()
+    }
+    return Model({key: backbone}, made, heads, dict.fromkeys(made, key))
 
 
 def make_head(kind: str, channels: int, backbone: Backbone, width: int = 0) -> Head:

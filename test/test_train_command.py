@@ -175,3 +175,18 @@ def test_task_options_reach_the_task_and_its_checkpoint(
     assert model.tasks['segmentation'].class_names == ('low', 'high', 'wide')
     with pytest.raises(ValueError, match=r"options of \['pose'\], but the tasks are"):
         train_command.main([*arguments, *tasks, '--out', 'other', '--task-options', 'pose.x=1'])
+
+
+def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
+    frames: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    options = {'segmentation': {'classes': [], 'palette': '000000 ffffff'}}
+    tasks = ['segmentation', 'depth']
+    further = checkpoint.start(tiny_checkpoint, tasks, 'light', options=options)
+    before, _ = checkpoint.load(str(tiny_checkpoint))
+    for name, value in further.heads['depth'].state_dict().items():
+        torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
+    assert further.tasks['segmentation'].channels == 2
+    arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
+    assert train_command.main([*arguments, '--tasks', *tasks]) == 0
+    assert checkpoint.tasks_of(str(tmp_path / 'out')) == tasks

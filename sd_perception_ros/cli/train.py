@@ -32,7 +32,8 @@ examples:
   accelerate launch --num_processes 4 -m sd_perception_ros train --recipe ...
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
---base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors.
+--base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors;
+or a checkpoint, whose readouts go on, too: --base bundled fits the small model to your pictures.
 Several processes do the same steps as one, each with its part of the batch.
 Curves and pictures: tensorboard --logdir runs
 """
@@ -47,9 +48,17 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument('--base', type=Path, required=True, help='Folder with vae and unet')
+    made.add_argument(
+        '--base',
+        type=Path,
+        required=True,
+        help='Folder with vae and unet, or a checkpoint to go on from, such as bundled',
+    )
     made.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
     made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
+    made.add_argument(
+        '--latents', type=Path, help='Latents that pretrain made of this data (default: in --base)'
+    )
     made.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
     made.add_argument(
         '--head', choices=checkpoint.HEADS, default='light', help='default: %(default)s'
@@ -86,9 +95,15 @@ def main(argv: list[str] | None = None) -> int:
     model = checkpoint.start(
         arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
     )
-    file = arguments.base / 'latents.safetensors'
-    source = f'{dataset.fingerprint()} {weights_fingerprint(arguments.base / "vae")}'
-    latents = latents_of(file, source)
+    base: Path = arguments.base
+    if checkpoint.is_checkpoint(base):
+        base = checkpoint.find(str(base)).parent
+    file = arguments.latents or base / 'latents.safetensors'
+    latents = latents_of(file, f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}')
+    if arguments.latents and latents is None:
+        raise ValueError(
+            f'{file} is not of this data and this encoder; make it anew with pretrain'
+        )
     known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
     if is_main():
         print(f'{len(dataset)} frames in {arguments.data}, {known}')
