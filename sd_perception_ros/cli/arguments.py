@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any], **defaults: Any
             type=hints[f.name],
             choices=f.metadata['choices'] or None,
             default=defaults.get(f.name, f.default),
-            help=f'{f.metadata["doc"]} (default: %(default)s)',
+            help=f'{f.metadata["doc"].replace("%", "%%")} (default: %(default)s)',
         )
 
 
