@@ -11,8 +11,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from sd_perception_ros.data.augment import crop, jitter, mirror
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.augment import jitter
+from sd_perception_ros.data.frames import Frames
 from sd_perception_ros.losses import gradient_loss
 from sd_perception_ros.optimize import optimize, OptimizeConfig
 
@@ -34,7 +34,11 @@ class _Repaint(nn.Module):
 
 
 def train_autoencoder(
-    vae: Any, dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], folder: Path
+    vae: Any,
+    dataset: Frames,
+    config: OptimizeConfig,
+    size: tuple[int, int],
+    folder: Path,
 ) -> Log:
     """
     Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
@@ -70,10 +74,12 @@ def train_autoencoder(
 
 
 @torch.inference_mode()
-def measure_scaling_factor(vae: Any, dataset: RoomsDataset, frames: int = 64) -> float:
+def measure_scaling_factor(vae: Any, dataset: Frames, frames: int = 64) -> float:
     """Return the factor that gives the latents of some frames a standard deviation of 1."""
     chosen = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
-    latents = [vae.encode(dataset.image(int(i))).latent_dist.mean for i in chosen]
+    latents = [
+        vae.encode(dataset.images([int(i)]).to(vae.device)).latent_dist.mean for i in chosen
+    ]
     return 1 / float(torch.cat(latents).std())
 
 
@@ -117,30 +123,33 @@ def train_denoiser(
 
 
 def _crops(
-    dataset: RoomsDataset, config: OptimizeConfig, size: tuple[int, int], step: int, part: slice
+    dataset: Frames,
+    config: OptimizeConfig,
+    size: tuple[int, int],
+    step: int,
+    part: slice,
 ) -> Tensor:
+    rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch)[part]]
+    images = dataset.images([int(rng.integers(len(dataset))) for rng in rngs])
+    height, width = images.shape[-2:]
     crops = []
-    for place in range(config.batch)[part]:
-        rng = np.random.default_rng((config.seed, step, place))
-        index = rng.integers(len(dataset))
-        sample = {'image': dataset.image(int(index))}
-        if rng.random() < 0.5:
-            sample = mirror(sample)
-        height, width = sample['image'].shape[-2:]
+    for image, rng in zip(images, rngs, strict=True):
+        seen = image.flip(-1) if rng.random() < 0.5 else image
         top = int(rng.integers(height - size[0] + 1))
         left = int(rng.integers(width - size[1] + 1))
-        image = crop(sample, top, left, *size)['image']
-        crops.append(jitter(image, rng) if rng.random() < 0.5 else image)
-    return torch.cat(crops)
+        crops.append(seen[:, top : top + size[0], left : left + size[1]])
+    plain = torch.stack(crops)
+    changed = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(plain.device)
+    return torch.where(changed.view(-1, 1, 1, 1), jitter(plain, rngs), plain)
 
 
 def _latent_windows(
     latents: Tensor, config: OptimizeConfig, size: tuple[int, int], step: int
 ) -> Tensor:
     rng = np.random.default_rng((config.seed, step))
-    variants = rng.integers(latents.shape[0], size=config.batch)
-    frames = rng.integers(latents.shape[1], size=config.batch)
+    variants = torch.from_numpy(rng.integers(latents.shape[0], size=config.batch))
+    frames = torch.from_numpy(rng.integers(latents.shape[1], size=config.batch))
     top = int(rng.integers(latents.shape[3] - size[0] + 1))
     left = int(rng.integers(latents.shape[4] - size[1] + 1))
-    chosen = latents[torch.from_numpy(variants), torch.from_numpy(frames)].float()
+    chosen = latents[variants.to(latents.device), frames.to(latents.device)].float()
     return chosen[..., top : top + size[0], left : left + size[1]]

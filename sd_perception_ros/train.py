@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.frames import Frames
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
 from sd_perception_ros.optimize import optimize, OptimizeConfig
@@ -56,7 +56,7 @@ class _Readout(nn.Module):
 
 def train(
     model: Model,
-    dataset: RoomsDataset,
+    dataset: Frames,
     latents: Tensor | None,
     config: OptimizeConfig,
     sizes: Sequence[tuple[int, int]],
@@ -111,7 +111,7 @@ def train(
     model.eval().requires_grad_(False)
 
 
-def previews(model: Model, dataset: RoomsDataset, frames: int = 4) -> dict[str, NDArray[np.uint8]]:
+def previews(model: Model, dataset: Frames, frames: int = 4) -> dict[str, NDArray[np.uint8]]:
     """
     Return what a model in training answers to the first frames, painted.
 
@@ -135,7 +135,7 @@ def previews(model: Model, dataset: RoomsDataset, frames: int = 4) -> dict[str, 
     return {name: np.vstack(row) for name, row in rows.items()}
 
 
-def _check_data(model: Model, dataset: RoomsDataset, sizes: Sequence[tuple[int, int]]) -> None:
+def _check_data(model: Model, dataset: Frames, sizes: Sequence[tuple[int, int]]) -> None:
     sample = dataset[0]
     for name, task in model.tasks.items():
         if task.truth not in sample:
@@ -178,7 +178,7 @@ def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
 
 def _batch(
     model: Model,
-    dataset: RoomsDataset,
+    dataset: Frames,
     latents: Tensor | None,
     config: OptimizeConfig,
     size: tuple[int, int],
@@ -191,7 +191,7 @@ def _batch(
     colors = rng.integers(2**32, size=config.batch)[part]
     frames = [int(i) for i in chosen]
     sample = dataset.batch(frames)
-    mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1)
+    mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1).to(sample['image'].device)
     flipped = mirror(sample)
     sample = {name: torch.where(mirrored, flipped[name], value) for name, value in sample.items()}
     stride = model.stride
@@ -203,10 +203,9 @@ def _batch(
     device = next(model.parameters()).device
     if latents is None:
         generators = [np.random.default_rng(color) for color in colors]
-        pictures = zip(sample['image'], generators, strict=True)
-        images = torch.cat([jitter(image[None], generator) for image, generator in pictures])
         with torch.no_grad():
-            return model.encode(images.to(device)), sample
-    latent = latents[torch.from_numpy(variants), torch.tensor(frames)].float()
+            return model.encode(jitter(sample['image'], generators).to(device)), sample
+    places = (torch.from_numpy(variants), torch.tensor(frames))
+    latent = latents[tuple(place.to(latents.device) for place in places)].float()
     window = (top // stride, left // stride, size[0] // stride, size[1] // stride)
     return crop({'latent': latent}, *window)['latent'].to(device), sample

@@ -17,6 +17,7 @@ import torch
 from sd_perception_ros import checkpoint
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
+from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.losses import (
     angular_loss,
@@ -155,10 +156,31 @@ def test_mirrored_windows_are_windows_of_the_mirror_image(left: int, width: int,
 
 def test_jitter_changes_colours_and_stays_a_picture() -> None:
     image = torch.rand(1, 3, 16, 16) * 2 - 1
-    changed = jitter(image, np.random.default_rng(0))
+    changed = jitter(image, [np.random.default_rng(0)])
     assert changed.shape == image.shape
     assert -1 <= changed.min() <= changed.max() <= 1
     assert (changed - image).abs().mean() > 0.01
+
+
+def test_a_picture_is_jittered_alike_whatever_is_beside_it() -> None:
+    images = torch.rand(3, 3, 16, 24) * 2 - 1
+    together = jitter(images, [np.random.default_rng(seed) for seed in (5, 6, 7)])
+    for place, seed in enumerate((5, 6, 7)):
+        alone = jitter(images[place : place + 1], [np.random.default_rng(seed)])
+        torch.testing.assert_close(together[place : place + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_a_resident_set_gives_the_batches_of_the_set_it_was_read_from(frames: Path) -> None:
+    dataset = RoomsDataset(frames)
+    resident = ResidentDataset(dataset, torch.device('cpu'))
+    assert len(resident) == len(dataset)
+    assert resident.fingerprint() == dataset.fingerprint()
+    torch.testing.assert_close(resident.images([3, 1]), dataset.images([3, 1]))
+    ours, theirs = resident.batch([2, 0]), dataset.batch([2, 0])
+    assert ours.keys() == theirs.keys()
+    torch.testing.assert_close(ours['depth_m'], theirs['depth_m'], equal_nan=True)
+    for name, value in ours.items():  # half precision: three digits of a unit vector
+        torch.testing.assert_close(value, theirs[name], atol=5e-4, rtol=0, equal_nan=True)
 
 
 def test_the_mean_counts_valid_pixels_only() -> None:

@@ -83,7 +83,7 @@ def run(
     dataset.keys = [everything.keys[i] for i in chosen]
     torch.manual_seed(seed)
     model = begin(options.base, start)
-    height, width = dataset.image(0).shape[-2:]
+    height, width = dataset.images([0]).shape[-2:]
     config = OptimizeConfig(
         steps=options.steps,
         batch=options.batch,

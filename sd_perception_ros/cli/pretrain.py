@@ -19,9 +19,11 @@ from sd_perception_ros.backbones.weights import (
 from sd_perception_ros.checkpoint import PROMPT
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.cli.following import follow
+from sd_perception_ros.data.frames import Frames
 from sd_perception_ros.data.latents import encode_dataset, latents_of
+from sd_perception_ros.data.resident import resident
 from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.optimize import discard_state, OptimizeConfig
+from sd_perception_ros.optimize import device, discard_state, OptimizeConfig
 from sd_perception_ros.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    dataset = RoomsDataset(arguments.data, keep=True)
+    dataset = resident(RoomsDataset(arguments.data, keep=True), device())
     print(f'{len(dataset)} frames in {arguments.data}')
     for name, stage in (('vae', _vae), ('latents', _latents), ('denoiser', _denoiser)):
         stage(arguments, dataset)
@@ -72,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _vae(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+def _vae(arguments: argparse.Namespace, dataset: Frames) -> None:
     folder = arguments.out / 'vae'
     if folder.is_dir():
         print(f'{folder} is there: the autoencoder is trained')
@@ -95,7 +97,7 @@ def _vae(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
     discard_state(state)
 
 
-def _latents(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+def _latents(arguments: argparse.Namespace, dataset: Frames) -> None:
     file = arguments.out / 'latents.safetensors'
     source = _source(arguments, dataset)
     if latents_of(file, source) is not None:
@@ -103,13 +105,17 @@ def _latents(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         return
     backbone = UNetBackbone(
         load_vae(arguments.out / 'vae'), small_unet(), torch.zeros(1, 1, PROMPT_WIDTH), 1
-    )
+    ).to(device())
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        return backbone.encode(images.to(device()))
+
     with tqdm(total=len(dataset), desc='latents', unit='frame', mininterval=5) as bar:
-        for done in encode_dataset(file, dataset, backbone.encode, source, arguments.seed):
+        for done in encode_dataset(file, dataset, encode, source, arguments.seed):
             bar.update(done - bar.n)
 
 
-def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
+def _denoiser(arguments: argparse.Namespace, dataset: Frames) -> None:
     folder = arguments.out / 'unet'
     if folder.is_dir():
         print(f'{folder} is there: the denoiser is trained')
@@ -117,6 +123,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
     source = _source(arguments, dataset)
     latents = latents_of(arguments.out / 'latents.safetensors', source)
     assert latents is not None
+    latents = latents.to(device())
     state = arguments.out / 'unet_training'
     unet = small_unet()
     config = OptimizeConfig(
@@ -127,7 +134,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
         seed=arguments.seed,
     )
     height, width = arguments.denoiser_size
-    stride = dataset.image(0).shape[-1] // latents.shape[-1]
+    stride = dataset.images([0]).shape[-1] // latents.shape[-1]
     log = train_denoiser(
         unet,
         latents,
@@ -142,7 +149,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: RoomsDataset) -> None:
     discard_state(state)
 
 
-def _source(arguments: argparse.Namespace, dataset: RoomsDataset) -> str:
+def _source(arguments: argparse.Namespace, dataset: Frames) -> str:
     return f'{dataset.fingerprint()} {weights_fingerprint(arguments.out / "vae")}'
 
 

@@ -18,8 +18,9 @@ from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.cli.arguments import add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.latents import latents_of
+from sd_perception_ros.data.resident import resident
 from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.optimize import discard_state, is_main, OptimizeConfig
+from sd_perception_ros.optimize import device, discard_state, is_main, OptimizeConfig
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.train import previews, train, TuneConfig
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     if (arguments.out / checkpoint.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
     torch.manual_seed(config.seed)
-    dataset = RoomsDataset(arguments.data, keep=True)
+    dataset = resident(RoomsDataset(arguments.data, keep=True), device())
     model = checkpoint.start(
         arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
     )
@@ -105,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
             f'{file} is not of this data and this encoder; make it anew with pretrain'
         )
     known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
+    if latents is not None:
+        latents = latents.to(device())
     if is_main():
         print(f'{len(dataset)} frames in {arguments.data}, {known}')
     losses = follow(

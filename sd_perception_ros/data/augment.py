@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -19,7 +23,8 @@ def mirror(sample: Sample) -> Sample:
     """
     mirrored = {name: value.flip(-1) for name, value in sample.items() if name != 'joints'}
     if 'normals' in mirrored:
-        mirrored['normals'] = mirrored['normals'] * torch.tensor([-1.0, 1, 1]).view(1, 3, 1, 1)
+        signs = mirrored['normals'].new_tensor([-1.0, 1, 1]).view(1, 3, 1, 1)
+        mirrored['normals'] = mirrored['normals'] * signs
     if 'joints' in sample:
         u, v, flag = sample['joints'][..., list(MIRRORED), :].unbind(-1)
         u = torch.where(flag > 0, sample['image'].shape[-1] - 1 - u, u)
@@ -35,8 +40,8 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
         if name != 'joints'
     }
     if 'joints' in sample:
-        moved = sample['joints'] - torch.tensor([left, top, 0.0])
-        size = torch.tensor([width, height])
+        moved = sample['joints'] - sample['joints'].new_tensor([left, top, 0.0])
+        size = moved.new_tensor([width, height])
         # A pixel reaches half a pixel around its centre.
         inside = ((moved[..., :2] - (size - 1) / 2).abs() <= size / 2).all(-1)
         seen = inside & (moved[..., 2] > 0)
@@ -58,32 +63,69 @@ def thin(sample: Sample, cell: int, row: int, column: int) -> Sample:
     }
 
 
-def jitter(image: Tensor, rng: np.random.Generator) -> Tensor:
+def jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     """
-    Change a picture as another camera would: exposure, tint, saturation, contrast, blur, noise.
+    Change pictures as other cameras would: exposure, tint, saturation, contrast, blur, noise.
 
-    :param image: (1, 3, H, W) in -1..1.
+    :param images: (B, 3, H, W) in -1..1, on any device.
+    :param rngs: one for each picture, so that it does not matter which pictures are beside it.
     """
-    light = (image + 1) / 2
-    gamma = float(np.exp(rng.normal(0, 0.2)))
-    light = light.clamp(1e-3, 1) ** gamma * float(np.exp(rng.normal(0, 0.15)))
-    tint = torch.from_numpy(np.exp(rng.normal(0, 0.08, 3)).astype(np.float32))
-    light = light * tint.view(1, 3, 1, 1)
+    changes = [_Change.random(rng) for rng in rngs]
+
+    def each(name: str) -> Tensor:
+        values = np.array([getattr(change, name) for change in changes], np.float32)
+        return torch.from_numpy(values).to(images.device).view(len(changes), -1, 1, 1)
+
+    light = (images + 1) / 2
+    light = light.clamp(1e-3, 1) ** each('gamma') * each('gain')
     gray = light.mean(1, keepdim=True)
-    light = gray + (light - gray) * float(rng.uniform(0.3, 1.5))
+    light = gray + (light - gray) * each('saturation')
     middle = light.mean((1, 2, 3), keepdim=True)
-    light = middle + (light - middle) * float(rng.uniform(0.7, 1.3))
-    if rng.random() < 0.3:
-        light = _blur(light, float(rng.uniform(0.4, 1.2)))
-    if rng.random() < 0.5:
-        noise = rng.normal(0, rng.uniform(0.005, 0.04), light.shape).astype(np.float32)
-        light = light + torch.from_numpy(noise)
-    return (light.clamp(0, 1) * 2 - 1).float()
+    light = middle + (light - middle) * each('contrast')
+    light = _blur(light, each('blur_px').flatten())
+    noise = torch.zeros_like(light)
+    for row, change in zip(noise, changes, strict=True):
+        if change.noise:
+            # Drawn where the picture is: 150,000 numbers for each one are slow to bring there.
+            generator = torch.Generator(images.device).manual_seed(change.seed)
+            row.normal_(generator=generator)
+    return ((light + noise * each('noise')).clamp(0, 1) * 2 - 1).float()
 
 
-def _blur(image: Tensor, sigma_px: float) -> Tensor:
-    offsets = torch.arange(-3, 4, dtype=torch.float32)
-    weights = torch.exp(-offsets.square() / (2 * sigma_px**2))
-    row = (weights / weights.sum()).view(1, 1, 1, 7).expand(3, 1, 1, 7)
-    padded = F.pad(image, (3, 3, 3, 3), mode='replicate')
-    return F.conv2d(F.conv2d(padded, row, groups=3), row.transpose(2, 3), groups=3)
+@dataclass(frozen=True)
+class _Change:
+    """How one picture is changed."""
+
+    gamma: float
+    gain: NDArray[np.float64]  # of red, green and blue
+    saturation: float
+    contrast: float
+    blur_px: float  # 0: none
+    noise: float  # 0: none
+    seed: int
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> _Change:
+        """Draw one; the spreads are those of cheap cameras."""
+        return cls(
+            gamma=float(np.exp(rng.normal(0, 0.2))),
+            gain=np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.08, 3)),
+            saturation=float(rng.uniform(0.3, 1.5)),
+            contrast=float(rng.uniform(0.7, 1.3)),
+            blur_px=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.3 else 0.0,
+            noise=float(rng.uniform(0.005, 0.04)) if rng.random() < 0.5 else 0.0,
+            seed=int(rng.integers(2**62)),
+        )
+
+
+def _blur(images: Tensor, sigmas_px: Tensor) -> Tensor:
+    """Blur each of (B, 3, H, W) pictures with its own Gaussian; 0 leaves it as it is."""
+    offsets = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
+    variances = sigmas_px.clamp(min=0.05).square()[:, None]
+    weights = torch.exp(-offsets.square() / (2 * variances))
+    weights = weights / weights.sum(1, keepdim=True)
+    count = 3 * len(images)
+    row = weights.repeat_interleave(3, 0).view(count, 1, 1, 7)
+    planes = F.pad(images, (3, 3, 3, 3), mode='replicate').flatten(0, 1)[None]
+    across = F.conv2d(planes, row, groups=count)
+    return F.conv2d(across, row.transpose(2, 3), groups=count).view_as(images)

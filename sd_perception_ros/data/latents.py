@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.data.augment import jitter, mirror
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.frames import Frames
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
 VARIANTS = 4
@@ -35,7 +35,7 @@ def latents_of(file: Path, source: str) -> Tensor | None:
 @torch.inference_mode()
 def encode_dataset(
     file: Path,
-    dataset: RoomsDataset,
+    dataset: Frames,
     encode: Callable[[Tensor], Tensor],
     source: str,
     seed: int,
@@ -49,23 +49,22 @@ def encode_dataset(
     """
     chunks = []
     for start in range(0, len(dataset), batch):
-        indices = range(start, min(start + batch, len(dataset)))
-        images = torch.cat([_variants(dataset, index, seed) for index in indices])
-        latents = encode(images)
-        chunks.append(latents.view(len(indices), VARIANTS, *latents.shape[1:]).half())
+        indices = list(range(start, min(start + batch, len(dataset))))
+        latents = encode(_variants(dataset.images(indices), indices, seed))
+        parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
+        chunks.append(parts)
         yield indices[-1] + 1
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix('.part')
-    latents = torch.cat(chunks).transpose(0, 1).contiguous()
-    save_file({'latents': latents}, part, metadata={'source': source})
+    save_file({'latents': torch.cat(chunks, 1).contiguous()}, part, metadata={'source': source})
     part.replace(file)
 
 
-def _variants(dataset: RoomsDataset, index: int, seed: int) -> Tensor:
-    rng = np.random.default_rng((seed, index))
-    image = dataset.image(index)
-    images = []
+def _variants(images: Tensor, indices: list[int], seed: int) -> Tensor:
+    """(B, 3, H, W) -> (VARIANTS * B, 3, H, W), one variant of all pictures after the other."""
+    variants = []
     for pair in range(VARIANTS // 2):
-        colored = image if pair == 0 else jitter(image, rng)
-        images += [colored, mirror({'image': colored})['image']]
-    return torch.cat(images)
+        rngs = [np.random.default_rng((seed, index, pair)) for index in indices]
+        colored = jitter(images, rngs) if pair else images
+        variants += [colored, mirror({'image': colored})['image']]
+    return torch.cat(variants)

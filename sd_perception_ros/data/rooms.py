@@ -79,9 +79,9 @@ class RoomsDataset:
         # Where the furniture lay is the business of that machine.
         return {name: value for name, value in arguments.items() if name != 'assets'}
 
-    def image(self, index: int) -> Tensor:
-        """Return the picture alone, (1, 3, H, W) in -1..1."""
-        return _to_image(self._pixels(index)['image'])
+    def images(self, indices: list[int]) -> Tensor:
+        """Return the pictures alone of frames of one size, (B, 3, H, W) in -1..1."""
+        return torch.cat([_to_image(self._pixels(index)['image']) for index in indices])
 
     def batch(self, indices: list[int]) -> Sample:
         """Return several frames of one size as a batch."""

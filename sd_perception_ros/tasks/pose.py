@@ -64,33 +64,43 @@ class Pose(Task):
         """
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = (-(-side // CELL_PX) for side in reference.shape[-2:])
-        targets = [self._draw(joints.cpu(), height, width) for joints in sample['joints']]
-        target = torch.stack(targets).to(sample['joints'].device)
+        target = self._draw(sample['joints'], height, width)
         valid = torch.ones_like(target[:, :1], dtype=torch.bool)
         if 'matte' in sample:  # where nobody knows about people, there may be some
             valid = ~sample['matte'][..., ::CELL_PX, ::CELL_PX].isnan()
         return target, valid
 
     def _draw(self, people: Tensor, height: int, width: int) -> Tensor:
-        """Draw the (P, 17, 3) people of one picture: (channels, h, w)."""
-        target = torch.zeros(self.channels, height, width)
-        heat, offsets = target[: CENTRE + 1], target[CENTRE + 1 :].view(COUNT, 2, height, width)
-        x, y = torch.arange(width).float(), torch.arange(height).float()
-        nearest = torch.full((height, width), torch.inf)
-        for person in people[(people[..., 2] > 1).any(1)]:
-            cells, labelled, seen = (person[:, :2] + 0.5) / CELL_PX - 0.5, *_flags(person)
-            tops = torch.cat([cells, cells[labelled].mean(0, keepdim=True)])
-            squared = _squared(tops, x, y)
-            peaks = (-squared / (2 * self.sigma_cells**2)).exp()
-            peaks[:COUNT][~seen] = 0
-            torch.maximum(heat, peaks, out=heat)
-            closer = squared[CENTRE] < nearest
-            nearest = torch.where(closer, squared[CENTRE], nearest)
-            to_x = (cells[:, 0, None, None] - x).expand(-1, height, -1)
-            to_y = (cells[:, 1, None, None] - y[:, None]).expand(-1, -1, width)
-            path = torch.stack([to_x, to_y], 1) / OFFSET_CELLS
-            path[~labelled] = torch.nan
-            offsets[:] = torch.where(closer, path, offsets)
+        """Draw the (B, P, 17, 3) people of each picture: (B, channels, h, w)."""
+        target = people.new_zeros(len(people), self.channels, height, width)
+        heat = target[:, : CENTRE + 1]
+        offsets = target[:, CENTRE + 1 :].view(-1, COUNT, 2, height, width)
+        x = torch.arange(width, device=people.device, dtype=people.dtype)
+        y = torch.arange(height, device=people.device, dtype=people.dtype)
+        nearest = people.new_full((len(people), height, width), torch.inf)
+        counts = (people[..., 2] > 1).any(2)
+        for place in counts.any(0).nonzero()[:, 0].tolist():
+            rows = counts[:, place].nonzero()[:, 0]  # pictures that have somebody here
+            person = people[rows, place]
+            labelled, seen = person[..., 2] > 0, person[..., 2] > 1
+            cells = (person[..., :2] + 0.5) / CELL_PX - 0.5
+            shares = labelled / labelled.sum(1, keepdim=True)
+            middle = (cells * shares[..., None]).sum(1, keepdim=True)
+            tops = torch.cat([cells, middle], 1)
+            dx, dy = tops[..., 0, None] - x, tops[..., 1, None] - y
+            drawn = torch.cat([seen, seen.any(1, keepdim=True)], 1)[..., None]
+            # A round Gaussian is one along x times one along y.
+            across, down = ((-d.square() / (2 * self.sigma_cells**2)).exp() for d in (dx, dy))
+            peaks = (across * drawn)[..., None, :] * down[..., None]
+            heat[rows] = torch.maximum(heat[rows], peaks)
+            squared = dx[:, CENTRE, None, :].square() + dy[:, CENTRE, :, None].square()
+            closer = squared < nearest[rows]
+            nearest[rows] = torch.where(closer, squared, nearest[rows])
+            known = labelled.to(x).masked_fill(~labelled, torch.nan)[..., None] / OFFSET_CELLS
+            to_x = (dx[:, :COUNT] * known)[..., None, :].expand(-1, -1, height, -1)
+            to_y = (dy[:, :COUNT] * known)[..., None].expand(-1, -1, -1, width)
+            path = torch.stack([to_x, to_y], 2)
+            offsets[rows] = torch.where(closer[:, None, None], path, offsets[rows])
         return target
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -133,14 +143,3 @@ class Pose(Task):
         """Draw the skeletons on black."""
         black = np.zeros((prediction.height, prediction.width, 3), np.uint8)
         return draw_people(black, prediction)
-
-
-def _flags(person: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which of (17, 3) joints are labelled, and which are seen."""
-    return person[:, 2] > 0, person[:, 2] > 1
-
-
-def _squared(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return the squared distance of each cell to each of (N, 2) points, (N, h, w)."""
-    dx, dy = points[:, 0, None] - x, points[:, 1, None] - y
-    return dx.square()[:, None, :] + dy.square()[:, :, None]
