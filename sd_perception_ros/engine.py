@@ -51,8 +51,8 @@ class Engine:
     """
     One or more loaded models on their device.
 
-    :param loaded: models in float32, ready to serve, and what their checkpoints say of them. No
-        two of them have the same task.
+    :param loaded: models in float32, and what their checkpoints say of them. No two of them have
+        the same task. They are folded in place (`Model.fold`), so that they serve and never train.
     :param config: how to run them.
     """
 
@@ -66,10 +66,12 @@ class Engine:
         self.tasks: dict[str, Task] = {}
         self.license = ', '.join(dict.fromkeys(about.license for _, about in loaded))
         self._parts: list[_Part] = []
+        self._trained = sum(_parameters(model) for model, _ in loaded)
         for model, about in loaded:
             self.tasks |= model.tasks
             encoder = model.encoder_id() if len(loaded) > 1 else ''
             view = _View(about.resize == 'pad', config.long_side_px or about.long_side_px)
+            model.fold()
             model.to(self.device, self.dtype).eval()
             # Measured on a CPU: the encoder takes half the time, the denoiser five sixths.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -169,11 +171,11 @@ class Engine:
 
     def summary(self) -> str:
         """Return one line about what runs where."""
-        models = nn.ModuleList(part.model for part in self._parts)
-        parameters = sum(p.numel() for p in models.parameters())
+        served = sum(_parameters(part.model) for part in self._parts)
         sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
         return (
-            f'{", ".join(self.tasks)}: {parameters / 1e6:.1f} M parameters on {self.device}, '
+            f'{", ".join(self.tasks)}: {served / 1e6:.1f} M parameters '
+            f'({self._trained / 1e6:.1f} M before folding) on {self.device}, '
             f'{str(self.dtype).removeprefix("torch.")}, long side {sizes} px, '
             f'weights licence: {self.license}'
         )
@@ -235,6 +237,10 @@ class Engine:
                 grid = Grid(height, width, cell_x_px, cell_y_px)
             outputs[name] = raw.cpu(), grid
         return outputs
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from torch import nn, Tensor
 
 from sd_perception_ros.backbones.backbone import Backbone
+from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.tasks.task import Task
 
@@ -40,6 +41,16 @@ class Model(nn.Module):
     def encoder_id(self) -> str:
         """Return a name of the encoder's weights: equal names give equal latents."""
         return next(iter(self.backbones.values())).encoder_id()
+
+    def fold(self) -> None:
+        """
+        Make the model smaller for serving, in place; outputs stay equal up to rounding.
+
+        It cannot be trained or saved afterwards.
+        """
+        decodes = any(isinstance(head, DecoderHead) for head in self.heads.values())
+        for backbone in self.backbones.values():
+            backbone.fold(decodes)
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w), the latent that every denoiser reads."""

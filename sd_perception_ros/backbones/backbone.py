@@ -41,6 +41,13 @@ class Backbone(nn.Module, ABC):
     def decode(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) clean latent -> (B, 3, H, W), -1..1 up to the decoder's overshoot."""
 
+    def fold(self, decodes: bool) -> None:
+        """
+        Compute once what no picture changes, for serving: outputs stay equal, training ends.
+
+        :param decodes: whether `decode` is still needed.
+        """
+
     @abstractmethod
     def encoder_id(self) -> str:
         """Return a name of the encoder's weights: equal names give equal latents."""

@@ -9,6 +9,13 @@ import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
+from sd_perception_ros.backbones.folding import (
+    encoder_is_folded,
+    fold_encoder,
+    fold_unet,
+    foldable,
+    FoldedUNet,
+)
 
 
 class UNetBackbone(Backbone):
@@ -39,12 +46,15 @@ class UNetBackbone(Backbone):
         self.timestep: Tensor
         self.register_buffer('timestep', torch.tensor([timestep]))
         self._features: list[Tensor] = []
-        for block in unet.up_blocks:
-            block.register_forward_hook(self._keep)
+        self._hooks = [block.register_forward_hook(self._keep) for block in unet.up_blocks]
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, so that the map is deterministic."""
-        latent: Tensor = self.vae.encode(image).latent_dist.mean
+        latent: Tensor
+        if encoder_is_folded(self.vae):
+            latent = self.vae.encoder(image)
+            return latent
+        latent = self.vae.encode(image).latent_dist.mean
         return latent * self.scaling_factor
 
     def step(self, latent: Tensor) -> Denoised:
@@ -53,9 +63,13 @@ class UNetBackbone(Backbone):
 
         With beta = 1 no signal is left in the noise schedule, so v-prediction means x0 = -v.
         """
+        velocity: Tensor
+        if isinstance(self.unet, FoldedUNet):
+            velocity, features = self.unet(latent)
+            return Denoised(-velocity if self.gives_latent else None, features)
         self._features.clear()
         prompt = self.prompt.expand(len(latent), -1, -1).to(latent.dtype)
-        velocity: Tensor = self.unet(latent, self.timestep, prompt).sample
+        velocity = self.unet(latent, self.timestep, prompt).sample
         features = tuple(self._features)
         self._features.clear()  # or the last frame's activations stay in memory
         return Denoised(-velocity if self.gives_latent else None, features)
@@ -64,6 +78,19 @@ class UNetBackbone(Backbone):
         """(B, c, h, w) -> (B, 3, H, W)."""
         pixels: Tensor = self.vae.decode(latent / self.scaling_factor).sample
         return pixels
+
+    def fold(self, decodes: bool) -> None:
+        """Fold the timestep and the prompt into the UNet, and the scale into the encoder."""
+        fold_encoder(self.vae, self.scaling_factor)
+        if not decodes:
+            self.vae.decoder = self.vae.post_quant_conv = None
+        if isinstance(self.unet, FoldedUNet) or not foldable(self.unet):
+            return
+        side = 2 ** len(self.feature_channels)
+        latent = self.prompt.new_zeros(1, self.latent_channels, side, side)
+        self.unet = fold_unet(self.unet, lambda: self.step(latent))
+        for hook in self._hooks:
+            hook.remove()
 
     def encoder_id(self) -> str:
         """Return a hash of the encoder, its last convolution and the latent's scale."""
