@@ -32,6 +32,7 @@ COMMANDS = {
 PIP_NAMES = {
     'cv2': 'opencv-python-headless',
     'PIL': 'pillow',
+    'py_sod_metrics': 'pysodmetrics',
     'skimage': 'scikit-image',
     'yaml': 'pyyaml',
 }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.skeleton import BONES, JOINTS, side
-from sd_perception_ros.types import Float, Poses, UInt8
+from sd_perception_ros.types import Float, Person, Poses, UInt8
 
 # Red, green, blue of a body's sides, as the person has them; told apart by the colour-blind too.
 SIDE_COLORS = {'left': (255, 140, 0), 'right': (0, 170, 255), 'middle': (240, 240, 240)}
@@ -53,6 +53,17 @@ def draw_people(rgb: UInt8, poses: Poses) -> UInt8:
         # A line without length is a dot: one call for all of them, where circles take hundreds.
         _lines(picture, np.stack([dots, dots], 1), SIDE_COLORS[name], 3 * thickness_px)
     return picture
+
+
+def true_poses(joints: Float, height: int, width: int) -> Poses:
+    """Make people of (P, 17, 3) true joints, as `Sample` has them, to draw them."""
+    people = []
+    for person in joints[(joints[..., 2] > 1).any(1)]:
+        labelled = person[:, 2:] > 0
+        known = np.where(labelled, person, np.nan).astype(np.float32)
+        known[:, 2] = labelled[:, 0]
+        people.append(Person(known, person[:, 2] > 1, 1.0))
+    return Poses(tuple(people), height, width)
 
 
 def over_checkerboard(rgb: UInt8, alpha: Float, square_px: int = 16) -> UInt8:

@@ -17,7 +17,7 @@ NAME = 'sd_perception_ros'
 ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
-        *('keypoints', 'losses', 'metrics'),
+        *('losses', 'measures'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},

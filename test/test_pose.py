@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sd_perception_ros.keypoints import keypoint_matches, keypoint_similarity, KeypointMatch
+from sd_perception_ros.measures.keypoints import (
+    keypoint_matches,
+    keypoint_similarity,
+    KeypointMatch,
+)
 from sd_perception_ros.skeleton import INDEX, MIRRORED, SIGMAS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.tasks.peaks import peak_at

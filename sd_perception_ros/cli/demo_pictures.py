@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.drawing import draw_people
-from sd_perception_ros.keypoints import true_poses
+from sd_perception_ros.drawing import draw_people, true_poses
 from sd_perception_ros.ros.recorder import INPUT
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Sample

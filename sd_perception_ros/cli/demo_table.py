@@ -15,6 +15,7 @@ from sd_perception_ros.ros.recorder import Arrival, INPUT
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
+from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import (
     DepthMap,
     DisparityMap,
@@ -24,6 +25,7 @@ from sd_perception_ros.types import (
     Person,
     Poses,
     Prediction,
+    Sample,
 )
 
 Figures = dict[str, dict[str, float]]
@@ -99,10 +101,12 @@ def errors(recording: Recording) -> dict[str, Figures]:
     if recording.part.truth is None or not recording.frames:
         return {}
     dataset = RoomsDataset(recording.part.truth)
-    known = dataset[0].keys()
     tasks = {name: make_task(name) for name, (topic, _) in MEASURED.items()
              if topic in recording.topics}  # fmt: skip
-    tasks = {name: task for name, task in tasks.items() if task.truth in known}
+    first = dataset[next(iter(recording.frames))]
+    blind = guess(*first['image'].shape[-2:])
+    tasks = {name: task for name, task in tasks.items()
+             if task.truth in first and _measurable(task, blind[name], first)}  # fmt: skip
     published: Measured = {}
     guessed: Measured = {}
     for index, frame in recording.frames.items():
@@ -113,7 +117,6 @@ def errors(recording: Recording) -> dict[str, Figures]:
             for name, (topic, kind) in MEASURED.items()
             if name in tasks
         }
-        blind = guess(height, width)
         add(published, tasks, values, sample)
         add(guessed, tasks, {name: blind[name] for name in tasks}, sample)
     return {'published': summarize(published, tasks), 'guess': summarize(guessed, tasks)}
@@ -133,6 +136,15 @@ def guess(height: int, width: int) -> dict[str, Prediction]:
         'matting': Matte(nothing),
         'pose': Poses((), height, width),
     }
+
+
+def _measurable(task: Task, prediction: Prediction, sample: Sample) -> bool:
+    """Return whether the package that measures a task is here: a robot need not have it."""
+    try:
+        task.measure(prediction, sample)
+    except ImportError:
+        return False
+    return True
 
 
 def rate_hz(arrivals: Sequence[Arrival]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_perception_ros.metrics import depth_errors, fitted, mean_depth_errors
+from sd_perception_ros.measures.depth import mean_depth_errors, measure_affine
 from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DepthMap, Grid, Sample
@@ -22,6 +22,7 @@ class Depth(Task):
 
     name: ClassVar[str] = 'depth'
     truth: ClassVar[str] = 'depth_m'
+    headline: ClassVar[str] = 'abs_rel'
 
     @property
     def channels(self) -> int:
@@ -42,13 +43,8 @@ class Depth(Task):
         return DepthMap(unit_range(raw))
 
     def measure(self, prediction: DepthMap, sample: Sample) -> NDArray[np.float32]:
-        """Return one row of AbsRel, delta1 and RMSE after the least-squares fit of the image."""
-        depth_m = sample['depth_m'][0, 0].numpy()
-        valid = np.isfinite(depth_m) & (depth_m > 1e-3)
-        if valid.sum() < 2:
-            return np.empty((0, 3), np.float32)
-        found_m = fitted(prediction.values, depth_m, valid)
-        return np.array([list(depth_errors(found_m, depth_m, valid).values())], np.float32)
+        """Return a row of errors after the image's least-squares fit in depth."""
+        return measure_affine(prediction.values, sample)
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return the mean over images."""

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from sd_perception_ros.metrics import depth_errors, fitted, mean_depth_errors
+from sd_perception_ros.measures.depth import mean_depth_errors, measure_affine
 from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DisparityMap, Grid, Sample
-
-# Fitted disparity below this is farther than 80 m, the range of the usual protocols, or behind
-# the camera.
-_LEAST_PER_M = 1 / 80
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,7 @@ class Disparity(Task):
 
     name: ClassVar[str] = 'disparity'
     truth: ClassVar[str] = 'depth_m'
+    headline: ClassVar[str] = 'abs_rel'
 
     @property
     def channels(self) -> int:
@@ -50,15 +47,8 @@ class Disparity(Task):
         return DisparityMap(unit_range(raw))
 
     def measure(self, prediction: DisparityMap, sample: Sample) -> NDArray[np.float32]:
-        """Return one row of AbsRel, delta1 and RMSE; the fit is made in 1 / depth."""
-        depth_m = sample['depth_m'][0, 0].numpy()
-        valid = np.isfinite(depth_m) & (depth_m > 1e-3)
-        if valid.sum() < 2:
-            return np.empty((0, 3), np.float32)
-        per_m = np.where(valid, 1 / np.where(valid, depth_m, 1), 0).astype(np.float32)
-        found_per_m = fitted(prediction.values, per_m, valid)
-        found_m = (1 / np.maximum(found_per_m, _LEAST_PER_M)).astype(np.float32)
-        return np.array([list(depth_errors(found_m, depth_m, valid).values())], np.float32)
+        """Return a row of errors after the image's least-squares fit in 1 / depth."""
+        return measure_affine(prediction.values, sample, inverse=True)
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return the mean over images."""

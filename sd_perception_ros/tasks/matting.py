@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.measures.matting import mean_alpha_errors, measure_alpha
 from sd_perception_ros.tasks.coverage import Coverage
 from sd_perception_ros.types import Matte, Sample
 
@@ -19,22 +20,12 @@ class Matting(Coverage):
 
     name: ClassVar[str] = 'matting'
     truth: ClassVar[str] = 'matte'
+    headline: ClassVar[str] = 'mad'
 
     def measure(self, prediction: Matte, sample: Sample) -> NDArray[np.float32]:
-        """Return one row: SAD in thousands of pixels, MSE, MAD, and the sums behind an IoU."""
-        share = sample[self.truth][0, 0].numpy()
-        valid = ~np.isnan(share)
-        if not valid.any():
-            return np.empty((0, 5), np.float32)
-        alpha, truth = prediction.alpha[valid], share[valid]
-        error = np.abs(alpha - truth)
-        both, either = np.minimum(alpha, truth).sum(), np.maximum(alpha, truth).sum()
-        row = [error.sum() / 1000, np.square(error).mean(), error.mean(), both, either]
-        return np.array([row], np.float32)
+        """Return one row of errors."""
+        return measure_alpha(prediction.alpha, sample[self.truth][0, 0].numpy())
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return means over images, and the soft IoU of all people of all images."""
-        rows = np.concatenate(measured).astype(np.float64)
-        sad, mse, mad = rows[:, :3].mean(0).tolist()
-        both, either = rows[:, 3:].sum(0).tolist()
-        return {'mad': mad, 'mse': mse, 'sad': sad, 'soft_iou': both / either if either else 1.0}
+        return mean_alpha_errors(measured)

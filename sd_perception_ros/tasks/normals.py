@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.losses import angular_loss
-from sd_perception_ros.metrics import angle_summary, angles_deg
+from sd_perception_ros.measures.normals import angle_counts, angle_summary, angles_deg
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, NormalMap, Sample
 
@@ -27,6 +27,7 @@ class Normals(Task):
 
     name: ClassVar[str] = 'normals'
     truth: ClassVar[str] = 'normals'
+    headline: ClassVar[str] = 'mean_deg'
 
     x_sign: int = option(1, "1, or -1 where the checkpoint's x points left", low=-1, high=1)
     y_sign: int = option(1, "1, or -1 where the checkpoint's y points up", low=-1, high=1)
@@ -64,14 +65,14 @@ class Normals(Task):
         return NormalMap(cv2.merge(planes))
 
     def measure(self, prediction: NormalMap, sample: Sample) -> NDArray[np.float32]:
-        """Return the angle of every valid pixel, (N, 1) degrees."""
+        """Return how many valid pixels have which angle."""
         normals = sample['normals'][0].permute(1, 2, 0).numpy()
         valid = np.linalg.norm(normals, axis=-1) > 0.5
-        return angles_deg(prediction.values[valid], normals[valid])[:, None]
+        return angle_counts(angles_deg(prediction.values[valid], normals[valid]))
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Pool the pixels of all images."""
-        return angle_summary(np.concatenate(measured)[:, 0])
+        return angle_summary(measured)
 
     def colorize(self, prediction: NormalMap) -> NDArray[np.uint8]:
         """Right is red, up is green, towards the camera is blue: the colours of most papers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,20 @@ from torch import Tensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.drawing import draw_people
-from sd_perception_ros.keypoints import keypoint_matches, KeypointMatch
 from sd_perception_ros.losses import masked_mean
+from sd_perception_ros.measures.coco import measure_people, people_summary
+from sd_perception_ros.measures.keypoints import keypoint_matches, KeypointMatch
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks.peaks import centres, find_people
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import Grid, Poses, Sample
+from sd_perception_ros.types import Float, Grid, Poses, Sample
 
 COUNT = len(JOINTS)
 CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y of each offset
 # Pixels of the training picture in a cell of the target: what the light head gives at stride 8.
 CELL_PX = 2
 OFFSET_CELLS = 16.0  # an offset of 1 in the target
+Matches: TypeAlias = tuple[Float, Float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Pose(Task):
 
     name: ClassVar[str] = 'pose'
     truth: ClassVar[str] = 'joints'
+    headline: ClassVar[str] = 'pck_0.2'
+    higher_is_better: ClassVar[bool] = True
     dense: ClassVar[bool] = False
 
     sigma_cells: float = option(2.0, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
@@ -131,13 +135,16 @@ class Pose(Task):
         people = find_people(heat[:CENTRE], offsets, found, self.min_score, grid)
         return Poses(tuple(people), grid.height, grid.width)
 
-    def measure(self, prediction: Poses, sample: Sample) -> NDArray[np.float32]:
-        """Return a row for each person of the truth and each found one; see `KeypointMatch`."""
-        return keypoint_matches(prediction.people, sample['joints'][0].numpy())
+    def measure(self, prediction: Poses, sample: Sample) -> Matches:
+        """Match the found people with the true ones, for PCK and for COCO's precision."""
+        joints = sample['joints'][0].numpy()
+        people = prediction.people
+        return keypoint_matches(people, joints), measure_people(people, joints)
 
-    def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+    def summarize(self, measured: Sequence[Matches]) -> dict[str, float]:
         """Return the measures of all people of all images."""
-        return KeypointMatch.summarize(np.concatenate(measured))
+        matches, coco = zip(*measured, strict=True)
+        return KeypointMatch.summarize(np.concatenate(matches)) | people_summary(coco)
 
     def colorize(self, prediction: Poses) -> NDArray[np.uint8]:
         """Draw the skeletons on black."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.losses import masked_mean
+from sd_perception_ros.measures.segmentation import confusion, confusion_summary
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, LabelMap, Sample
 
@@ -33,6 +34,8 @@ class Segmentation(Task):
 
     name: ClassVar[str] = 'segmentation'
     truth: ClassVar[str] = 'labels'
+    headline: ClassVar[str] = 'mean_iou'
+    higher_is_better: ClassVar[bool] = True
 
     readout: str = option(
         'logits', 'logits: a score for each class; palette: colours', choices=('logits', 'palette')
@@ -108,25 +111,12 @@ class Segmentation(Task):
 
     def measure(self, prediction: LabelMap, sample: Sample) -> NDArray[np.float32]:
         """Return the confusion counts of one image, (classes, classes): row truth."""
-        count = len(self.class_names)
         labels = sample['labels'][0, 0].numpy().astype(np.int64)
-        valid = (labels >= 0) & (labels < count)
-        pairs = labels[valid] * count + prediction.labels[valid]
-        counts = np.bincount(pairs, minlength=count * count).reshape(count, count)
-        return counts.astype(np.float32)
+        return confusion(labels, prediction.labels, len(self.class_names))
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return mean intersection over union of the classes that occur, accuracy, and each."""
-        counts = np.sum(np.stack(measured), 0, dtype=np.float64)
-        right = np.diag(counts)
-        union = counts.sum(0) + counts.sum(1) - right
-        present = counts.sum(1) > 0
-        each = zip(self.class_names, present, right / np.maximum(union, 1), strict=True)
-        return {
-            'mean_iou': float((right[present] / union[present]).mean()),
-            'accuracy': float(right.sum() / counts.sum()),
-            **{f'iou_{name}': float(iou) for name, there, iou in each if there},
-        }
+        return confusion_summary(measured, self.class_names)
 
     def colorize(self, prediction: LabelMap) -> NDArray[np.uint8]:
         """Paint each class in its colour."""

@@ -23,12 +23,15 @@ class Task(ABC):
     target scores perfectly. The fields of a subclass are its options in checkpoint.yaml.
 
     :cvar truth: which of a data set's truths the target is made from.
+    :cvar headline: the figure by which pictures are ranked, the worst first.
     :cvar dense: whether the raw output is brought to the picture's size before it is decoded;
         otherwise it stays as the head gives it, and `decode` is told its grid.
     """
 
     name: ClassVar[str]
     truth: ClassVar[str]
+    headline: ClassVar[str]
+    higher_is_better: ClassVar[bool] = False
     dense: ClassVar[bool] = True
 
     @property
@@ -57,12 +60,21 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def measure(self, prediction: Any, sample: Sample) -> NDArray[np.float32]:
-        """Return the errors of one prediction, (N, M) float32; the sample has a batch of one."""
+    def measure(self, prediction: Any, sample: Sample) -> Any:
+        """
+        Return what `summarize` needs of one prediction; the sample has a batch of one.
+
+        It is small, however large the picture, and kept for every picture of a data set, so that
+        any selection of pictures can be summarized.
+        """
 
     @abstractmethod
-    def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-        """Turn the errors of all images of a data set into its figures."""
+    def summarize(self, measured: Sequence[Any]) -> dict[str, float]:
+        """
+        Turn what `measure` gave for one or more images into figures, in the field's names.
+
+        A figure of which these images say nothing is NaN, or left out.
+        """
 
     @abstractmethod
     def colorize(self, prediction: Any) -> NDArray[np.uint8]:

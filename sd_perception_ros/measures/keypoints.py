@@ -1,13 +1,14 @@
-"""How good poses are: who was found, and how near their joints are (COCO, PCK)."""
+"""How good poses are: who was found, and how near their joints are (OKS, PCK)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 
 import numpy as np
 
 from sd_perception_ros.skeleton import INDEX, SIGMAS
-from sd_perception_ros.types import Float, Person, Poses
+from sd_perception_ros.types import Float, Person
 
 
 class KeypointMatch:
@@ -28,7 +29,8 @@ class KeypointMatch:
         Return PCK@0.2 of people taller than 40 px, recall and precision, mean similarity.
 
         Recall is the share of those people who were found with a similarity of at least 0.5;
-        precision the share of the found people who are one of the true ones of any size.
+        precision the share of the found people who are one of the true ones of any size. NaN
+        where there is nobody to find, or nobody was found.
         """
         true = rows[:, cls.HEIGHT_PX] > 0
         tall = rows[rows[:, cls.HEIGHT_PX] >= cls.LEAST_HEIGHT_PX]
@@ -36,10 +38,10 @@ class KeypointMatch:
         wrong = int((~true).sum())
         visible = tall[:, cls.VISIBLE].sum()
         return {
-            'pck_0.2': float(tall[:, cls.RIGHT].sum() / visible) if visible else 0.0,
-            'recall': float((tall[:, cls.SIMILARITY] >= 0.5).mean()) if len(tall) else 0.0,
-            'precision': found / (found + wrong) if found + wrong else 0.0,
-            'mean_oks': float(tall[:, cls.SIMILARITY].mean()) if len(tall) else 0.0,
+            'pck_0.2': float(tall[:, cls.RIGHT].sum() / visible) if visible else math.nan,
+            'recall': float((tall[:, cls.SIMILARITY] >= 0.5).mean()) if len(tall) else math.nan,
+            'precision': found / (found + wrong) if found + wrong else math.nan,
+            'mean_oks': float(tall[:, cls.SIMILARITY].mean()) if len(tall) else math.nan,
             'people': float(len(tall)),
         }
 
@@ -67,17 +69,6 @@ def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
     wrong = set(range(len(people))) - set(pairs.values())
     rows += [[0.0, 0.0, 0.0, 0.0, people[index].score] for index in sorted(wrong)]
     return np.array(rows, np.float32).reshape(-1, 5)
-
-
-def true_poses(joints: Float, height: int, width: int) -> Poses:
-    """Make people of (P, 17, 3) true joints, as `Sample` has them, to draw them."""
-    people = []
-    for person in joints[(joints[..., 2] > 1).any(1)]:
-        labelled = person[:, 2:] > 0
-        known = np.where(labelled, person, np.nan).astype(np.float32)
-        known[:, 2] = labelled[:, 0]
-        people.append(Person(known, person[:, 2] > 1, 1.0))
-    return Poses(tuple(people), height, width)
 
 
 def keypoint_similarity(person: Person, joints: Float) -> float:
