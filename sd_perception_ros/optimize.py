@@ -18,10 +18,12 @@ import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.config import check, option
+from sd_perception_ros.replayed import Replayed
+from sd_perception_ros.steplosses import StepLosses
 
 Run = dict[str, Any]
 # May change when a run goes on: they do not change what a step computes, or only when it ends.
-FREE = {'steps', 'save_every', 'accumulate'}
+FREE = {'steps', 'save_every', 'accumulate', 'graphs'}
 STATE = 'state'
 RUN = 'run.json'
 
@@ -49,6 +51,10 @@ class OptimizeConfig:
         low=0, high=0.99999,
     )  # fmt: skip
     seed: int = option(0, 'Seed of data order, crops and noise', low=0)
+    graphs: int = option(
+        1, 'On one GPU, record the network for each window size and replay it; 0: do not',
+        low=0, high=1,
+    )  # fmt: skip
     save_every: int = option(500, 'Steps between two saved states', low=1)
 
     def __post_init__(self) -> None:
@@ -119,33 +125,40 @@ def optimize(
     average = _Average(weights, config.ema)
     accelerator.register_for_checkpointing(average)
     first = _restore(accelerator, folder, run)
+    # With more, gradients would add up in memory that the next replay writes to.
+    alone = accelerator.num_processes == 1 and len(parts) == 1
+    on_gpu = accelerator.device.type == 'cuda'
+    network = Replayed(wrapped) if config.graphs and alone and on_gpu else wrapped
+    waiting: list[StepLosses] = []
     try:
         for step in range(first, config.steps):
             for param_group in optimizer.param_groups:
                 param_group['lr'] = config.learning_rate * rate_factor(step, config)
-            sums: dict[str, Tensor] = {}
+            # fp16 steps over gradients that overflow, and lowers their scale.
+            report = StepLosses(step, config.precision != 'fp16', at_once=not on_gpu)
             for part in parts:
                 with accelerator.accumulate(wrapped):
                     torch.manual_seed(config.seed * 1_000_003 + step)
-                    losses = losses_of(wrapped, step, part)
+                    losses = losses_of(network, step, part)
                     total = torch.stack(list(losses.values())).sum()
-                    _check_finite('the loss', total, step)
                     accelerator.backward(total)
+                    norm = None
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(weights, 1.0)
-                        # fp16 steps over gradients that overflow, and lowers their scale.
-                        if config.precision != 'fp16':
-                            _check_finite('the norm of gradients', norm, step)
+                    report.add(losses, norm)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach()
             average.update()
+            report.close(accelerator)
             done = step + 1
-            if done % config.save_every == 0 or done == config.steps:
+            saves = done % config.save_every == 0 or done == config.steps
+            # A GPU does not wait until its figures are read: that is done during its next step.
+            late = [report] if on_gpu and not saves else []
+            checked = [one.read() for one in (waiting if late else [*waiting, report])]
+            waiting = late
+            if saves:
                 _save(accelerator, folder, done, run)
-            means = accelerator.reduce(torch.stack(list(sums.values())) / len(parts), 'mean')
-            yield done, dict(zip(sums, means.tolist(), strict=True))
+            yield from checked
         average.take_over()
         if sharded:  # whole weights again, for the process that writes the checkpoint
             module.load_state_dict(accelerator.get_state_dict(wrapped), assign=True, strict=False)
@@ -221,14 +234,6 @@ def _parts(config: OptimizeConfig, process: int, processes: int) -> list[slice]:
     size = config.batch // count
     start = process * config.accumulate * size
     return [slice(start + i * size, start + (i + 1) * size) for i in range(config.accumulate)]
-
-
-def _check_finite(what: str, value: Tensor, step: int) -> None:
-    if not value.isfinite():
-        raise FloatingPointError(
-            f'step {step}: {what} is {value.item()}; lower learning_rate, or look for broken '
-            'frames in the data; the last state is whole, so the same command goes on from it'
-        )
 
 
 def _check_writable(folder: Path) -> None:

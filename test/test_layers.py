@@ -21,7 +21,7 @@ ROWS = (
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
-    {'engine', 'optimize', 'pretrain', 'train', 'evaluate'},
+    {'engine', 'optimize', 'replayed', 'steplosses', 'pretrain', 'train', 'evaluate'},
     {'ros', 'cli'},
     {'__main__'},
 )

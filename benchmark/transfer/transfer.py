@@ -33,11 +33,12 @@ from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E40
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.data.latents import latents_of  # noqa: E402
+from sd_perception_ros.data.resident import resident  # noqa: E402
 from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluate import measure, Measured, summarize  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
-from sd_perception_ros.optimize import discard_state, OptimizeConfig  # noqa: E402
+from sd_perception_ros.optimize import device, discard_state, OptimizeConfig  # noqa: E402
 from sd_perception_ros.train import train, TuneConfig  # noqa: E402
 
 STARTS = ('scratch', 'pretrained', 'frozen')
@@ -79,8 +80,9 @@ def run(
     """Train once and measure on the held-out frames."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(everything))[:frames])
-    dataset = RoomsDataset(options.data, keep=True)
-    dataset.keys = [everything.keys[i] for i in chosen]
+    labelled = RoomsDataset(options.data, keep=True)
+    labelled.keys = [everything.keys[i] for i in chosen]
+    dataset = resident(labelled, device())
     torch.manual_seed(seed)
     model = begin(options.base, start)
     height, width = dataset.images([0]).shape[-2:]
@@ -96,7 +98,9 @@ def run(
     tuning = TuneConfig(tune='heads' if start == 'frozen' else 'full')
     folder = options.out / f'{start}_{frames}_{seed}'
     began = time.monotonic()
-    log = train(model, dataset, latents[:, chosen], config, [(height, width)], folder, tuning)
+    log = train(
+        model, dataset, latents[:, chosen].to(device()), config, [(height, width)], folder, tuning
+    )
     losses = [losses for _, losses in log]
     discard_state(folder)
     folder.rmdir()
