@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sd_perception_ros.images import (
     check_rgb,
@@ -77,3 +78,16 @@ def test_padding_repeats_the_border() -> None:
 def test_halving_the_size_averages_and_does_not_skip() -> None:
     stripes = torch.tensor([0.0, 255.0]).repeat(8).view(1, 1, 1, 16).expand(1, 1, 16, 16)
     assert resize(stripes, 8, 8)[..., 2:-2].mean().item() == pytest.approx(127.5, abs=1)
+
+
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), more=st.integers(0, 50),
+    wider=st.integers(0, 50),
+)  # fmt: skip
+def test_enlarging_on_a_processor_is_the_filter_of_the_official_pipeline(
+    height: int, width: int, more: int, wider: int
+) -> None:
+    image = torch.rand(2, 3, height, width).to(memory_format=torch.channels_last)
+    size = (height + more, width + wider)
+    official = F.interpolate(image, size, mode='bilinear', antialias=True, align_corners=False)
+    torch.testing.assert_close(resize(image, *size), official, atol=2e-4, rtol=0)
