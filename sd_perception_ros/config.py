@@ -126,10 +126,17 @@ class EngineConfig:
     device: str = option('auto', "Torch device: auto (CUDA where it is), 'cpu' or 'cuda:0'")
     precision: str = option(
         'auto',
-        'Number format of the network: auto is bf16 on CUDA and fp32 elsewhere',
+        'Number format of the network: auto is bf16 on CUDA (older GPUs: fp16) and fp32 elsewhere',
         choices=('auto', 'fp32', 'fp16', 'bf16'),
     )
-    runtime: str = option('torch', 'What runs the network', choices=('torch',))
+    runtime: str = option(
+        'torch',
+        'What runs the network; torch-compile takes a minute or more to start',
+        choices=('torch', 'torch-compile'),
+    )
+    cuda_graphs: bool = option(
+        True, 'On CUDA, record what a frame does and replay it: one launch instead of hundreds'
+    )
     long_side_px: int = option(
         0, 'Longer image side seen by the model; 0: as the checkpoint says', low=0, high=4096
     )

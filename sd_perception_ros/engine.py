@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import contextlib
 from typing import NamedTuple
 
@@ -21,14 +21,17 @@ from sd_perception_ros.images import (
     pad_to_stride,
     padded_size,
     resize,
-    to_tensor,
+    to_batch,
+    to_levels,
     unpad,
 )
 from sd_perception_ros.model import Model
+from sd_perception_ros.runtimes.compiled import compile_model
+from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
+from sd_perception_ros.runtimes.graphs import CudaGraphs
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
-PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 Picture = NDArray[np.uint8]
 
 
@@ -46,6 +49,23 @@ class _Part(NamedTuple):
     encoder: str
     view: _View
 
+    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return (height, width) of the resized picture, and of what the network sees."""
+        inner = fitted_size(height, width, self.view.long_side_px)
+        return inner, padded_size(*inner, self.model.stride) if self.view.pads else inner
+
+
+class _Answer(NamedTuple):
+    """
+    What the network says of a batch, still on the device.
+
+    :ivar raw: {task: (B, channels, h, w) float32}; (h, w) is the picture's for a dense task.
+    :ivar finite: (tasks,) bool, whether all numbers of a task are.
+    """
+
+    raw: dict[str, Tensor]
+    finite: Tensor
+
 
 class Engine:
     """
@@ -61,12 +81,12 @@ class Engine:
     ) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = _device(config.device)
-        self.dtype = _dtype(config.precision, self.device)
+        self.device = find_device(config.device)
+        self.dtype = number_format(config.precision, self.device)
         self.tasks: dict[str, Task] = {}
         self.license = ', '.join(dict.fromkeys(about.license for _, about in loaded))
         self._parts: list[_Part] = []
-        self._trained = sum(_parameters(model) for model, _ in loaded)
+        trained = sum(_parameters(model) for model, _ in loaded)
         for model, about in loaded:
             self.tasks |= model.tasks
             encoder = model.encoder_id() if len(loaded) > 1 else ''
@@ -75,7 +95,18 @@ class Engine:
             model.to(self.device, self.dtype).eval()
             # Measured on a CPU: the encoder takes half the time, the denoiser five sixths.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if config.runtime == 'torch-compile':
+                compile_model(model, self.device)
             self._parts.append(_Part(model, encoder, view))
+        served = sum(_parameters(part.model) for part in self._parts)
+        self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
+        self._runtime = config.runtime
+        self._graphs: CudaGraphs[_Answer] | None = None
+        if self.device.type == 'cuda':
+            if self.dtype == torch.float32:
+                keep_full_precision()
+            if config.cuda_graphs:
+                self._graphs = CudaGraphs(self._network, self.device)
 
     @classmethod
     def load(
@@ -87,6 +118,7 @@ class Engine:
         device: str = EngineConfig.device,
         precision: str = EngineConfig.precision,
         runtime: str = EngineConfig.runtime,
+        cuda_graphs: bool = EngineConfig.cuda_graphs,
         long_side_px: int = EngineConfig.long_side_px,
         threads: int = EngineConfig.threads,
     ) -> Engine:
@@ -104,6 +136,7 @@ class Engine:
                 device=device,
                 precision=precision,
                 runtime=runtime,
+                cuda_graphs=cuda_graphs,
                 long_side_px=long_side_px,
                 threads=threads,
             )
@@ -112,7 +145,7 @@ class Engine:
     @classmethod
     def from_config(cls, config: EngineConfig) -> Engine:
         """Load the checkpoints that `config` names; raises what `load` raises."""
-        _device(config.device)  # before a minute of reading weights
+        find_device(config.device)  # before a minute of reading weights
         others = config.checkpoint_of()
         chosen = config.tasks or list(
             dict.fromkeys([*checkpoint.tasks_of(config.checkpoint), *others])
@@ -134,10 +167,10 @@ class Engine:
         :raises FloatingPointError: the network's output is not finite.
         :raises torch.OutOfMemoryError: the device is full; its cache has been emptied.
         """
-        return [
-            {name: self.tasks[name].decode(*output) for name, output in outputs.items()}
-            for outputs in self.readout(pictures, tasks)
-        ]
+        results: list[dict[str, Prediction]] = [{} for _ in pictures]
+        for index, name, raw, grid in self._outputs(pictures, tasks):
+            results[index][name] = self.tasks[name].decode(raw, grid)
+        return results
 
     def readout(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
@@ -149,119 +182,124 @@ class Engine:
 
         :returns: (channels, h, w) float32 on the CPU, at the picture's size for a dense task.
         """
-        wanted = list(self.tasks) if tasks is None else [t for t in self.tasks if t in tasks]
+        results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
+        for index, name, raw, grid in self._outputs(pictures, tasks):
+            results[index][name] = raw.cpu(), grid
+        return results
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Run on a black picture, so that the first real frame is not the slow one."""
+        for _ in range(3 if self._graphs else 1):  # as it is, recorded, replayed
+            # A black picture says nothing about the network's health on real ones.
+            with contextlib.suppress(FloatingPointError):
+                self.readout([np.zeros((height, width, 3), np.uint8)])
+
+    def summary(self) -> str:
+        """Return one line about what runs where."""
+        sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
+        runtime = self._runtime
+        if self._graphs is not None:
+            problem = self._graphs.problem
+            runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'
+        return (
+            f'{", ".join(self.tasks)}: {self._size} on {self.device}, '
+            f'{str(self.dtype).removeprefix("torch.")}, {runtime}, long side {sizes} px, '
+            f'weights licence: {self.license}'
+        )
+
+    def _outputs(
+        self, pictures: Sequence[Picture], tasks: Collection[str] | None
+    ) -> Iterator[tuple[int, str, Tensor, Grid]]:
+        """
+        Run pictures: yield the place of one, a task, its raw output on the device, and its grid.
+
+        An output is good until the next one is asked for.
+        """
+        wanted = tuple(self.tasks if tasks is None else (t for t in self.tasks if t in tasks))
         if unknown := set(tasks or ()) - set(self.tasks):
             raise ValueError(f'unknown tasks {sorted(unknown)}; choose from {list(self.tasks)}')
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pictures):
             check_rgb(picture)
             by_size.setdefault(picture.shape, []).append(index)
-        results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
-        for indices in by_size.values():
-            for name, (raw, grid) in self._run([pictures[i] for i in indices], wanted).items():
+        for (height, width, _), indices in by_size.items():
+            for name, raw in self._run([pictures[i] for i in indices], wanted).items():
+                grid = self._grid(name, raw, height, width)
                 for index, one in zip(indices, raw, strict=True):
-                    results[index][name] = one, grid
-        return results
-
-    def warm_up(self, height: int, width: int) -> None:
-        """Run once on a black picture, so that the first real frame is not the slow one."""
-        # A black picture says nothing about the network's health on real ones.
-        with contextlib.suppress(FloatingPointError):
-            self.readout([np.zeros((height, width, 3), np.uint8)])
-
-    def summary(self) -> str:
-        """Return one line about what runs where."""
-        served = sum(_parameters(part.model) for part in self._parts)
-        sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
-        return (
-            f'{", ".join(self.tasks)}: {served / 1e6:.1f} M parameters '
-            f'({self._trained / 1e6:.1f} M before folding) on {self.device}, '
-            f'{str(self.dtype).removeprefix("torch.")}, long side {sizes} px, '
-            f'weights licence: {self.license}'
-        )
+                    yield index, name, one, grid
 
     @torch.inference_mode()
-    def _run(self, pictures: list[Picture], tasks: list[str]) -> dict[str, tuple[Tensor, Grid]]:
-        """Run pictures of one size: {task: (B, channels, h, w) and its grid}."""
+    def _run(self, pictures: list[Picture], tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Run pictures of one size: {task: (B, channels, h, w) float32 on the device}."""
         try:
-            image = torch.cat([to_tensor(picture) for picture in pictures]).to(self.device)
-            outputs: dict[str, tuple[Tensor, Grid]] = {}
-            latents: dict[tuple[str, _View], Tensor] = {}
-            for part in self._parts:
-                wanted = [task for task in tasks if task in part.model.tasks]
-                if wanted:
-                    outputs |= self._run_part(part, image, wanted, latents)
+            image = to_batch(pictures, self.device)
+            answer = (self._graphs or self._network)(image, tasks)
+            finite = answer.finite.tolist()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise
-        return outputs
-
-    def _run_part(
-        self,
-        part: _Part,
-        image: Tensor,
-        tasks: list[str],
-        latents: dict[tuple[str, _View], Tensor],
-    ) -> dict[str, tuple[Tensor, Grid]]:
-        """
-        Run one model, on a latent that is there already if its encoder and view made it.
-
-        :param image: (B, 3, H, W) 0..255.
-        """
-        height, width = image.shape[-2:]
-        inner = fitted_size(height, width, part.view.long_side_px)
-        stride = part.model.stride
-        seen = padded_size(*inner, stride) if part.view.pads else inner
-        key = (part.encoder, part.view)
-        if key not in latents:
-            shown = normalized(resize(image, *inner))
-            if part.view.pads:
-                shown = pad_to_stride(shown, stride)
-            shown = shown.to(self.dtype, memory_format=torch.channels_last)
-            latents[key] = part.model.encode(shown)
-        outputs = {}
-        for name, output in part.model.read(latents[key], tasks).items():
-            if not output.isfinite().all():  # before it grows to the picture's size
+        for name, good in zip(answer.raw, finite, strict=True):
+            if not good:
                 raise FloatingPointError(
                     f'the network gave {name} values that are not finite, at {self.dtype}; '
                     'set precision: fp32, or check the checkpoint'
                 )
-            raw = output.float()
-            if part.model.tasks[name].dense:
-                raw = resize(unpad(raw, seen, inner), height, width)
-                grid = Grid(height, width, 1.0, 1.0)
-            else:
-                rows, columns = raw.shape[-2:]
-                cell_x_px = seen[1] / columns * width / inner[1]
-                cell_y_px = seen[0] / rows * height / inner[0]
-                grid = Grid(height, width, cell_x_px, cell_y_px)
-            outputs[name] = raw.cpu(), grid
-        return outputs
+        return answer.raw
+
+    def _network(self, image: Tensor, tasks: tuple[str, ...]) -> _Answer:
+        """Run every model on (B, H, W, 3) uint8; nothing here waits for the device."""
+        levels = to_levels(image)
+        raw: dict[str, Tensor] = {}
+        latents: dict[tuple[str, _View], Tensor] = {}
+        for part in self._parts:
+            wanted = [task for task in tasks if task in part.model.tasks]
+            if wanted:
+                raw |= self._run_part(part, levels, wanted, latents)
+        # Checked at the network's own size, where there is less of it.
+        finite = [output.isfinite().all() for output in raw.values()]
+        for part in self._parts:
+            inner, seen = part.sizes(*levels.shape[-2:])
+            for name, task in part.model.tasks.items():
+                if name in raw:
+                    output = raw[name].float()
+                    if task.dense:
+                        output = resize(unpad(output, seen, inner), *levels.shape[-2:])
+                    raw[name] = output
+        return _Answer(raw, torch.stack(finite) if finite else image.new_zeros(0))
+
+    def _run_part(
+        self,
+        part: _Part,
+        levels: Tensor,
+        tasks: list[str],
+        latents: dict[tuple[str, _View], Tensor],
+    ) -> dict[str, Tensor]:
+        """
+        Run one model, on a latent that is there already if its encoder and view made it.
+
+        :param levels: (B, 3, H, W) 0..255.
+        """
+        key = (part.encoder, part.view)
+        if key not in latents:
+            inner, _ = part.sizes(*levels.shape[-2:])
+            shown = normalized(resize(levels, *inner))
+            if part.view.pads:
+                shown = pad_to_stride(shown, part.model.stride)
+            shown = shown.to(self.dtype, memory_format=torch.channels_last)
+            latents[key] = part.model.encode(shown)
+        return part.model.read(latents[key], tasks)
+
+    def _grid(self, name: str, raw: Tensor, height: int, width: int) -> Grid:
+        """Return how a raw output lies on its picture."""
+        if self.tasks[name].dense:
+            return Grid(height, width, 1.0, 1.0)
+        part = next(part for part in self._parts if name in part.model.tasks)
+        inner, seen = part.sizes(height, width)
+        rows, columns = raw.shape[-2:]
+        cell_x_px = seen[1] / columns * width / inner[1]
+        cell_y_px = seen[0] / rows * height / inner[0]
+        return Grid(height, width, cell_x_px, cell_y_px)
 
 
 def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _device(name: str) -> torch.device:
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"expected a device such as cpu or cuda:0, got '{name}'") from None
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device '{name}' is not here: torch {torch.__version__} sees "
-            f'{torch.cuda.device_count()} CUDA devices; use auto or cpu, or install a torch '
-            'built for this machine'
-        )
-    if device.type not in ('cpu', 'cuda'):
-        raise ValueError(f"expected a device such as cpu or cuda:0, got '{name}'")
-    return device
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision == 'auto':
-        return torch.bfloat16 if device.type == 'cuda' else torch.float32
-    return PRECISIONS[precision]

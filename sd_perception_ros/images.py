@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +26,45 @@ def check_rgb(rgb: NDArray[np.uint8]) -> None:
         raise ValueError(f'expected a picture of shape (H, W, 3), RGB, got {rgb.shape}')
 
 
-def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
+def to_batch(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """
-    Turn a picture into a batch of one, still 0..255.
+    Bring pictures of one size to a device, as they are: bytes travel four times as fast as floats.
 
-    :param rgb: (H, W, 3) uint8.
-    :returns: (1, 3, H, W) float32, 0..255.
+    :param pictures: (H, W, 3) uint8.
+    :returns: (B, H, W, 3) uint8.
     """
     # A message's picture may be a read-only or strided view; torch wants neither.
-    picture = np.ascontiguousarray(rgb)
-    if not picture.flags.writeable:
-        picture = picture.copy()
-    return torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0).float()
+    rows = [np.ascontiguousarray(picture) for picture in pictures]
+    if device.type == 'cuda':  # from pinned memory, which the copy reads while the CPU goes on
+        pinned = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=True)
+        np.stack(rows, out=pinned.numpy())
+        return pinned.to(device, non_blocking=True)
+    if len(rows) > 1 or not rows[0].flags.writeable:
+        return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(rows[0])[None]
+
+
+def to_levels(batch: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, still 0..255."""
+    return batch.permute(0, 3, 1, 2).float()
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """Bring a tensor home from its device; it shares memory with one that is here already."""
+    if not tensor.is_cuda:
+        return tensor.numpy()
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return pinned.numpy()
+
+
+def interleaved(planes: Sequence[Tensor]) -> NDArray[Any]:
+    """C planes of (H, W) -> (H, W, C)."""
+    if planes[0].is_cuda:
+        return to_numpy(torch.stack(list(planes), -1))
+    merged: NDArray[Any] = cv2.merge([plane.numpy() for plane in planes])  # 5 x as fast as stack
+    return merged
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -15,7 +15,8 @@ from sd_perception_ros.images import (
     normalized,
     pad_to_stride,
     resize,
-    to_tensor,
+    to_batch,
+    to_levels,
     unpad,
 )
 
@@ -39,7 +40,14 @@ def test_what_is_not_a_picture_is_refused_by_what_it_is(rgb: object, came: str) 
 
 def test_a_read_only_view_of_a_message_is_a_picture() -> None:
     rgb = np.frombuffer(bytes(range(12)), np.uint8).reshape(2, 2, 3)
-    assert to_tensor(rgb)[0, :, 0, 1].tolist() == [3, 4, 5]
+    batch = to_batch([rgb], torch.device('cpu'))
+    assert batch.shape == (1, 2, 2, 3)
+    assert to_levels(batch)[0, :, 0, 1].tolist() == [3, 4, 5]
+
+
+def test_pictures_of_a_batch_keep_their_order() -> None:
+    pictures = [np.full((2, 3, 3), level, np.uint8) for level in (7, 8)]
+    assert to_batch(pictures, torch.device('cpu'))[:, 0, 0, 0].tolist() == [7, 8]
 
 
 def test_black_is_minus_one_and_white_is_one() -> None:

@@ -21,6 +21,7 @@ ROWS = (
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
+    {'runtimes'},
     {'engine', 'optimize', 'replayed', 'steplosses', 'pretrain', 'train', 'evaluate'},
     {'ros', 'cli'},
     {'__main__'},

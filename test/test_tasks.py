@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.tasks import make_task, TASKS
+from sd_perception_ros.tasks import segmentation as segmentation_file
 from sd_perception_ros.tasks.task import Task
 
 BEST = {'abs_rel': 0, 'delta1': 1, 'mean_deg': 0, 'mean_iou': 1, 'mae': 0, 'mad': 0, 'pck_0.2': 1}
@@ -183,6 +184,13 @@ def test_a_class_has_the_probability_of_its_score() -> None:
     prediction = segmentation.decode(torch.tensor([[[0.0, 0.0]], [[0.0, np.log(3)]]]).float())
     assert prediction.labels.tolist() == [[0, 1]]
     np.testing.assert_allclose(prediction.confidence, [[0.5, 0.75]], atol=1e-6)
+
+
+def test_classes_read_on_a_device_are_those_read_here() -> None:
+    raw = torch.randn(7, 40, 50, generator=torch.Generator().manual_seed(0)) * 5
+    here, there = segmentation_file._scores(raw), segmentation_file._scores_on_device(raw)
+    np.testing.assert_array_equal(here.labels, there.labels)
+    np.testing.assert_allclose(here.confidence, there.confidence, atol=1e-5)
 
 
 def test_more_classes_than_colours_are_refused() -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from sd_perception_ros.images import to_numpy
 from sd_perception_ros.losses import gradient_loss, masked_mean, scale_shift_invariant_loss
 
 # (256, 1, 3) RGB of level 0, cold, to level 255, warm.
@@ -37,8 +38,7 @@ def affine_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 def unit_range(raw: Tensor) -> NDArray[np.float32]:
     """Map (1, H, W) in -1..1 to (H, W) in 0..1."""
-    values: NDArray[np.float32] = np.clip(raw[0].numpy() * 0.5 + 0.5, 0, 1)
-    return values
+    return to_numpy((raw[0] * 0.5 + 0.5).clamp(0, 1))
 
 
 def paint(nearness: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sd_perception_ros.images import to_numpy
 from sd_perception_ros.losses import gradient_loss, masked_mean
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Matte, Sample
@@ -35,7 +36,7 @@ class Coverage(Task):
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Matte:
         """Map -1..1 to 0..1."""
-        return Matte(np.clip(raw[0].numpy() * 0.5 + 0.5, 0, 1))
+        return Matte(to_numpy((raw[0] * 0.5 + 0.5).clamp(0, 1)))
 
     def colorize(self, prediction: Matte) -> NDArray[np.uint8]:
         """White where something is, black elsewhere."""

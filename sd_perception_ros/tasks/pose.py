@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.drawing import draw_people
+from sd_perception_ros.images import to_numpy
 from sd_perception_ros.losses import masked_mean
 from sd_perception_ros.measures.coco import measure_people, people_summary
 from sd_perception_ros.measures.keypoints import keypoint_matches, KeypointMatch
@@ -128,9 +129,10 @@ class Pose(Task):
         if grid is None:
             height, width = raw.shape[-2:]
             grid = Grid(height * CELL_PX, width * CELL_PX, CELL_PX, CELL_PX)
-        heat = raw[: CENTRE + 1].numpy()
-        scaled = (raw[CENTRE + 1 :] * OFFSET_CELLS).numpy()
-        offsets: NDArray[np.float32] = scaled.reshape(COUNT, 2, *raw.shape[-2:])
+        maps = to_numpy(raw)
+        heat = maps[: CENTRE + 1]
+        scaled = (maps[CENTRE + 1 :] * OFFSET_CELLS).astype(np.float32, copy=False)
+        offsets = scaled.reshape(COUNT, 2, *raw.shape[-2:])
         found = centres(heat[CENTRE], self.min_score, self.max_people)
         people = find_people(heat[:CENTRE], offsets, found, self.min_score, grid)
         return Poses(tuple(people), grid.height, grid.width)

@@ -14,6 +14,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from sd_perception_ros.config import check, option
+from sd_perception_ros.images import to_numpy
 from sd_perception_ros.losses import masked_mean
 from sd_perception_ros.measures.segmentation import confusion, confusion_summary
 from sd_perception_ros.tasks.task import Task
@@ -102,18 +103,7 @@ class Segmentation(Task):
         """
         if self.readout == 'palette':
             return self._nearest(raw)
-        # Plane by plane in OpenCV: a third of what torch takes, 1.8 instead of 5 ms at VGA.
-        scores = raw.contiguous().numpy()
-        highest = scores[0].copy()
-        labels = np.zeros(highest.shape, np.uint8)
-        for label, plane in enumerate(scores[1:], 1):
-            higher = cv2.compare(plane, highest, cv2.CMP_GT)  # of equal scores, the first class
-            cv2.max(plane, highest, highest)
-            cv2.copyTo(np.full_like(labels, label), higher, labels)
-        total = np.zeros_like(highest)
-        for plane in scores:
-            cv2.add(total, cv2.exp(cv2.subtract(plane, highest)), total)
-        return LabelMap(labels, np.asarray(cv2.divide(1.0, total), np.float32))
+        return _scores_on_device(raw) if raw.is_cuda else _scores(raw)
 
     def measure(self, prediction: LabelMap, sample: Sample) -> NDArray[np.float32]:
         """Return the confusion counts of one image, (classes, classes): row truth."""
@@ -131,19 +121,43 @@ class Segmentation(Task):
         return painted
 
     def _nearest(self, raw: Tensor) -> LabelMap:
-        nearest = torch.full(raw.shape[1:], torch.inf)
+        nearest = torch.full_like(raw[0], torch.inf)
         second = nearest.clone()
-        labels = torch.zeros(raw.shape[1:], dtype=torch.uint8)
-        for index, color in enumerate(self._colors()):  # one at a time: 40 full maps are large
+        labels = torch.zeros_like(raw[0], dtype=torch.uint8)
+        for index, color in enumerate(
+            self._colors().to(raw.device)
+        ):  # one at a time: 40 full maps are large
             distance = (raw - color.view(3, 1, 1)).norm(dim=0)
             closer = distance < nearest
             second = torch.where(closer, nearest, torch.minimum(second, distance))
             nearest = torch.where(closer, distance, nearest)
-            labels[closer] = index
+            labels.masked_fill_(closer, index)
         confidence = 1 - 2 * nearest / (nearest + second).clamp(min=1e-6)
-        return LabelMap(labels.numpy(), confidence.clamp(0, 1).numpy())
+        return LabelMap(to_numpy(labels), to_numpy(confidence.clamp(0, 1)))
 
     def _colors(self) -> Tensor:
         """(N, 3) in -1..1, one for each class."""
         levels = [list(bytes.fromhex(color)) for color in self.palette.split()]
         return torch.tensor(levels[: len(self.class_names)], dtype=torch.float32) / 255 * 2 - 1
+
+
+def _scores(raw: Tensor) -> LabelMap:
+    """Read scores plane by plane in OpenCV: a third of what torch takes, 1.8 not 5 ms at VGA."""
+    scores = raw.contiguous().numpy()
+    highest = scores[0].copy()
+    labels = np.zeros(highest.shape, np.uint8)
+    for label, plane in enumerate(scores[1:], 1):
+        higher = cv2.compare(plane, highest, cv2.CMP_GT)  # of equal scores, the first class
+        cv2.max(plane, highest, highest)
+        cv2.copyTo(np.full_like(labels, label), higher, labels)
+    total = np.zeros_like(highest)
+    for plane in scores:
+        cv2.add(total, cv2.exp(cv2.subtract(plane, highest)), total)
+    return LabelMap(labels, np.asarray(cv2.divide(1.0, total), np.float32))
+
+
+def _scores_on_device(raw: Tensor) -> LabelMap:
+    """Read scores where they are, so that two planes travel and not one for each class."""
+    highest, labels = raw.max(0)
+    confidence = (raw - highest).exp_().sum(0).reciprocal_()
+    return LabelMap(to_numpy(labels.byte()), to_numpy(confidence))

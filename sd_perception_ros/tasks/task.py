@@ -54,7 +54,7 @@ class Task(ABC):
     @abstractmethod
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Prediction:
         """
-        Turn one image's raw output, (channels, h, w) float32 on the CPU, into a prediction.
+        Turn one image's raw output, (channels, h, w) float32 on any device, into a prediction.
 
         :param grid: how raw lies on the picture; None: as a target of `target` does.
         """

@@ -1,0 +1,1 @@
+"""What runs a model: the device, its number format, and what replays or compiles it."""

@@ -1,0 +1,36 @@
+"""torch.compile: inductor's kernels for a model's three kinds of parts."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import torch
+from torch.utils._triton import has_triton
+
+from sd_perception_ros.model import Model
+
+
+def compile_model(model: Model, device: torch.device) -> None:
+    """
+    Let encoder, denoisers and heads be compiled, in place, at the first picture of each size.
+
+    Each part is compiled by itself, so that tasks that nobody wants cost nothing.
+
+    :raises ValueError: torch has nothing to compile with.
+    """
+    if device.type == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')):
+        raise ValueError(
+            'runtime torch-compile needs a C++ compiler, found neither g++ nor clang++; install '
+            'one (apt install g++), or set runtime: torch'
+        )
+    if device.type == 'cuda' and not has_triton():
+        raise ValueError(
+            'runtime torch-compile needs Triton on CUDA; pip install triton, or set runtime: torch'
+        )
+    how: dict[str, Any] = {'dynamic': False, 'options': {'freezing': True}}
+    for backbone in model.backbones.values():
+        for part in ('encode', 'step'):
+            setattr(backbone, part, torch.compile(getattr(backbone, part), **how))
+    for head in model.heads.values():
+        head.compile(**how)

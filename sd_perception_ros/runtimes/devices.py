@@ -1,0 +1,50 @@
+"""The device of a model, and the number format that suits it."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+
+
+def find_device(name: str) -> torch.device:
+    """
+    Return the torch device of this name; 'auto' is CUDA where it is.
+
+    :raises ValueError: no such device, or not here.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"expected a device such as cpu or cuda:0, got '{name}'") from None
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device '{name}' is not here: torch {torch.__version__} sees "
+            f'{torch.cuda.device_count()} CUDA devices; use auto or cpu, or install a torch '
+            'built for this machine'
+        )
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f"expected a device such as cpu or cuda:0, got '{name}'")
+    return device
+
+
+def number_format(precision: str, device: torch.device) -> torch.dtype:
+    """
+    Return the format that `precision` means on this device.
+
+    'auto' is fp32 on a CPU, where half precision is slow, and half precision on CUDA: bf16, whose
+    range is that of fp32, or fp16 on GPUs before Ampere, which have no bf16.
+    """
+    if precision != 'auto':
+        return PRECISIONS[precision]
+    if device.type == 'cpu':
+        return torch.float32
+    ampere = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if ampere else torch.float16
+
+
+def keep_full_precision() -> None:
+    """Let fp32 on CUDA be fp32 in this process: cuDNN would convolve with TF32's 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False  # matrix products do not, unless asked to
