@@ -82,7 +82,9 @@ def jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     light = gray + (light - gray) * each('saturation')
     middle = light.mean((1, 2, 3), keepdim=True)
     light = middle + (light - middle) * each('contrast')
-    light = _blur(light, each('blur_px').flatten())
+    blurred = [place for place, change in enumerate(changes) if change.blur_px]
+    if blurred:
+        light[blurred] = _blur(light[blurred], each('blur_px').flatten()[blurred])
     noise = torch.zeros_like(light)
     for row, change in zip(noise, changes, strict=True):
         if change.noise:
@@ -119,9 +121,9 @@ class _Change:
 
 
 def _blur(images: Tensor, sigmas_px: Tensor) -> Tensor:
-    """Blur each of (B, 3, H, W) pictures with its own Gaussian; 0 leaves it as it is."""
+    """Blur each of (B, 3, H, W) pictures with its own Gaussian, standard deviations in pixels."""
     offsets = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
-    variances = sigmas_px.clamp(min=0.05).square()[:, None]
+    variances = sigmas_px.square()[:, None]
     weights = torch.exp(-offsets.square() / (2 * variances))
     weights = weights / weights.sum(1, keepdim=True)
     count = 3 * len(images)
