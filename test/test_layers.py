@@ -22,7 +22,10 @@ ROWS = (
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
     {'runtimes'},
-    {'engine', 'optimize', 'replayed', 'steplosses', 'pretrain', 'train', 'evaluate'},
+    {
+        *('engine', 'optimize', 'replayed', 'steplosses', 'pretrain', 'train'),
+        *('evaluate', 'protocols', 'comparison'),
+    },
     {'ros', 'cli'},
     {'__main__'},
 )

@@ -111,14 +111,15 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
         train_command.main([str(word) for word in (*arguments, *numbers)])
     figures = tmp_path / 'figures.json'
     words = ['--checkpoint', out, '--data', frames, '--train', frames, '--json', figures]
-    sheet = ['--pictures', tmp_path / 'sheet.png', '--record']
+    sheet = ['--pictures', tmp_path / 'worst', '--record']
     assert evaluate_command.main([str(word) for word in (*words, *sheet)]) == 0
     results = json.loads(figures.read_text())
     # The four frames are all alike: their mean is the truth itself.
     assert results['mean target']['normals']['mean_deg'] == pytest.approx(0, abs=0.1)
     assert results['mean target']['depth']['abs_rel'] < 0.02
     assert results['model']['normals']['mean_deg'] > 1
-    assert cv2.imread(str(tmp_path / 'sheet.png')).shape == (4 * 48, 5 * 64, 3)
+    # Each of the four frames: a line of text of 20 px, and 240 x 320 px three times, 4 px apart.
+    assert cv2.imread(str(tmp_path / 'worst' / 'depth.png')).shape == (4 * 260, 3 * 320 + 8, 3)
     recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out

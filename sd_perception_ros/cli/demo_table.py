@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.cli.demo_recording import Recording
+from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.evaluate import add, Measured, summarize
 from sd_perception_ros.ros.recorder import Arrival, INPUT
@@ -153,20 +154,6 @@ def rate_hz(arrivals: Sequence[Arrival]) -> float:
         return float('nan')
     span_s = float(arrivals[-1].arrival_ns - arrivals[0].arrival_ns) / 1e9
     return (len(arrivals) - 1) / span_s
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Write rows of texts in columns, the first to the left and the others to the right."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        '  ' + '  '.join(_padded(column, text, widths[column]) for column, text in enumerate(row))
-        for row in rows
-    ]
-
-
-def _padded(column: int, text: str, width: int) -> str:
-    return text.ljust(width) if column == 0 else text.rjust(width)
 
 
 def _topic_row(topic: str, arrivals: Iterable[Arrival]) -> tuple[str, ...]:

@@ -4,105 +4,227 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
+import importlib.metadata
 import json
+import math
 from pathlib import Path
+import platform
+from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
-import torch
 from tqdm import tqdm
 
 from sd_perception_ros import checkpoint
+from sd_perception_ros.cli.evaluate_sheets import row, sheet
+from sd_perception_ros.cli.tables import aligned
+from sd_perception_ros.comparison import Difference, paired_bootstrap
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.evaluate import add, mean_raw, measure, Measured, summarize, to_rgb
+from sd_perception_ros.evaluate import (
+    each_frame,
+    Figures,
+    measurable,
+    measure,
+    measure_mean,
+    Measured,
+    summarize,
+    to_rgb,
+    worst,
+)
+from sd_perception_ros.protocols import Protocol, PROTOCOLS
 
 EXAMPLE = """\
-example:
+examples:
   python -m sd_perception_ros evaluate --data data/rooms/heldout --train data/rooms/train
+  python -m sd_perception_ros evaluate --data data/nyu --protocol nyu --checkpoint runs/depth \\
+      --json nyu.json --pictures nyu_worst --worst 12
+  python -m sd_perception_ros evaluate --data data/rooms/heldout --checkpoint runs/new \\
+      --against bundled
 
-Depth is compared after each image's least-squares scale and shift, as affine-invariant depth is.
+Depth is compared after each image's least-squares scale and shift, as affine-invariant depth is,
+and disparity likewise in 1 / depth; a protocol says in which range and in which part of a picture.
+--against answers whether one checkpoint is better: differences with 95 % intervals of a paired
+bootstrap over the pictures, and a * where zero is outside.
 """
 
+MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # names of rows, and keys of the JSON
+Differences = Mapping[str, Mapping[str, Difference]]
 
-def main(argv: list[str] | None = None) -> int:
-    """Print one table, and write figures and pictures if asked to."""
-    parser = argparse.ArgumentParser(
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the arguments."""
+    made = argparse.ArgumentParser(
         prog='evaluate',
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    parser.add_argument('--data', type=Path, required=True, help='Frames to measure on')
-    parser.add_argument('--train', type=Path, help='Frames whose mean target is the guess')
-    parser.add_argument('--json', type=Path, help='File for the figures')
-    parser.add_argument(
-        '--record', action='store_true', help="Write the figures into the checkpoint's file, too"
-    )
-    parser.add_argument('--pictures', type=Path, help='File for a sheet: picture, truth, ours')
-    arguments = parser.parse_args(argv)
+    add = made.add_argument
+    add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
+    add('--data', type=Path, required=True, help='Frames to measure on')
+    add('--train', type=Path, help='Frames whose mean target is the guess')
+    add('--protocol', choices=PROTOCOLS, default='any', help='Range and part of depth that count')
+    add('--against', help='Another checkpoint, to compare with')
+    add('--resamples', type=int, default=1000, help='Of the bootstrap (default: %(default)s)')
+    add('--seed', type=int, default=0, help='Of the bootstrap (default: %(default)s)')
+    add('--json', type=Path, help='File for all figures, of every frame, too, and versions')
+    add('--record', action='store_true',
+        help="Write the figures into the checkpoint's file, too")  # fmt: skip
+    add('--pictures', type=Path, help='Folder for a sheet of the worst pictures of each task')
+    add('--worst', type=int, default=8, help='Pictures on a sheet (default: %(default)s)')
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a table for each task, and write figures and pictures if asked to."""
+    arguments = parser().parse_args(argv)
+    protocol = PROTOCOLS[arguments.protocol]
     engine = Engine.load(arguments.checkpoint)
+    other = Engine.load(arguments.against) if arguments.against else None
     print(engine.summary())
     dataset = RoomsDataset(arguments.data)
-    measured: Measured = {}
-    for _ in tqdm(measure(engine, dataset, measured), 'evaluate', len(dataset), unit='frame'):
-        pass
-    results = {'model': summarize(measured, engine.tasks)}
+    tasks = measurable(engine.tasks, dataset)
+    if left_out := [name for name in engine.tasks if name not in tasks]:
+        print(f'not measured, as the data has no truth for them: {", ".join(left_out)}')
+    measured = _measure(engine, dataset, protocol, 'evaluate')
+    results = {MODEL: summarize(measured, tasks)}
     if arguments.train:
-        results['mean target'] = _guess(engine, dataset, RoomsDataset(arguments.train, 500))
-    _print(results, len(dataset))
+        guessed: Measured = {}
+        train = RoomsDataset(arguments.train, 500)
+        steps = measure_mean(tasks, train, dataset, guessed, protocol)
+        for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
+            pass
+        results[MEAN] = summarize(guessed, tasks)
+    differences: Differences = {}
+    if other:
+        compared = _measure(other, dataset, protocol, AGAINST)
+        results[AGAINST] = summarize(compared, other.tasks)
+        both = [name for name in measured if name in compared]
+        differences = {
+            name: paired_bootstrap(
+                (tasks[name], other.tasks[name]),
+                (measured[name], compared[name]),
+                arguments.resamples,
+                arguments.seed,
+            )
+            for name in tqdm(both, 'bootstrap', unit='task')
+        }
+    _print(results, differences, len(dataset))
+    frames = each_frame(measured, tasks)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + '\n')
+        report = {
+            **results,
+            'difference': {t: {n: d._asdict() for n, d in f.items()}
+                           for t, f in differences.items()},
+            'frames': [{'key': key, **{name: frames[name][index] for name in frames}}
+                       for index, key in enumerate(dataset.keys)],
+            'about': _about(arguments, dataset, protocol),
+        }  # fmt: skip
+        arguments.json.write_text(json.dumps(_strict(report), indent=2, allow_nan=False) + '\n')
     if arguments.record:
+        recorded = {name: results[name] for name in (MODEL, MEAN) if name in results}
         rounded = {
-            row: {t: {n: round(v, 4) for n, v in f.items()} for t, f in tasks.items()}
-            for row, tasks in results.items()
+            who: {t: {n: round(v, 4) for n, v in f.items()} for t, f in of.items()}
+            for who, of in recorded.items()
         }
         checkpoint.record_metrics(checkpoint.find(arguments.checkpoint), rounded)
     if arguments.pictures:
-        cv2.imwrite(str(arguments.pictures), _sheet(engine, dataset)[..., ::-1])
+        _write_sheets(engine, dataset, protocol, frames, arguments.pictures, arguments.worst)
     return 0
 
 
-def _guess(
-    engine: Engine, dataset: RoomsDataset, train: RoomsDataset
-) -> dict[str, dict[str, float]]:
-    raw = mean_raw(engine.tasks, train)
-    guess = {name: engine.tasks[name].decode(torch.from_numpy(r)) for name, r in raw.items()}
+def _measure(engine: Engine, dataset: RoomsDataset, protocol: Protocol, title: str) -> Measured:
     measured: Measured = {}
-    for index in range(len(dataset)):
-        add(measured, engine.tasks, guess, dataset[index])
-    return summarize(measured, engine.tasks)
+    steps = measure(engine, dataset, measured, protocol)
+    for _ in tqdm(steps, title, len(dataset), unit='frame'):
+        pass
+    return measured
 
 
-def _print(results: Mapping[str, Mapping[str, Mapping[str, float]]], frames: int) -> None:
-    for task in next(iter(results.values())):
-        print(f'\n{task}, {frames} frames')
-        for row, tasks in results.items():
-            figures = '  '.join(f'{name} {value:.3f}' for name, value in tasks[task].items())
-            print(f'  {row:12} {figures}')
+def _print(
+    results: Mapping[str, Mapping[str, Figures]], differences: Differences, frames: int
+) -> None:
+    for task, figures in results[MODEL].items():
+        columns = [who for who, of in results.items() if task in of]
+        compared = differences.get(task, {})
+        head = [f'{task}, {frames} frames', *columns]
+        rows = [
+            [name, *(_number(results[who][task].get(name, math.nan)) for who in columns),
+             *([_change(compared[name])] if name in compared else [])]
+            for name in figures
+        ]  # fmt: skip
+        if compared:
+            head.append(f'{MODEL} - {AGAINST}')
+        widest = [line + [''] * (len(head) - len(line)) for line in rows]
+        print('\n' + '\n'.join(aligned([head, *widest])))
 
 
-def _sheet(engine: Engine, dataset: RoomsDataset, rows: int = 8) -> NDArray[np.uint8]:
-    """Return evenly chosen frames, one a row: picture, then truth and prediction of each task."""
-    sheet = []
-    for index in np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).astype(int):
-        sample = dataset[int(index)]
-        picture = to_rgb(sample)
-        row = [picture]
-        for name, prediction in engine.predict([picture])[0].items():
-            task = engine.tasks[name]
-            target, valid = task.target(sample)
-            truth = task.colorize(task.decode(target[0]))
-            if task.dense:
-                truth = np.where(valid[0, 0, :, :, None].numpy(), truth, 0).astype(np.uint8)
-            row += [truth]
-            row += [task.colorize(prediction)]
-        sheet.append(np.hstack(row))
-    return np.vstack(sheet)
+def _number(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.3f}'
+
+
+def _change(difference: Difference) -> str:
+    if math.isnan(difference.value):
+        return '-'
+    star = '*' if difference.is_clear else ' '
+    value, low, high = difference
+    return f'{value:+.3f} [{low:+.3f}, {high:+.3f}]{star}'
+
+
+def _about(
+    arguments: argparse.Namespace, dataset: RoomsDataset, protocol: Protocol
+) -> dict[str, Any]:
+    """Return what was measured on what, with which versions."""
+    versions = {'python': platform.python_version()}
+    for package in ('torch', 'diffusers', 'numpy', 'scipy', 'pysodmetrics', 'pycocotools'):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ''
+    return {
+        'checkpoint': arguments.checkpoint,
+        'against': arguments.against,
+        'bootstrap': {'resamples': arguments.resamples, 'seed': arguments.seed},
+        'data': {'folder': str(arguments.data), 'frames': len(dataset),
+                 'fingerprint': dataset.fingerprint()},
+        'protocol': {'name': arguments.protocol, **asdict(protocol)},
+        'versions': {**versions, 'opencv': cv2.__version__},
+    }  # fmt: skip
+
+
+def _strict(value: Any) -> Any:
+    """Replace what JSON has no number for by null."""
+    if isinstance(value, Mapping):
+        return {name: _strict(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_sheets(
+    engine: Engine,
+    dataset: RoomsDataset,
+    protocol: Protocol,
+    frames: Mapping[str, list[Figures]],
+    folder: Path,
+    count: int,
+) -> None:
+    """Write DIR/<task>.png: the worst pictures of each task, the worst on top."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figures in frames.items():
+        task = engine.tasks[name]
+        rows = []
+        for index in worst(task, figures, count):
+            sample = protocol.apply(dataset[index])
+            rgb = to_rgb(sample)
+            prediction = engine.predict([rgb], [name])[0][name]
+            score = figures[index][task.headline]
+            label = f'{dataset.keys[index]}: {task.headline} {score:.3f}'
+            rows.append(row(task, rgb, sample, prediction, label))
+        if rows:
+            cv2.imwrite(str(folder / f'{name}.png'), sheet(rows)[..., ::-1])
 
 
 if __name__ == '__main__':

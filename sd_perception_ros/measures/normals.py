@@ -46,7 +46,8 @@ def angle_summary(measured: Sequence[Float]) -> dict[str, float]:
     :param measured: rows of `angle_counts`; the pixels of all images are pooled. The median is
         exact to 1/32 degree, the others entirely; all are NaN where there is no pixel.
     """
-    total, *rest = np.concatenate(measured).sum(0, dtype=np.float64)
+    sums = np.concatenate(measured).sum(0, dtype=np.float64)
+    total, rest = sums[0], sums[1:]
     below = np.cumsum(rest)  # pixels up to the end of each bin
     count = below[-1]
     if not count:
