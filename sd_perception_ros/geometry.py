@@ -2,11 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sd_perception_ros.types import Camera, Float
+
+
+@dataclass(frozen=True)
+class Transform:
+    """
+    A rotation, then a translation: p_to = rotation @ p_from + translation.
+
+    :ivar rotation: (3, 3).
+    :ivar translation: (3,) metres.
+    """
+
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+
+    def apply(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Transform (..., 3) points; float32 stays float32."""
+        kind = points.dtype
+        turned: NDArray[np.floating] = points @ self.rotation.T.astype(kind)
+        return turned + self.translation.astype(kind)
+
+    def inverse(self) -> Transform:
+        """Go the other way."""
+        return Transform(self.rotation.T, -self.rotation.T @ self.translation)
+
+    def after(self, first: Transform) -> Transform:
+        """Return the transform that applies `first`, then this one."""
+        return Transform(
+            self.rotation @ first.rotation, self.rotation @ first.translation + self.translation
+        )
+
+
+# From the optical frame (x right, y down, z forward) to a body's (x forward, y left, z up).
+BODY_FROM_OPTICAL = Transform(
+    np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3)
+)
+
+
+def mounting(
+    x_m: float, y_m: float, z_m: float, roll_deg: float, pitch_deg: float, yaw_deg: float
+) -> Transform:
+    """
+    Place a body in a frame: turn it about fixed x, then y, then z, then move it (as in URDF).
+
+    :returns: from the body's frame to the other; both are x forward, y left, z up.
+    """
+    roll, pitch, yaw = np.radians([roll_deg, pitch_deg, yaw_deg])
+    about_x = [[1, 0, 0], [0, np.cos(roll), -np.sin(roll)], [0, np.sin(roll), np.cos(roll)]]
+    about_y = [[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]]
+    about_z = [[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]]
+    rotation = np.array(about_z) @ np.array(about_y) @ np.array(about_x)
+    return Transform(rotation, np.array([x_m, y_m, z_m], np.float64))
+
+
+def rotation_from_quaternion(x: float, y: float, z: float, w: float) -> NDArray[np.float64]:
+    """
+    Turn a quaternion into a rotation matrix, (3, 3).
+
+    :raises ValueError: its length is not about 1.
+    """
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    if not abs(length - 1) < 0.01:
+        raise ValueError(f'a rotation is a quaternion of length 1, got {length}')
+    x, y, z, w = (value / length for value in (x, y, z, w))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camera:
@@ -95,3 +167,21 @@ def back_project(
     ray_y = (v - np.float32(camera.cy)) / np.float32(camera.fy)
     np.multiply(out[..., 2], ray_y[:, None], out=out[..., 1])
     return out
+
+
+def project(points: Float, camera: Camera) -> Float:
+    """
+    Return the pixels that points of the optical frame fall on, (N, 2): u and v, not rounded.
+
+    :param points: (N, 3) metres, in front of the camera (z > 0).
+    """
+    u = points[:, 0] / points[:, 2] * np.float32(camera.fx) + np.float32(camera.cx)
+    v = points[:, 1] / points[:, 2] * np.float32(camera.fy) + np.float32(camera.cy)
+    return np.stack([u, v], axis=1)
+
+
+def rays(rows: NDArray[np.intp], columns: NDArray[np.intp], camera: Camera) -> Float:
+    """Return the points of pixels at a depth of 1 m, (N, 3)."""
+    x = (columns - camera.cx) / camera.fx
+    y = (rows - camera.cy) / camera.fy
+    return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)

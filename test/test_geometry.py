@@ -1,4 +1,4 @@
-"""Tests of pinhole geometry and of the way from relative depth to metres."""
+"""Tests of pinhole geometry: cameras, points, and frames that are turned and moved."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sd_perception_ros.alignment import to_metres
 from sd_perception_ros.geometry import (
     back_project,
+    BODY_FROM_OPTICAL,
     camera_from_fov,
     crop_and_bin,
+    mounting,
+    project,
+    rays,
     resize_camera,
+    rotation_from_quaternion,
 )
 from sd_perception_ros.types import Camera
 
@@ -84,32 +88,46 @@ def test_a_region_of_interest_moves_the_principal_point_and_binning_scales_it():
     assert part == Camera(fx=300.0, fy=150.0, cx=110.0, cy=50.0, width=100, height=100)
 
 
-def test_metres_are_scale_times_relative_plus_shift():
-    relative = np.array([[0.25, 0.5, 0.75]], np.float32)
-    assert to_metres(relative, 4.0, 1.0).tolist() == [[2.0, 3.0, 4.0]]
+def test_what_the_camera_sees_ahead_lies_ahead_of_its_body():
+    """The optical frame is right, down, forward; a body's is forward, left, up."""
+    points = np.array([[1.0, 2.0, 3.0]])
+    assert BODY_FROM_OPTICAL.apply(points).tolist() == [[3.0, -1.0, -2.0]]
 
 
-def test_out_of_range_is_infinite_and_never_clipped():
-    relative = np.array([[0.01, 0.5, 0.9, np.nan]], np.float32)
-    depth_m = to_metres(relative, 10.0, 0.0, min_range_m=0.3, max_range_m=8.0)
-    np.testing.assert_array_equal(depth_m, [[-np.inf, 5.0, np.inf, np.nan]])
+def test_a_body_that_is_pitched_by_90_degrees_looks_down():
+    made = mounting(1.0, 0.0, 2.0, 0.0, 90.0, 0.0)
+    np.testing.assert_allclose(made.apply(np.array([[0.5, 0.0, 0.0]])), [[1, 0, 1.5]], atol=1e-9)
 
 
-def test_the_sky_is_no_wall_and_the_nearest_is_no_distance():
-    """Relative depth ends at 0 and 1, so there it says only `nearer` and `farther`."""
-    relative = np.array([[0.0, 0.5, 1.0]], np.float32)
-    depth_m = to_metres(relative, 4.0, 1.0)
-    assert depth_m.tolist() == [[-np.inf, 3.0, np.inf]]
-    points = back_project(depth_m, Camera(fx=1.0, fy=1.0, cx=1.0, cy=0.0, width=3, height=1))
-    assert np.isfinite(points).all(-1).tolist() == [[False, True, False]]
+def test_a_body_that_is_yawed_by_90_degrees_looks_left():
+    made = mounting(0.0, 0.0, 0.0, 0.0, 0.0, 90.0)
+    np.testing.assert_allclose(made.apply(np.array([[2.0, 0.0, 1.0]])), [[0, 2, 1]], atol=1e-9)
 
 
-def test_nothing_lies_behind_the_camera():
-    relative = np.array([[0.2, 0.25, 0.5]], np.float32)
-    assert to_metres(relative, 4.0, -1.0).tolist() == [[-np.inf, -np.inf, 1.0]]
+ANGLES = st.floats(-180, 180)
 
 
-@pytest.mark.parametrize('scale_m', [0.0, -1.0, math.nan, math.inf])
-def test_a_scale_that_is_not_positive_is_refused(scale_m):
-    with pytest.raises(ValueError, match='positive and finite'):
-        to_metres(np.zeros((1, 1), np.float32), scale_m, 0.0)
+@given(ANGLES, ANGLES, ANGLES, st.integers(0, 99))
+def test_a_transform_and_its_inverse_lead_back(roll, pitch, yaw, seed):
+    there = mounting(1.0, -2.0, 3.0, roll, pitch, yaw)
+    points = np.random.default_rng(seed).normal(size=(4, 3))
+    np.testing.assert_allclose(there.inverse().after(there).apply(points), points, atol=1e-9)
+    np.testing.assert_allclose(there.inverse().apply(there.apply(points)), points, atol=1e-9)
+
+
+@given(ANGLES)
+def test_a_quaternion_turns_as_its_angle_says(yaw):
+    half = math.radians(yaw) / 2
+    turned = rotation_from_quaternion(0.0, 0.0, math.sin(half), math.cos(half))
+    np.testing.assert_allclose(turned, mounting(0, 0, 0, 0, 0, yaw).rotation, atol=1e-9)
+
+
+def test_a_quaternion_of_zeros_is_no_rotation():
+    with pytest.raises(ValueError, match='length 1, got 0'):
+        rotation_from_quaternion(0.0, 0.0, 0.0, 0.0)
+
+
+def test_rays_of_pixels_project_onto_the_pixels():
+    rows, columns = np.indices((3, 5)).reshape(2, -1)
+    uv = project(rays(rows, columns, CAMERA) * np.float32(2.5), CAMERA)
+    np.testing.assert_allclose(uv, np.stack([columns, rows], 1), atol=1e-5)

@@ -17,7 +17,7 @@ NAME = 'sd_perception_ros'
 ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
-        *('losses', 'measures'),
+        *('losses', 'measures', 'fitting', 'scale', 'references', 'ground', 'temporal'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint'},
@@ -38,7 +38,10 @@ ROS = {
     *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs', 'tf2_ros'),
     *('vision_msgs',),
 }
-NO_TORCH = {'types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'}
+NO_TORCH = {
+    *('types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
+    *('fitting', 'scale', 'references', 'ground', 'temporal'),
+}
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}
 

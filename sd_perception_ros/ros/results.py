@@ -11,7 +11,6 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from sd_perception_ros.alignment import to_metres
 from sd_perception_ros.drawing import draw_people, over_checkerboard
 from sd_perception_ros.lifting import lift_joints, place_joints
 from sd_perception_ros.ros.cloud import cloud_message
@@ -20,6 +19,7 @@ from sd_perception_ros.ros.intrinsics import info_from_camera
 from sd_perception_ros.ros.labels import mask_ids, mask_of
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.people import keypoints_message, markers_message
+from sd_perception_ros.scale import Alignment, ScaleShift, to_metres
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Camera, Float, UInt8
 
@@ -80,13 +80,8 @@ class Result:
     def depth_m(self) -> Float:
         """Depth in metres by the fixed scale, computed once for all topics that need it."""
         depth = self.options.depth
-        return to_metres(
-            self.prediction.values,
-            depth.scale.scale_m,
-            depth.scale.shift_m,
-            depth.min_range_m,
-            depth.max_range_m,
-        )
+        fixed = Alignment.everywhere(ScaleShift(depth.scale.scale_m, depth.scale.shift_m))
+        return to_metres(self.prediction.values, fixed, depth.min_range_m, depth.max_range_m)
 
     def camera_info(self) -> CameraInfo | None:
         """

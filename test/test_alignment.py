@@ -1,0 +1,289 @@
+"""Metric alignment: right metres, or a reason why there are none; never silent wrong ones."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from sd_perception_ros.alignment import align, align_by_factor, Limits
+from sd_perception_ros.geometry import back_project
+from sd_perception_ros.references import from_depth, References
+from sd_perception_ros.scale import Alignment, ScaleShift, to_metres
+from sd_perception_ros.types import Camera
+
+SHAPE = (60, 80)
+LIMITS = Limits()
+
+
+def fixed(scale: float, shift: float, inverse: bool = False) -> Alignment:
+    return Alignment.everywhere(ScaleShift(scale, shift, inverse))
+
+
+def scene(seed: int = 0) -> np.ndarray:
+    """Make a relative depth: a room that recedes, and boxes in it."""
+    rng = np.random.default_rng(seed)
+    relative = np.linspace(0.95, 0.3, SHAPE[0])[:, None] + np.zeros(SHAPE)
+    for _ in range(6):
+        top, left = rng.integers(0, 40), rng.integers(0, 60)
+        relative[top : top + 20, left : left + 20] = rng.uniform(0.05, 0.9)
+    return relative.astype(np.float32)
+
+
+def known(depth_m: np.ndarray, share: float = 0.1, seed: int = 0) -> References:
+    """Keep the depth of some pixels."""
+    kept = np.random.default_rng(seed).random(depth_m.shape) < share
+    return from_depth(np.where(kept, depth_m, np.nan).astype(np.float32))
+
+
+def changed(references: References, depth_m: np.ndarray) -> References:
+    return References(references.rows, references.columns, depth_m.astype(np.float32))
+
+
+# ---- Metres -------------------------------------------------------------------------------------
+
+
+def test_metres_are_scale_times_relative_plus_shift():
+    relative = np.array([[0.25, 0.5, 0.75]], np.float32)
+    assert to_metres(relative, fixed(4.0, 1.0)).tolist() == [[2.0, 3.0, 4.0]]
+
+
+def test_disparity_gives_one_over_depth():
+    """Of 0.5 / m and a shift of 0.25 / m, half disparity is 1 / 0.5 = 2 m."""
+    disparity = np.array([[0.5, 0.0, 1.0, 0.1]], np.float32)
+    depth_m = to_metres(disparity, fixed(0.5, 0.25, inverse=True), max_range_m=3.0)
+    np.testing.assert_array_equal(depth_m, [[2.0, np.inf, -np.inf, np.inf]])
+
+
+def test_disparity_that_is_not_positive_is_farther_than_anything():
+    disparity = np.array([[0.1, 0.2, 0.9]], np.float32)
+    depth_m = to_metres(disparity, fixed(1.0, -0.4, inverse=True))
+    np.testing.assert_allclose(depth_m, [[np.inf, np.inf, 2.0]], rtol=1e-6)
+
+
+def test_out_of_range_is_infinite_and_never_clipped():
+    relative = np.array([[0.01, 0.5, 0.9, np.nan]], np.float32)
+    depth_m = to_metres(relative, fixed(10.0, 0.0), min_range_m=0.3, max_range_m=8.0)
+    np.testing.assert_array_equal(depth_m, [[-np.inf, 5.0, np.inf, np.nan]])
+
+
+def test_the_far_end_is_no_wall_and_the_nearest_is_no_distance():
+    """Relative depth ends at 0 and 1, so there it says only `nearer` and `farther`."""
+    relative = np.array([[0.0, 0.5, 1.0]], np.float32)
+    depth_m = to_metres(relative, fixed(4.0, 1.0))
+    np.testing.assert_array_equal(depth_m, [[-np.inf, 3.0, np.nan]])
+    points = back_project(depth_m, Camera(fx=1.0, fy=1.0, cx=1.0, cy=0.0, width=3, height=1))
+    assert np.isfinite(points).all(-1).tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize(('max_range_m', 'is_free'), [(4.9, True), (5.1, False)])
+def test_the_far_end_is_free_only_where_the_range_ends_before_it(max_range_m, is_free):
+    """It lies at 4 + 1 = 5 m or beyond: nothing is within 4.9 m, but within 5.1 m there may be."""
+    depth_m = to_metres(np.ones((1, 1), np.float32), fixed(4.0, 1.0), 0.0, max_range_m)
+    assert np.isposinf(depth_m[0, 0]) == is_free
+    assert np.isnan(depth_m[0, 0]) != is_free
+
+
+def test_nothing_lies_behind_the_camera():
+    relative = np.array([[0.2, 0.25, 0.5]], np.float32)
+    assert to_metres(relative, fixed(4.0, -1.0)).tolist() == [[-np.inf, -np.inf, 1.0]]
+
+
+@pytest.mark.parametrize('scale_m', [0.0, -1.0, math.nan, math.inf])
+def test_a_scale_that_is_not_positive_is_refused(scale_m):
+    with pytest.raises(ValueError, match='positive and finite'):
+        ScaleShift(scale_m, 0.0)
+
+
+def test_scale_and_shift_may_vary_over_the_picture():
+    """Two cells side by side: 2 m and 4 m at their centres, and 3 m half way."""
+    made = Alignment(np.zeros((1, 2), np.float32), np.array([[2, 4]], np.float32), inverse=False)
+    depth_m = to_metres(np.full((1, 5), 0.5, np.float32), made)
+    np.testing.assert_allclose(depth_m, [[2, 2.2, 3, 3.8, 4]], rtol=1e-5)
+
+
+# ---- What references say ------------------------------------------------------------------------
+
+
+@given(
+    scale=st.floats(0.1, 5), shift=st.floats(0, 2), inverse=st.booleans(), seed=st.integers(0, 9)
+)
+def test_an_exact_reference_gives_its_scale_and_shift(scale, shift, inverse, seed):
+    relative = scene(seed)
+    line = scale * relative + shift
+    found = align(relative, known(1 / line if inverse else line), inverse, LIMITS)
+    assert found.own.scale == pytest.approx(scale, rel=1e-3, abs=1e-4)
+    assert found.own.shift == pytest.approx(shift, rel=1e-3, abs=1e-3 * scale)
+    assert found.quality.inliers == 1
+    assert found.quality.residual < 1e-3
+
+
+KINDS = {
+    'anywhere': lambda depth_m, rng: rng.uniform(0.3, 10, len(depth_m)),
+    'twice as far': lambda depth_m, rng: 2 * depth_m,
+    'all at half a metre': lambda depth_m, rng: np.full(len(depth_m), 0.5),
+    'all at eight metres': lambda depth_m, rng: np.full(len(depth_m), 8.0),
+}
+
+
+@pytest.mark.parametrize('inverse', [False, True])
+@pytest.mark.parametrize('local', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_40_percent_of_outliers_change_nothing(kind, local, inverse):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        relative = scene(seed)
+        line = 0.6 * relative + 0.2 if inverse else 4 * relative + 1
+        depth_m = 1 / line if inverse else line
+        references = known(depth_m, seed=seed)
+        wrong = rng.random(len(references)) < 0.4
+        noisy = references.depth_m * np.exp(rng.normal(0, 0.02, len(references)))
+        noisy[wrong] = KINDS[kind](references.depth_m[wrong], rng)
+        found = align(relative, changed(references, noisy), inverse, LIMITS, local=local)
+        assert found.quality.problem == ''
+        made = to_metres(relative, found.alignment)
+        error = np.abs(made - depth_m)[np.isfinite(made)] / depth_m[np.isfinite(made)]
+        assert np.mean(error) < 0.02
+        assert np.quantile(error, 0.99) < 0.15
+
+
+@given(
+    wrong=st.floats(0, 1), kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 1000),
+    local=st.booleans(),
+)  # fmt: skip
+def test_however_many_outliers_wrong_metres_are_never_silent(wrong, kind, seed, local):
+    """More than half that agree on something else are believed: nothing tells them apart."""
+    rng = np.random.default_rng(seed)
+    relative = scene(seed)
+    depth_m = 4 * relative + 1
+    references = known(depth_m, seed=seed)
+    hit = rng.random(len(references)) < wrong
+    if kind == 'twice as far' and hit.mean() > 0.45:
+        return
+    mixed = references.depth_m.copy()
+    mixed[hit] = KINDS[kind](mixed[hit], rng)
+    found = align(relative, changed(references, mixed), False, LIMITS, local=local)
+    if not found.quality.problem:
+        made = to_metres(relative, found.alignment)
+        seen = np.isfinite(made)
+        assert np.mean(np.abs(made - depth_m)[seen] / depth_m[seen]) < 0.1
+
+
+@pytest.mark.parametrize('local', [False, True])
+@pytest.mark.parametrize('seed', range(10))
+def test_a_reference_of_another_scene_gives_no_metres(seed, local):
+    other = known(4 * scene(seed + 100)[::-1, ::-1] + 1)
+    assert align(scene(seed), other, False, LIMITS, local=local).quality.problem
+
+
+@given(seed=st.integers(0, 1000), local=st.booleans())
+def test_a_shuffled_reference_gives_no_metres(seed, local):
+    references = known(4 * scene(seed) + 1)
+    shuffled = np.random.default_rng(seed).permutation(references.depth_m)
+    found = align(scene(seed), changed(references, shuffled), False, LIMITS, local=local)
+    assert found.quality.problem
+
+
+def test_a_reference_that_turns_near_and_far_is_refused():
+    found = align(scene(), known(6 - 4 * scene()), False, LIMITS)
+    assert found.alignment is None or found.quality.problem
+
+
+def test_few_references_are_refused_with_their_number():
+    found = align(scene(), known(4 * scene() + 1, share=0.005), False, LIMITS)
+    assert found.alignment is None
+    assert 'references, at least 40 are needed' in found.quality.problem
+
+
+def test_references_at_the_ends_of_the_range_do_not_count():
+    relative = np.where(np.arange(80) < 40, 0.0, 1.0).astype(np.float32) + np.zeros(SHAPE, 'f4')
+    found = align(relative, known(np.full(SHAPE, 2.0)), False, LIMITS)
+    assert found.quality.problem == '0 references, at least 40 are needed'
+
+
+def test_references_at_one_relative_depth_tell_no_scale():
+    found = align(np.full(SHAPE, 0.5, np.float32), known(np.full(SHAPE, 2.0)), False, LIMITS)
+    assert found.quality.problem == 'all references lie at one relative depth'
+
+
+def test_one_depth_that_the_picture_does_not_show_is_no_scale():
+    """A sensor that says 3 m everywhere agrees with a scale of nearly nothing: it is refused."""
+    found = align(scene(), known(np.full(SHAPE, 3.0)), False, LIMITS)
+    assert found.alignment is None or found.quality.problem
+
+
+def test_references_in_one_corner_are_refused():
+    corner = np.full(SHAPE, np.nan)
+    relative = scene()
+    corner[50:, 70:] = np.random.default_rng(0).uniform(1, 5, (10, 10))
+    relative[50:, 70:] = (corner[50:, 70:] - 1) / 4
+    found = align(relative, known(corner, share=1.0), False, LIMITS)
+    assert 'lie in 2% of the picture' in found.quality.problem
+
+
+def test_a_local_fit_follows_a_bend_and_a_global_one_does_not():
+    """Depth that is off by up to 15 % on the left and right: dense references mend it."""
+    relative = scene()
+    depth_m = (4 * relative + 1) * np.linspace(0.85, 1.15, SHAPE[1])[None]
+    references = known(depth_m, share=0.3)
+    errors = []
+    for local in (False, True):
+        found = align(relative, references, False, LIMITS, local=local)
+        assert found.quality.problem == ''
+        errors.append(np.mean(np.abs(to_metres(relative, found.alignment) - depth_m) / depth_m))
+    assert errors[0] > 0.05
+    assert errors[1] < 0.02
+
+
+def test_a_local_fit_is_not_used_where_held_out_references_do_not_agree_better():
+    rng = np.random.default_rng(0)
+    references = known(4 * scene() + 1, share=0.05)
+    noisy = references.depth_m * np.exp(rng.normal(0, 0.1, len(references)))
+    found = align(scene(), changed(references, noisy), False, LIMITS, local=True)
+    assert found.alignment.scale.shape == (1, 1)
+    assert found.alignment.scale[0, 0] == pytest.approx(4, abs=0.3)
+
+
+def test_a_steady_scale_that_the_references_contradict_is_refused():
+    found = align(
+        scene(), known(4 * scene() + 1), False, LIMITS, steady=ScaleShift(8.0, 2.0), local=True
+    )
+    assert '0% of the references agree within 20%' in found.quality.problem
+    assert found.own.scale == pytest.approx(4, rel=1e-3)
+
+
+@given(seed=st.integers(0, 99))
+def test_the_same_input_gives_the_same_metres(seed):
+    rng = np.random.default_rng(seed)
+    references = known((4 * scene() + 1) * np.exp(rng.normal(0, 0.1, SHAPE)))
+    first, second = (align(scene(), references, False, LIMITS, local=True) for _ in range(2))
+    np.testing.assert_array_equal(first.alignment.scale, second.alignment.scale)
+
+
+# ---- A factor -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('inverse', [False, True])
+def test_a_factor_brings_people_to_their_distance(inverse):
+    """The given scale puts the person at 2 m, the stature says 3 m: all is 1.5 times as far."""
+    line = ScaleShift(0.5, 0.25, True) if inverse else ScaleShift(2.0, 1.0)
+    person = References(np.array([3]), np.array([4]), np.array([3.0], np.float32))
+    relative = np.full(SHAPE, 0.5, np.float32)
+    found = align_by_factor(relative, person, line, LIMITS)
+    np.testing.assert_allclose(to_metres(relative, found.alignment), 3.0, rtol=1e-6)
+
+
+def test_people_who_disagree_give_no_metres():
+    two = References(np.array([3, 3]), np.array([4, 9]), np.array([2.0, 6.0], np.float32))
+    found = align_by_factor(np.full(SHAPE, 0.5, np.float32), two, ScaleShift(2.0, 1.0), LIMITS)
+    assert found.alignment is None
+    assert found.quality.problem == 'people disagree: 0% of them agree'
+
+
+def test_nobody_gives_no_metres():
+    nobody = References(np.empty(0, int), np.empty(0, int), np.empty(0, np.float32))
+    found = align_by_factor(scene(), nobody, ScaleShift(2.0, 1.0), LIMITS)
+    assert found.quality.problem == 'nobody stands in view from eyes to ankles'
