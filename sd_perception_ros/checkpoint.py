@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 import contextlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 import yaml
 
 from sd_perception_ros.backbones.backbone import Backbone
-from sd_perception_ros.backbones.prompt import embed_empty_prompt
+from sd_perception_ros.backbones.hub import is_on_hub, on_disk
+from sd_perception_ros.backbones.latent import LatentBackbone
+from sd_perception_ros.backbones.layouts import Layout
+from sd_perception_ros.backbones.onestep import PREDICTIONS
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import (
-    load_into,
-    load_unet,
-    load_vae,
-    read_embedding,
-    read_weights,
-    save_model,
-    save_tensors,
-)
+from sd_perception_ros.backbones.weights import Reader, save_model, save_tensors
 from sd_perception_ros.config import build, check, option
-from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 from sd_perception_ros.model import Model
+from sd_perception_ros.readouts import HEADS, load_head, make_head
+from sd_perception_ros.sources import (
+    log_files,
+    PROMPT,
+    Sources,
+    step_options,
+    step_values,
+)
 from sd_perception_ros.tasks import make_task
 
 FILE = 'checkpoint.yaml'
-PROMPT = 'prompt.safetensors'
-HEADS = ('decoder', 'light', 'dpt')
+UNKNOWN = 'unknown'
 SHIPPED = Path(__file__).parent / 'checkpoints'
 
 
@@ -42,9 +42,15 @@ SHIPPED = Path(__file__).parent / 'checkpoints'
 class TaskEntry:
     """Where one task's weights are. Paths are relative to checkpoint.yaml."""
 
-    unet: str = option('unet', 'Folder of the denoiser; tasks that name the same one share it')
+    unet: str = option(
+        'unet',
+        'Folder of the denoiser, UNet or transformer; tasks that name the same one share it',
+    )
     head: str = option(
-        'decoder', 'Readout: the VAE decoder, light convolutions, or DPT', choices=HEADS
+        'auto',
+        'Readout: the VAE decoder, light convolutions, or DPT; auto: DPT if the denoiser came '
+        'with one, else the decoder',
+        choices=('auto', *HEADS),
     )
     head_weights: str = option('', 'Folder or file of the head, where it has weights')
     options: dict[str, Any] = field(default_factory=dict)
@@ -52,17 +58,42 @@ class TaskEntry:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+        if self.head_weights and self.head == 'auto':
+            raise ValueError(
+                f"head_weights '{self.head_weights}' need the kind of their head; add head: light "
+                'or head: dpt'
+            )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What checkpoint.yaml says. Paths are relative to that file."""
+    """
+    What checkpoint.yaml says.
+
+    Places are paths, relative to that file, or on the hub: hub:owner/name@commit/subfolder.
+    `sha256` says what weight files must hash to, by the ends of their paths.
+    """
 
     tasks: dict[str, Any] = field(default_factory=dict)
     base: str = option('', 'diffusers pipeline folder that gives whatever is not named here')
-    vae: str = option('', "Folder of the autoencoder; empty: the base's")
-    prompt: str = option('', "Embedding of the empty prompt; empty: the base's text encoder")
-    timestep: int = option(1, 'Frozen timestep of the denoiser', low=0, high=999)
+    vae: str = option('', "Folder of the autoencoder; empty: the base's, else the denoiser's own")
+    prompt: str = option(
+        '', "Embedding of the empty prompt; empty: the base's, else the denoiser's own"
+    )
+    timestep: int = option(
+        -1, 'Frozen timestep of the denoiser; -1: as its layout has it', low=-1, high=1000
+    )
+    prediction: str = option(
+        'auto',
+        'What the denoiser predicts; auto: as its layout has it',
+        choices=('auto', *PREDICTIONS),
+    )
+    signal: float = option(
+        -1.0,
+        'Amplitude of the clean latent at the timestep; 0: GenPercept; -1: as the layout has it',
+        low=-1,
+        high=1,
+    )
     resize: str = option(
         'pad',
         'exact: as the official pipeline, which stretches; pad: to the stride, and crop back',
@@ -71,7 +102,10 @@ class CheckpointConfig:
     long_side_px: int = option(
         768, "Longer side the network was trained for; 0: the picture's own", low=0, high=4096
     )
-    license: str = option('unknown', 'Licence of the weights, logged when they are loaded')
+    license: str = option(
+        UNKNOWN, "Licence of the weights, logged when they are loaded; unknown: the model card's"
+    )
+    sha256: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -129,12 +163,15 @@ def tasks_of(name: str) -> list[str]:
     return list(read(find(name))[1])
 
 
-def load(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
+def load(
+    name: str, tasks: Collection[str] = (), device: str = 'cpu'
+) -> tuple[Model, CheckpointConfig]:
     """
     Load a model, in float32 on the CPU, ready to serve.
 
     :param name: a known name, a folder or a file, as `find` takes it.
     :param tasks: the tasks to load; empty: all of the checkpoint.
+    :param device: 'meta' reads no numbers: it proves that all names and shapes fit, in seconds.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: a file is broken, does not fit, or lacks a task.
     """
@@ -148,37 +185,68 @@ def load(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfi
         task: make_task(task, entry.options, f'{file}: tasks.{task}')
         for task, entry in entries.items()
     }
-    base = file.parent / config.base if config.base else None
-    vae = load_vae(_given(file, 'vae', config.vae, base))
-    prompt = _prompt(file, config, base)
+    reader = Reader(config.sha256, device)
+    sources = Sources(file.parent, config.base, config.vae, config.prompt, reader)
+    step = step_options(config.timestep, config.prediction, config.signal)
     backbones: dict[str, Backbone] = {}
     backbone_of = {task: entry.unet for task, entry in entries.items()}
     for unet in dict.fromkeys(backbone_of.values()):
-        denoiser = load_unet(file.parent / unet, base / 'unet' if base else None)
-        backbones[unet] = UNetBackbone(vae, denoiser, prompt, config.timestep)
-    heads = {
-        task: load_head(file, entry, made[task].channels, backbones[entry.unet])
-        for task, entry in entries.items()
-    }
-    model = Model(backbones, made, heads, backbone_of)
+        try:
+            backbones[unet] = sources.backbone(unet, step)
+        except ValueError as error:
+            raise ValueError(f'{file}: {error}') from None
+    heads = {}
+    for task, entry in entries.items():
+        kind, weights = _head_of(sources, entry, backbones[entry.unet])
+        where = f"{file}: tasks.{task}, '{entry.unet}'"
+        backbone = backbones[entry.unet]
+        heads[task] = load_head(where, kind, weights, made[task].channels, backbone, reader)
+    if device != 'meta' and len(entries) == len(config.tasks):
+        reader.check_all_met()
+    if config.license == UNKNOWN:
+        found = [sources.license_of(unet) for unet in backbones]
+        config = replace(config, license=', '.join(dict.fromkeys(filter(None, found))) or UNKNOWN)
+    log_files(reader, config.license)
+    model = Model(backbones, made, heads, backbone_of).to(device)
     return model.eval().requires_grad_(False), config
+
+
+def _head_of(sources: Sources, entry: TaskEntry, backbone: Backbone) -> tuple[str, Path | None]:
+    """Return the kind of a task's readout and where its weights lie."""
+    given = sources.place(entry.head_weights) if entry.head_weights else None
+    if entry.head not in ('auto', 'dpt') or given is not None:
+        return entry.head, given
+    beside = sources.layout(entry.unet)
+    came_with_head = beside.head is not None and (
+        not backbone.gives_latent or _is_within(beside, sources.place(entry.unet))
+    )
+    if entry.head == 'dpt' or came_with_head:
+        return 'dpt', beside.head
+    return 'decoder', None
+
+
+def _is_within(layout: Layout, place: Path) -> bool:
+    """Return whether a head lies in the named folder, not merely beside several models."""
+    return layout.head is not None and layout.head.parent == place
 
 
 def start(
     base: Path,
     tasks: Collection[str],
     head: str,
-    timestep: int = 1,
+    timestep: int = -1,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Model:
     """
     Make a model to fine-tune: a pre-trained backbone, and a readout for each task.
 
-    :param base: folder in the layout of diffusers; its prompt is prompt.safetensors or the text
-        encoder's embedding of the empty prompt. Or a checkpoint, by folder or known name: then the
-        readouts that it has go on, too, but for those of tasks with new options.
+    :param base: folder in the layout of diffusers, of a UNet or a transformer, here or on the
+        hub; its prompt is prompt.safetensors or what its text encoders make of the empty prompt.
+        Or a checkpoint, by folder or known name: then the readouts that it has go on, too, but
+        for those of tasks with new options.
     :param tasks: all of them share the denoiser.
     :param head: one of `HEADS`.
+    :param timestep: where it runs; -1: where such a model is best fine-tuned.
     :param options: what a task has instead of its defaults, by task.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: options of a task that is not there, or that it does not have.
@@ -188,12 +256,20 @@ def start(
         raise ValueError(f'options of {sorted(unknown)}, but the tasks are {list(tasks)}')
     if is_checkpoint(base):
         return _go_on(base, tasks, head, options)
-    vae, unet = load_vae(base / 'vae'), load_unet(base / 'unet')
-    config = CheckpointConfig(prompt=PROMPT if (base / PROMPT).is_file() else '')
-    backbone = UNetBackbone(vae, unet, _prompt(base / FILE, config, base), timestep)
+    step = step_options(timestep, 'auto', -1)
+    backbone = Sources(Path()).backbone(str(base), step, tunes=True)
     made = {task: make_task(task, options.get(task)) for task in tasks}
-    heads = {name: make_head(head, task.channels, backbone) for name, task in made.items()}
+    heads: dict[str, Head] = {
+        name: make_head(head, task.channels, backbone) for name, task in made.items()
+    }
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
+
+
+def base_folder(base: Path) -> Path:
+    """Return the local folder of a base to fine-tune, which may be on the hub or a known name."""
+    if is_on_hub(str(base)):
+        return on_disk(str(base))
+    return find(str(base)).parent if is_checkpoint(base) else base
 
 
 def is_checkpoint(base: Path) -> bool:
@@ -222,67 +298,27 @@ def _go_on(
     return Model({key: backbone}, made, heads, dict.fromkeys(made, key))
 
 
-def make_head(kind: str, channels: int, backbone: Backbone, width: int = 0) -> Head:
-    """
-    Make a readout with fresh weights.
-
-    :param kind: 'decoder', 'light' or 'dpt'. A light head answers at half the resolution that
-        the network sees.
-    :param channels: of the task's raw output.
-    :param width: channels inside a light or DPT head; 0: 32 for the few channels of a map, 64 for
-        many.
-    """
-    width = width or (32 if channels <= 8 else 64)
-    if kind == 'decoder':
-        return DecoderHead(channels, backbone.decode)
-    if kind == 'dpt':
-        return DPTHead(channels, backbone.feature_channels, width)
-    rise = max(backbone.stride // 2, 1)
-    return LightHead(channels, backbone.feature_channels, backbone.latent_channels, rise, width)
-
-
-def load_head(file: Path, entry: TaskEntry, channels: int, backbone: Backbone) -> Head:
-    """Make a readout and give it its weights."""
-    weights: dict[str, Tensor] = {}
-    path = file.parent / entry.head_weights
-    if entry.head_weights:
-        weights = read_weights(path)
-    head = make_head(entry.head, channels, backbone, _width_of(weights))
-    if head.reads_latent and not backbone.gives_latent:
-        raise ValueError(
-            f"{file}: a '{entry.head}' head reads the clean latent, but the UNet at "
-            f"'{entry.unet}' has no conv_out; use head: dpt, which it was trained with"
-        )
-    if not head.state_dict():
-        return head
-    if not entry.head_weights:
-        raise ValueError(f"{file}: a '{entry.head}' head has weights; name them in head_weights")
-    return load_into(head, weights, path).float()
-
-
-def _width_of(weights: Mapping[str, Tensor]) -> int:
-    """Return the channels inside a head, which its weights tell; 0 if they do not."""
-    for name in ('project.0.weight', 'head.projection.weight'):
-        if name in weights:
-            return len(weights[name])
-    return 0
-
-
 def save(
     folder: Path, model: Model, config: CheckpointConfig, dtype: torch.dtype = torch.float16
 ) -> None:
     """
     Write a model as a checkpoint folder that `load` reads; checkpoint.yaml comes last.
 
-    :param model: all of its backbones are UNets on one VAE.
+    :param model: all of its backbones are on one VAE, and run in the same step.
     :param config: everything but the tasks, which are taken from the model.
     """
-    names = {key: 'unet' if not i else f'unet_{i}' for i, key in enumerate(model.backbones)}
-    for key, backbone in model.backbones.items():
-        assert isinstance(backbone, UNetBackbone)
+    names: dict[str, str] = {}
+    steps = []
+    for index, (key, backbone) in enumerate(model.backbones.items()):
+        assert isinstance(backbone, LatentBackbone)
+        kind = 'unet' if isinstance(backbone, UNetBackbone) else 'transformer'
+        names[key] = kind if not index else f'{kind}_{index}'
         save_model(folder / 'vae', backbone.vae, dtype)
-        save_model(folder / names[key], backbone.unet, dtype)
-        save_tensors(folder / PROMPT, {'prompt': backbone.prompt})
+        save_model(folder / names[key], backbone.denoiser, dtype)
+        pooled = {} if backbone.pooled is None else {'pooled': backbone.pooled}
+        save_tensors(folder / PROMPT, {'prompt': backbone.prompt} | pooled)
+        steps.append(step_values(backbone.one_step))
+    assert all(step == steps[0] for step in steps)
     tasks: dict[str, dict[str, Any]] = {}
     for name, task in model.tasks.items():
         head = model.heads[name]
@@ -290,11 +326,14 @@ def save(
         if isinstance(head, LightHead | DPTHead):
             kind = 'light' if isinstance(head, LightHead) else 'dpt'
             weights = f'head_{name}.safetensors'
+            if isinstance(head, DPTHead) and head.rectifies:  # the folder's name says so
+                weights = f'head_{name}/dpt_head/model.safetensors'
             save_tensors(folder / weights, head.state_dict(), dtype)
             tasks[name] |= {'head': kind, 'head_weights': weights}
         if asdict(task):
             tasks[name]['options'] = asdict(task)
     values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}
+    values |= steps[0] | {'sha256': {}}
     _write(folder / FILE, values)
 
 
@@ -308,19 +347,3 @@ def _write(file: Path, values: Mapping[str, Any]) -> None:
     part = file.with_suffix('.part')
     part.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=99))
     part.replace(file)
-
-
-def _given(file: Path, part: str, path: str, base: Path | None) -> Path:
-    """Return a part's own folder, else the base's."""
-    if path:
-        return file.parent / path
-    if base is None:
-        raise ValueError(f"{file}: option '{part}' is missing; name its folder, or a base")
-    return base / part
-
-
-def _prompt(file: Path, config: CheckpointConfig, base: Path | None) -> Tensor:
-    if config.prompt:
-        return read_embedding(file.parent / config.prompt)
-    encoder = _given(file, 'text_encoder', '', base)
-    return embed_empty_prompt(encoder, encoder.parent / 'tokenizer')

@@ -20,7 +20,7 @@ ROWS = (
         *('losses', 'measures', 'fitting', 'scale', 'references', 'ground', 'temporal'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
-    {'model', 'checkpoint'},
+    {'model', 'checkpoint', 'readouts', 'sources'},
     {'runtimes'},
     {
         *('engine', 'optimize', 'replayed', 'steplosses', 'pretrain', 'train'),

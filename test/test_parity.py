@@ -77,7 +77,7 @@ def test_disparity_of_the_dpt_head_agrees_with_the_official_output(
 def test_a_head_that_reads_the_latent_is_refused_on_a_unet_without_one(tmp_path: Path) -> None:
     unet = PARITY / 'genpercept-models' / 'unet_disparity_dpt_head_v2'
     with pytest.raises(ValueError, match=r"a 'decoder' head .* has no conv_out; use head: dpt"):
-        engine_of(tmp_path, tasks={'depth': {'unet': str(unet)}})
+        engine_of(tmp_path, tasks={'depth': {'unet': str(unet), 'head': 'decoder'}})
 
 
 def test_depth_is_the_official_map_itself(engine: Engine, picture: np.ndarray) -> None:

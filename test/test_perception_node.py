@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 from pathlib import Path
 import shutil
 import signal
@@ -102,6 +103,12 @@ def answer(peer: Peer, camera: FakeCamera, topic: str, rgb: np.ndarray) -> tuple
 
 def test_a_misspelt_parameter_is_reported(node):
     assert "unknown parameter 'checkpiont'; did you mean 'checkpoint'?" in node.output
+
+
+def test_the_weights_that_are_served_are_told_by_their_hashes(node, tiny_checkpoint):
+    file = tiny_checkpoint / 'unet/diffusion_pytorch_model.safetensors'
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    node.wait_for_output(f'read {file}, SHA-256 {digest}', 10.0)
 
 
 def test_nothing_is_computed_while_nobody_listens(peer, camera):

@@ -224,7 +224,7 @@ def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
     run = train(model, RoomsDataset(frames), None, config, [(32, 40)], tmp_path)
     assert [set(losses) for _, losses in run] == [{'depth', 'normals'}] * 2
     moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
-    assert any('.unet.' in name for name in moved)
+    assert any('.denoiser.' in name for name in moved)
     assert any('.fuse.' in name for name in moved)
     assert not any('.vae.' in name for name in moved)
 
@@ -243,7 +243,7 @@ def tuned(frames: Path, folder: Path, **options: object) -> tuple[Model, set[str
 def test_heads_alone_move_where_only_they_may(frames: Path, tmp_path: Path) -> None:
     _, _, moved = tuned(frames, tmp_path, tune='heads')
     assert any('.fuse.' in name for name in moved)
-    assert not any('unet' in name for name in moved)
+    assert not any('denoiser' in name for name in moved)
 
 
 def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
@@ -251,7 +251,7 @@ def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
 ) -> None:
     model, names, moved = tuned(frames, tmp_path, tune='lora', lora_rank=2)
     assert names == set(tiny_model({'depth': 'light'}).state_dict())  # no trace of adapters
-    in_unet = {name for name in moved if 'unet' in name}
+    in_unet = {name for name in moved if 'denoiser' in name}
     assert any('to_q.weight' in name for name in in_unet)
     layers = {'to_q', 'to_k', 'to_v', '0', 'conv1', 'conv2'}
     assert {name.split('.')[-2] for name in in_unet} <= layers
@@ -363,7 +363,5 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
 
 
 def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r'expected a model folder with .* at .*nowhere/vae'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'expected a denoiser .* at .*nowhere'):
         checkpoint.start(tmp_path / 'nowhere', ['depth'], 'light')

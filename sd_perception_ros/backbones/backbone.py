@@ -27,6 +27,7 @@ class Backbone(nn.Module, ABC):
     stride: int  # image pixels per latent cell
     latent_channels: int
     gives_latent: bool  # False: `step` gives features only
+    paints: bool  # False: it has no decoder
     feature_channels: tuple[int, ...]  # channels of Denoised.features
 
     @abstractmethod

@@ -1,39 +1,111 @@
-"""Embed the empty prompt with a text encoder, once; a served checkpoint stores the result."""
+"""Embed the empty prompt with text encoders, once; a served checkpoint stores the result."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.backbones.latent import Prompt
+
+STORE = 'or store the embedding of the empty prompt and name its file: prompt: prompt.safetensors'
+
+
+class _Embedded(NamedTuple):
+    """What one text encoder gives: its last states, those before, and its projected summary."""
+
+    last: Tensor
+    before: Tensor
+    pooled: Tensor | None
+
+
+def prompt_of(pipeline: Path) -> Prompt:
+    """
+    Return the embedding of the empty prompt as a pipeline's denoiser reads it, unpadded.
+
+    - one CLIP: its last states (Stable Diffusion 1 and 2, and what was made of them)
+    - two CLIPs: the states before their last layers, side by side, and the second's summary (SDXL)
+    - two CLIPs and a place for T5: the same, widened with zeros to T5's width, then T5's own
+      where it is there; both summaries (Stable Diffusion 3)
+    - one T5: its last states (PixArt)
+
+    :param pipeline: folder with text_encoder, tokenizer and perhaps more of them.
+    :raises FileNotFoundError: a folder does not hold what it should.
+    :raises ValueError: transformers is not installed, or an encoder is of another kind.
+    """
+    first = _encode(pipeline, '')
+    if not (pipeline / 'text_encoder_2').is_dir():
+        return Prompt(first.last)
+    second = _encode(pipeline, '_2')
+    tokens = torch.cat([first.before, second.before], -1)
+    assert second.pooled is not None
+    if first.pooled is None:  # SDXL's first encoder has no projection, Stable Diffusion 3's has
+        return Prompt(tokens, second.pooled)
+    pooled = torch.cat([first.pooled, second.pooled], -1)
+    width = _json(pipeline / 'transformer' / 'config.json')['joint_attention_dim']
+    tokens = F.pad(tokens, (0, width - tokens.shape[-1]))
+    if (pipeline / 'text_encoder_3' / 'config.json').is_file():
+        tokens = torch.cat([tokens, _encode(pipeline, '_3').last], 1)
+    return Prompt(tokens, pooled)
 
 
 def embed_empty_prompt(text_encoder: Path, tokenizer: Path) -> Tensor:
     """
-    Return the embedding of the empty prompt, unpadded: start and end token, (1, 2, D) float32.
+    Return a CLIP's last states for the empty prompt: start and end token, (1, 2, D) float32.
 
     :param text_encoder: folder of a CLIP text encoder, as Stable Diffusion has it.
     :param tokenizer: folder with its vocab.json; the encoder's own config names other ids.
-    :raises ValueError: transformers is not installed.
-    :raises FileNotFoundError: a folder does not hold what it should.
     """
-    for file in (text_encoder / 'config.json', tokenizer / 'vocab.json'):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f'expected a text encoder and its tokenizer, found no {file}; or store the '
-                'embedding of the empty prompt and name its file: prompt: prompt.safetensors'
-            )
-    try:
-        from transformers import CLIPTextModel
-    except ImportError:
-        raise ValueError(
-            "a text encoder needs 'pip install transformers'; or store the embedding of the empty "
-            'prompt and name its file: prompt: prompt.safetensors'
-        ) from None
-    vocabulary = json.loads((tokenizer / 'vocab.json').read_text())
+    return _clip(text_encoder, tokenizer, projects=False).last
+
+
+def _encode(pipeline: Path, number: str) -> _Embedded:
+    encoder, tokenizer = pipeline / f'text_encoder{number}', pipeline / f'tokenizer{number}'
+    kind = str((_json(encoder / 'config.json').get('architectures') or ['CLIPTextModel'])[0])
+    if kind.startswith('CLIPText'):
+        return _clip(encoder, tokenizer, projects='Projection' in kind)
+    if kind.startswith('T5') or kind.startswith('UMT5'):
+        return _t5(encoder)
+    raise ValueError(f'{encoder}: expected a CLIP or T5 text encoder, got {kind}; {STORE}')
+
+
+def _clip(encoder: Path, tokenizer: Path, projects: bool) -> _Embedded:
+    vocabulary = _json(tokenizer / 'vocab.json')
     tokens = torch.tensor([[vocabulary['<|startoftext|>'], vocabulary['<|endoftext|>']]])
-    encoder = CLIPTextModel.from_pretrained(text_encoder, local_files_only=True)
+    _json(encoder / 'config.json')
+    transformers = _transformers()
+    cls = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
+    model = cls.from_pretrained(encoder, local_files_only=True).eval()
     with torch.no_grad():
-        embedding: Tensor = encoder(tokens).last_hidden_state
-    return embedding.float()
+        given = model(tokens, output_hidden_states=True)
+    pooled = given.text_embeds.float() if projects else None
+    return _Embedded(given.last_hidden_state.float(), given.hidden_states[-2].float(), pooled)
+
+
+def _t5(encoder: Path) -> _Embedded:
+    model = _transformers().T5EncoderModel.from_pretrained(encoder, local_files_only=True).eval()
+    end = torch.tensor([[model.config.eos_token_id]])
+    with torch.no_grad():
+        states = model(end).last_hidden_state.float()
+    return _Embedded(states, states, None)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers  # noqa: PLC0415: slow, and not needed to serve
+    except ImportError:
+        raise ValueError(f"a text encoder needs 'pip install transformers'; {STORE}") from None
+    return transformers
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f'expected a text encoder and its tokenizer, found no {file}; {STORE}'
+        )
+    made: dict[str, Any] = json.loads(file.read_text())
+    return made

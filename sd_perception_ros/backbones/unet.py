@@ -1,125 +1,117 @@
-"""Stable Diffusion's autoencoder and UNet as a one-step backbone."""
+"""Stable Diffusion's UNets as one-step backbones: SD 1.5, SD 2, SDXL, Marigold, E2E-FT, Lotus."""
 
 from __future__ import annotations
 
-import hashlib
+import math
+from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.backbones.backbone import Backbone, Denoised
-from sd_perception_ros.backbones.folding import (
-    encoder_is_folded,
-    fold_encoder,
-    fold_unet,
-    foldable,
-    FoldedUNet,
+from sd_perception_ros.backbones.folding import fold_unet, foldable, FoldedUNet
+from sd_perception_ros.backbones.latent import (
+    check_pooled,
+    check_prompt,
+    LatentBackbone,
+    Prompt,
 )
+from sd_perception_ros.backbones.onestep import OneStep
+
+# Lotus's switch, (1, 0) for the annotation and (0, 1) for the picture, as sines and cosines.
+LOTUS_SWITCH = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
 
 
-class UNetBackbone(Backbone):
+class UNetBackbone(LatentBackbone):
     """
-    One deterministic step from the picture's own latent (GenPercept, arXiv 2403.06090).
+    One deterministic step of a UNet (GenPercept, arXiv 2403.06090).
 
-    :param vae: shared by all backbones of a checkpoint.
-    :param unet: a stock UNet with the latent's channels in and out.
-    :param prompt: (1, T, D) text embedding, frozen.
-    :param timestep: 0..999, frozen: only its embedding reaches the UNet.
+    Everything but the picture is frozen: timestep, prompt, SDXL's sizes and pooled prompt
+    (arXiv 2307.01952), Lotus's task switch (arXiv 2409.18124).
+
+    :param unet: a stock UNet.
+    :param timestep: where it runs; a number alone is GenPercept's step.
     """
 
     def __init__(
-        self, vae: AutoencoderKL, unet: UNet2DConditionModel, prompt: Tensor, timestep: int
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        prompt: Prompt | Tensor,
+        timestep: OneStep | int,
     ) -> None:
-        super().__init__()
-        _check_fit(vae, unet, prompt)
-        self.vae = vae
-        self.unet = unet
-        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.latent_channels = vae.config.latent_channels
+        step = timestep if isinstance(timestep, OneStep) else OneStep(timestep)
+        super().__init__(vae, unet, prompt, step)
+        check_prompt(unet.config.cross_attention_dim, self.prompt)
         self.gives_latent = not isinstance(unet.conv_out, nn.Identity)
         # up_blocks run from the deepest level to the finest.
         self.feature_channels = tuple(reversed(unet.config.block_out_channels))
-        self.scaling_factor: float = vae.config.scaling_factor
-        self.prompt: Tensor
-        self.register_buffer('prompt', prompt.float())
-        self.timestep: Tensor
-        self.register_buffer('timestep', torch.tensor([timestep]))
+        self.switch: Tensor | None
+        switched = unet.config.class_embed_type == 'projection'
+        self.register_buffer('switch', torch.tensor([LOTUS_SWITCH]) if switched else None)
+        self.sizes: Tensor | None
+        self.register_buffer('sizes', self._sizes(unet))
         self._features: list[Tensor] = []
         self._hooks = [block.register_forward_hook(self._keep) for block in unet.up_blocks]
 
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, so that the map is deterministic."""
-        latent: Tensor
-        if encoder_is_folded(self.vae):
-            latent = self.vae.encoder(image)
-            return latent
-        latent = self.vae.encode(image).latent_dist.mean
-        return latent * self.scaling_factor
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        """Return the denoiser."""
+        return self.denoiser
 
-    def step(self, latent: Tensor) -> Denoised:
-        """
-        (B, c, h, w) -> clean latent and the outputs of the four up-blocks.
-
-        With beta = 1 no signal is left in the noise schedule, so v-prediction means x0 = -v.
-        """
-        velocity: Tensor
+    def denoise(self, shown: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """(B, c or 2c, h, w) -> raw output (None without conv_out) and the up-blocks' outputs."""
+        output: Tensor
         if isinstance(self.unet, FoldedUNet):
-            velocity, features = self.unet(latent)
-            return Denoised(-velocity if self.gives_latent else None, features)
+            output, features = self.unet(shown)
+            return (output if self.gives_latent else None), features
         self._features.clear()
-        prompt = self.prompt.expand(len(latent), -1, -1).to(latent.dtype)
-        velocity = self.unet(latent, self.timestep, prompt).sample
+        condition = self._condition(len(shown), shown.dtype)
+        output = self.unet(shown, self.timestep, **condition).sample
         features = tuple(self._features)
         self._features.clear()  # or the last frame's activations stay in memory
-        return Denoised(-velocity if self.gives_latent else None, features)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(B, c, h, w) -> (B, 3, H, W)."""
-        pixels: Tensor = self.vae.decode(latent / self.scaling_factor).sample
-        return pixels
+        return (output if self.gives_latent else None), features
 
     def fold(self, decodes: bool) -> None:
         """Fold the timestep and the prompt into the UNet, and the scale into the encoder."""
-        fold_encoder(self.vae, self.scaling_factor)
-        if not decodes:
-            self.vae.decoder = self.vae.post_quant_conv = None
+        super().fold(decodes)
         if isinstance(self.unet, FoldedUNet) or not foldable(self.unet):
             return
         side = 2 ** len(self.feature_channels)
         latent = self.prompt.new_zeros(1, self.latent_channels, side, side)
-        self.unet = fold_unet(self.unet, lambda: self.step(latent))
+        self.denoiser = fold_unet(self.unet, lambda: self.step(latent))
         for hook in self._hooks:
             hook.remove()
 
-    def encoder_id(self) -> str:
-        """Return a hash of the encoder, its last convolution and the latent's scale."""
-        digest = hashlib.sha256(str(self.scaling_factor).encode())
-        for part in (self.vae.encoder, self.vae.quant_conv):
-            for tensor in part.state_dict().values() if part is not None else ():
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def _condition(self, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+        """Return everything frozen but the timestep, as the UNet's forward takes it."""
+        frozen: dict[str, Any] = {
+            'encoder_hidden_states': self.prompt.expand(batch, -1, -1).to(dtype)
+        }
+        if self.switch is not None:
+            frozen['class_labels'] = self.switch.expand(batch, -1).to(dtype)
+        if self.sizes is not None:
+            assert self.pooled is not None
+            frozen['added_cond_kwargs'] = {
+                'text_embeds': self.pooled.expand(batch, -1).to(dtype),
+                'time_ids': self.sizes.expand(batch, -1).to(dtype),
+            }
+        return frozen
 
-    def trainable(self) -> nn.Module:
-        """Return the UNet."""
-        unet: nn.Module = self.unet
-        return unet
+    def _sizes(self, unet: UNet2DConditionModel) -> Tensor | None:
+        """Return SDXL's (1, 6) time_ids: the size it was trained at, nothing cropped."""
+        kind = unet.config.addition_embed_type
+        if kind is None:
+            return None
+        if kind != 'text_time':
+            raise ValueError(
+                f"expected addition_embed_type 'text_time' or none in the UNet, got '{kind}'; "
+                'this model reads something beside text that we cannot freeze'
+            )
+        ids = 6 * unet.config.addition_time_embed_dim
+        check_pooled(unet.config.projection_class_embeddings_input_dim - ids, self.pooled)
+        side_px = float(unet.config.sample_size * self.stride)
+        return torch.tensor([[side_px, side_px, 0.0, 0.0, side_px, side_px]])
 
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         self._features.append(output)
-
-
-def _check_fit(vae: AutoencoderKL, unet: UNet2DConditionModel, prompt: Tensor) -> None:
-    latent = vae.config.latent_channels
-    if (unet.config.in_channels, unet.config.out_channels) != (latent, latent):
-        raise ValueError(
-            f'expected a UNet with {latent} channels in and out, as the VAE has, got '
-            f'{unet.config.in_channels} and {unet.config.out_channels}; it belongs to another VAE '
-            'or another kind of model'
-        )
-    width = unet.config.cross_attention_dim
-    if prompt.ndim != 3 or len(prompt) != 1 or prompt.shape[2] != width:
-        raise ValueError(
-            f'expected a prompt embedding of shape (1, tokens, {width}), as the UNet reads it, '
-            f'got {tuple(prompt.shape)}; it comes from another text encoder'
-        )

@@ -16,7 +16,6 @@ from sd_perception_ros.backbones.weights import (
     save_tensors,
     weights_fingerprint,
 )
-from sd_perception_ros.checkpoint import PROMPT
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.frames import Frames
@@ -29,6 +28,7 @@ from sd_perception_ros.pretrain import (
     train_autoencoder,
     train_denoiser,
 )
+from sd_perception_ros.sources import PROMPT
 
 EXAMPLE = """\
 example:

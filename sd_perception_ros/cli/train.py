@@ -21,6 +21,7 @@ from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.optimize import device, discard_state, is_main, OptimizeConfig
+from sd_perception_ros.readouts import HEADS
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.train import previews, train, TuneConfig
 
@@ -61,9 +62,7 @@ def parser() -> argparse.ArgumentParser:
         '--latents', type=Path, help='Latents that pretrain made of this data (default: in --base)'
     )
     made.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
-    made.add_argument(
-        '--head', choices=checkpoint.HEADS, default='light', help='default: %(default)s'
-    )
+    made.add_argument('--head', choices=HEADS, default='light', help='default: %(default)s')
     made.add_argument(
         '--task-options',
         nargs='+',
@@ -96,9 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     model = checkpoint.start(
         arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
     )
-    base: Path = arguments.base
-    if checkpoint.is_checkpoint(base):
-        base = checkpoint.find(str(base)).parent
+    base = checkpoint.base_folder(arguments.base)
     file = arguments.latents or base / 'latents.safetensors'
     latents = latents_of(file, f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}')
     if arguments.latents and latents is None:

@@ -12,35 +12,56 @@ from sd_perception_ros.heads.head import Head
 
 class DPTHead(Head):
     """
-    GenPercept's DPT head (`dpt_head_identity`): all levels, fused from coarse to fine.
+    GenPercept's DPT head (`dpt_head_identity`, `dpt_head`): all levels, fused coarse to fine.
 
     Structure and names are those of DPT (arXiv 2103.13413) in transformers, so that the official
     weights fit. It reads no latent, and its denoiser needs no last convolution. Its answer has a
     range of its own: when serving, each image's is stretched to -1..1, as the official pipeline
-    does.
+    does. A transformer's levels are of one size; they become a pyramid first, as in DPT.
 
     :param channels: of the raw output.
     :param feature_channels: of the denoiser's levels, coarse first.
     :param width: channels of the fusion stages; the official heads have 256.
+    :param rectifies: end in a rectifier, as `dpt_head` does and `dpt_head_identity` does not.
     """
 
     reads_latent: ClassVar[bool] = False
 
-    def __init__(self, channels: int, feature_channels: tuple[int, ...], width: int = 256) -> None:
+    def __init__(
+        self,
+        channels: int,
+        feature_channels: tuple[int, ...],
+        width: int = 256,
+        rectifies: bool = False,
+    ) -> None:
         super().__init__()
         self.width = width
+        self.rectifies = rectifies
         self.feature_upsample_0 = _FinestLevel(feature_channels[-1])
         self.neck = _Neck(feature_channels, width)
         self.head = _Readout(width, channels)
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """Levels -> (B, channels, H', W') of about the picture's size."""
-        *coarse, finest = features
+        *coarse, finest = _pyramid(features)
         raw: Tensor = self.head(self.neck([*coarse, self.feature_upsample_0(finest)]))
+        if self.rectifies:
+            raw = F.relu(raw)
         if self.training:
             return raw
         low, high = raw.amin((1, 2, 3), keepdim=True), raw.amax((1, 2, 3), keepdim=True)
         return (raw - low) / (high - low).clamp(min=1e-12) * 2 - 1
+
+
+def _pyramid(levels: tuple[Tensor, ...]) -> list[Tensor]:
+    """Give levels of one size the sizes that a UNet's have: 1/2, 1, 2 and 2 of theirs."""
+    if len(levels) == 1 or len({level.shape[-2:] for level in levels}) > 1:
+        return list(levels)
+    height, width = levels[0].shape[-2:]
+    deepest = F.adaptive_avg_pool2d(levels[0], (max(1, height // 2), max(1, width // 2)))
+    middle = [] if len(levels) == 2 else [levels[1]]
+    fine = [F.interpolate(m, scale_factor=2, mode='bilinear') for m in levels[1 + len(middle) :]]
+    return [deepest, *middle, *fine]
 
 
 class _FinestLevel(nn.Module):

@@ -23,6 +23,7 @@ from sd_perception_ros.ros.convert import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.faults import described, FAULTS, remedy
 from sd_perception_ros.ros.inputs import CameraInput
+from sd_perception_ros.ros.logs import NodeLog
 from sd_perception_ros.ros.mailbox import Worker
 from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
 from sd_perception_ros.ros.outputs import Output, Outputs
@@ -49,6 +50,7 @@ class PerceptionNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__('perception')
+        NodeLog(self)
         for cls, prefix in GROUPS:
             declare(self, cls, prefix)
         known = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]

@@ -1,0 +1,155 @@
+"""What all latent-diffusion backbones share: the autoencoder, and the frozen condition."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+import hashlib
+from typing import Any, NamedTuple
+
+from diffusers import AutoencoderKL
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.backbones.backbone import Backbone, Denoised
+from sd_perception_ros.backbones.folding import encoder_is_folded, fold_encoder
+from sd_perception_ros.backbones.onestep import OneStep
+
+
+class Prompt(NamedTuple):
+    """
+    What text encoders made of the empty prompt; frozen.
+
+    :ivar tokens: (1, T, D) float32; T = 0 for a denoiser that reads no text.
+    :ivar pooled: (1, P) float32, the summary that SDXL and SD3 read beside the tokens.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+
+NO_TEXT = Prompt(torch.zeros(1, 0, 0))
+
+
+class LatentBackbone(Backbone):
+    """
+    A denoiser between an autoencoder's two halves.
+
+    :param vae: its encoder is shared by all backbones of a checkpoint.
+    :param denoiser: a model of diffusers with the latent's channels in, or twice as many: then
+        the second half is the noisy latent, and stays zero.
+    :param prompt: frozen, as the denoiser reads it.
+    :param step: where the denoiser runs and what its output means.
+    """
+
+    def __init__(
+        self, vae: AutoencoderKL, denoiser: Any, prompt: Prompt | Tensor, step: OneStep
+    ) -> None:
+        super().__init__()
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        self.vae = vae
+        self.denoiser: Any = denoiser
+        self.one_step = step
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.latent_channels = vae.config.latent_channels
+        self.paints = not isinstance(vae.decoder, nn.Identity)
+        self.concatenates = _reads_zeros_too(vae, denoiser)
+        self.scaling_factor: float = vae.config.scaling_factor
+        self.shift_factor: float = vae.config.get('shift_factor') or 0.0
+        self.prompt: Tensor
+        self.register_buffer('prompt', prompt.tokens.float())
+        self.pooled: Tensor | None
+        self.register_buffer('pooled', None if prompt.pooled is None else prompt.pooled.float())
+        self.timestep: Tensor
+        whole = float(step.timestep).is_integer()
+        self.register_buffer(
+            'timestep', torch.tensor([int(step.timestep) if whole else step.timestep])
+        )
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, so that the map is deterministic."""
+        latent: Tensor
+        if encoder_is_folded(self.vae):
+            latent = self.vae.encoder(image)
+            return latent - self.shift_factor * self.scaling_factor
+        latent = self.vae.encode(image).latent_dist.mean
+        return (latent - self.shift_factor) * self.scaling_factor
+
+    def step(self, latent: Tensor) -> Denoised:
+        """(B, c, h, w) -> clean latent and features."""
+        output, features = self.denoise(self.shown(latent))
+        if output is None:
+            return Denoised(None, features)
+        noisy = None if self.concatenates else latent
+        return Denoised(self.one_step.clean(noisy, output), features)
+
+    def shown(self, latent: Tensor) -> Tensor:
+        """(B, c, h, w) -> what the denoiser's first layer reads, (B, c or 2c, h, w)."""
+        # The picture's latent first, as Marigold has it.
+        return F.pad(latent, (0, 0, 0, 0, 0, latent.shape[1])) if self.concatenates else latent
+
+    @abstractmethod
+    def denoise(self, shown: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """(B, c or 2c, h, w) -> the denoiser's raw output (B, c, h, w), and features."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B, c, h, w) -> (B, 3, H, W)."""
+        pixels: Tensor = self.vae.decode(latent / self.scaling_factor + self.shift_factor).sample
+        return pixels
+
+    def fold(self, decodes: bool) -> None:
+        """Fold the scale into the encoder, and drop a decoder that no head reads."""
+        fold_encoder(self.vae, self.scaling_factor)
+        if not decodes:
+            self.vae.decoder = self.vae.post_quant_conv = None
+
+    def encoder_id(self) -> str:
+        """Return a hash of the encoder, its last convolution and the latent's scale."""
+        scale = f'{self.scaling_factor} {self.shift_factor}'
+        digest = hashlib.sha256(scale.encode())
+        for part in (self.vae.encoder, self.vae.quant_conv):
+            for tensor in part.state_dict().values() if part is not None else ():
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def trainable(self) -> nn.Module:
+        """Return the denoiser."""
+        denoiser: nn.Module = self.denoiser
+        return denoiser
+
+
+def _reads_zeros_too(vae: AutoencoderKL, denoiser: Any) -> bool:
+    """Return whether the denoiser reads two latents; refuse other numbers of channels."""
+    latent = vae.config.latent_channels
+    channels: int = denoiser.config['in_channels']
+    out = denoiser.config.get('out_channels') or channels
+    if channels not in (latent, 2 * latent) or out not in (latent, 2 * latent):
+        raise ValueError(
+            f'expected a denoiser with {latent} or {2 * latent} channels in and {latent} out, as '
+            f'the VAE has, got {channels} and {out}; it belongs to another VAE or another kind of '
+            'model'
+        )
+    return bool(channels == 2 * latent)
+
+
+def check_prompt(width: int, tokens: Tensor) -> None:
+    """
+    Refuse the embedding of a text encoder that the denoiser does not know.
+
+    :param width: D of the (1, T, D) tokens that it reads.
+    """
+    if tokens.ndim != 3 or len(tokens) != 1 or tokens.shape[2] != width:
+        raise ValueError(
+            f'expected a prompt embedding of shape (1, tokens, {width}), as the denoiser reads '
+            f'it, got {tuple(tokens.shape)}; it comes from another text encoder'
+        )
+
+
+def check_pooled(width: int, pooled: Tensor | None) -> None:
+    """Refuse a missing or foreign pooled embedding; `width` is P of (1, P)."""
+    if pooled is None or pooled.shape != (1, width):
+        got = 'none' if pooled is None else str(tuple(pooled.shape))
+        raise ValueError(
+            f'expected a pooled prompt embedding of shape (1, {width}), got {got}; the file of '
+            "the prompt needs the tensors 'prompt' and 'pooled'"
+        )

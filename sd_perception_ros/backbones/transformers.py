@@ -1,0 +1,336 @@
+"""Diffusion transformers as one-step backbones: DiT, PixArt and SD3's MMDiT, of diffusers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from diffusers import (
+    AutoencoderKL,
+    DiTTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+)
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from sd_perception_ros.backbones.latent import (
+    check_pooled,
+    check_prompt,
+    LatentBackbone,
+    Prompt,
+)
+from sd_perception_ros.backbones.onestep import OneStep
+
+LEVELS = 4  # block outputs that heads read, evenly spaced
+DDPM: Mapping[str, Any] = {
+    'beta_start': 0.0001,
+    'beta_end': 0.02,
+    'beta_schedule': 'linear',
+    'prediction_type': 'epsilon',
+}
+
+
+class TransformerBackbone(LatentBackbone):
+    """
+    One deterministic step of a transformer on patches of the latent.
+
+    The loop over blocks is ours, the modules are those of diffusers: its own forward gives no
+    block's output away, and DiT's knows square latents only. A latent whose sides no patch
+    divides is continued at its lower and right edge, and the answer is cut back.
+
+    Frozen: timestep, prompt, class label, sizes. `fold` replaces what depends on them alone.
+
+    :cvar schedule: of the published models, for a folder without a scheduler.
+    :cvar reads_text: whether it needs the embedding of a prompt.
+    """
+
+    model: ClassVar[type[Any]]
+    legacy_norm: ClassVar[str] = ''  # of Transformer2DModel, the class that DiT and PixArt had
+    schedule: ClassVar[Mapping[str, Any]]
+    reads_text: ClassVar[bool] = True
+
+    def __init__(
+        self, vae: AutoencoderKL, transformer: Any, prompt: Prompt | Tensor, step: OneStep
+    ) -> None:
+        super().__init__(vae, transformer, prompt, step)
+        self.gives_latent = True
+        self._is_folded = False
+        blocks = len(self.blocks)
+        self.taps = sorted(
+            {max(1, round(blocks * part / LEVELS)) for part in range(1, LEVELS + 1)}
+        )
+        config = transformer.config
+        width = config['num_attention_heads'] * config['attention_head_dim']
+        self.feature_channels = (width,) * len(self.taps)
+        self.patch: int = config['patch_size']
+        self._check()
+
+    @classmethod
+    def claims(cls, config: Mapping[str, Any]) -> bool:
+        """Return whether a config.json is one of this family."""
+        name = config.get('_class_name', '')
+        legacy = name == 'Transformer2DModel' and config.get('norm_type') == cls.legacy_norm
+        return name == cls.model.__name__ or legacy
+
+    @classmethod
+    def model_of(cls, _config: Mapping[str, Any]) -> type[Any]:
+        """Return the class of diffusers that reads the weights."""
+        return cls.model
+
+    @property
+    def transformer(self) -> Any:
+        """Return the denoiser."""
+        return self.denoiser
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """Return the blocks, first to last."""
+        blocks: Sequence[Any] = self.transformer.transformer_blocks
+        return blocks
+
+    def denoise(self, shown: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, c or 2c, h, w) -> raw output (B, c, h, w), and blocks' maps, deepest first."""
+        height, width = shown.shape[-2:]
+        rows, columns = (-(-side // self.patch) for side in (height, width))
+        extra = (0, columns * self.patch - width, 0, rows * self.patch - height)
+        whole = F.pad(shown, extra, mode='replicate') if any(extra) else shown
+        tokens, levels = self.run(self.embed(whole))
+        cells = tokens.view(len(shown), rows, columns, self.patch, self.patch, -1)
+        output = cells.permute(0, 5, 1, 3, 2, 4).reshape(len(shown), -1, *whole.shape[-2:])
+        maps = [level.transpose(1, 2).reshape(len(shown), -1, rows, columns) for level in levels]
+        if any(extra):  # or the maps would lie a little off the latent
+            maps = [F.interpolate(m, whole.shape[-2:], mode='bilinear') for m in maps]
+            maps = [m[..., :height, :width] for m in maps]
+        # Behind the latent's channels, DiT and PixArt predict a variance, which has no use here.
+        return output[:, : self.latent_channels, :height, :width], tuple(reversed(maps))
+
+    def embed(self, latent: Tensor) -> Tensor:
+        """(B, c or 2c, h, w) -> (B, N, D) tokens; positions are stretched to any size."""
+        tokens: Tensor = self.transformer.pos_embed(latent)
+        return tokens
+
+    @abstractmethod
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
+
+    @torch.no_grad()
+    def fold(self, decodes: bool) -> None:
+        """Fold the encoder, and replace modules that see only the frozen condition."""
+        super().fold(decodes)
+        if not self._is_folded:
+            self.fold_condition()
+            self._is_folded = True
+
+    @abstractmethod
+    def fold_condition(self) -> None:
+        """Replace modules that see only the frozen condition by what they give."""
+
+    def _check(self) -> None:
+        """Refuse a prompt that the transformer does not read."""
+
+    def _through(self, block: nn.Module, *inputs: Any) -> Any:
+        """Run a block, its activations computed twice if that was asked for."""
+        if self.transformer.gradient_checkpointing and torch.is_grad_enabled():
+            return self.transformer._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+
+class DiTBackbone(TransformerBackbone):
+    """DiT (arXiv 2212.09748): no text; its class label is frozen at 'none of them'."""
+
+    model = DiTTransformer2DModel
+    legacy_norm = 'ada_norm_zero'
+    schedule = DDPM
+    reads_text = False
+
+    def __init__(
+        self, vae: AutoencoderKL, transformer: Any, prompt: Prompt | Tensor, step: OneStep
+    ) -> None:
+        super().__init__(vae, transformer, prompt, step)
+        self.label: Tensor
+        self.register_buffer('label', torch.tensor([transformer.config['num_embeds_ada_norm']]))
+
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
+        levels = []
+        for number, block in enumerate(self.blocks, 1):
+            frozen = (None, None, None, self.timestep, None, self.label)
+            tokens = self._through(block, tokens, *frozen)
+            if number in self.taps:
+                levels.append(tokens)
+        net = self.transformer
+        seen = self.blocks[0].norm1.emb(self.timestep, self.label, hidden_dtype=tokens.dtype)
+        shift, scale = net.proj_out_1(F.silu(seen)).chunk(2, dim=1)
+        tokens = net.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
+        return net.proj_out_2(tokens), levels
+
+    def fold_condition(self) -> None:
+        """Replace embeddings and modulations by constants."""
+        dtype = self.transformer.proj_out_2.weight.dtype
+        for block in self.blocks:
+            seen = block.norm1.emb(self.timestep, self.label, hidden_dtype=dtype)
+            block.norm1.linear = Constant(block.norm1.linear(F.silu(seen)))
+            block.norm1.emb = Constant(seen)
+        first = self.blocks[0].norm1.emb(None)
+        self.transformer.proj_out_1 = Constant(self.transformer.proj_out_1(F.silu(first)))
+
+
+class PixArtBackbone(TransformerBackbone):
+    """PixArt-alpha and -sigma (arXiv 2310.00426, 2403.04692): T5 text, one shared modulation."""
+
+    model = PixArtTransformer2DModel
+    legacy_norm = 'ada_norm_single'
+    schedule = DDPM
+
+    def _check(self) -> None:
+        config = self.transformer.config
+        check_prompt(config.caption_channels or config.cross_attention_dim, self.prompt)
+
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
+        net, batch = self.transformer, len(tokens)
+        modulation, seen = net.adaln_single(
+            self.timestep, self._sizes(tokens), batch_size=1, hidden_dtype=tokens.dtype
+        )
+        text = self.prompt.to(tokens.dtype)
+        if net.caption_projection is not None:
+            text = net.caption_projection(text)
+        frozen = (None, text.expand(batch, -1, -1), None, modulation.expand(batch, -1), None, None)
+        levels = []
+        for number, block in enumerate(self.blocks, 1):
+            tokens = self._through(block, tokens, *frozen)
+            if number in self.taps:
+                levels.append(tokens)
+        shift, scale = (net.scale_shift_table[None] + seen[:, None]).chunk(2, dim=1)
+        return net.proj_out(net.norm_out(tokens) * (1 + scale) + shift), levels
+
+    def fold_condition(self) -> None:
+        """Replace the modulation and the keys and values of the text by constants."""
+        net = self.transformer
+        like = net.proj_out.weight
+        modulation = net.adaln_single(
+            self.timestep, self._sizes(like), batch_size=1, hidden_dtype=like.dtype
+        )
+        text = self.prompt.to(like.dtype)
+        if net.caption_projection is not None:
+            text = net.caption_projection(text)
+            net.caption_projection = Constant(text)
+        for block in self.blocks:
+            block.attn2 = TextAttention(block.attn2, text)
+        net.adaln_single = Constant(*modulation)
+
+    def _sizes(self, like: Tensor) -> dict[str, Tensor] | None:
+        """Return the size that the 1024-pixel alpha model is told beside the timestep."""
+        if not self.transformer.use_additional_conditions:
+            return None
+        side_px = float(self.transformer.config.sample_size * self.stride)
+        return {
+            'resolution': like.new_tensor([[side_px, side_px]]),
+            'aspect_ratio': like.new_tensor([[1.0]]),
+        }
+
+
+class MMDiTBackbone(TransformerBackbone):
+    """Stable Diffusion 3 and 3.5 (arXiv 2403.03206): text and picture share their attention."""
+
+    model = SD3Transformer2DModel
+    schedule: ClassVar[Mapping[str, Any]] = {'_class_name': 'FlowMatchEulerDiscreteScheduler'}
+
+    def _check(self) -> None:
+        check_prompt(self.transformer.config.joint_attention_dim, self.prompt)
+        check_pooled(self.transformer.config.pooled_projection_dim, self.pooled)
+
+    def embed(self, latent: Tensor) -> Tensor:
+        """
+        (B, c or 2c, h, w) -> (B, N, D) tokens.
+
+        Positions are cut out of the middle of a table, as in training; beyond its size, the
+        middle of the table is stretched.
+        """
+        patches = self.transformer.pos_embed
+        tokens = patches.proj(latent)
+        rows, columns = tokens.shape[-2:]
+        side = patches.pos_embed_max_size
+        table = patches.pos_embed.view(1, side, side, -1).permute(0, 3, 1, 2)
+        factor = max(1.0, rows / side, columns / side)
+        cut = [max(1, round(count / factor)) for count in (rows, columns)]
+        top, left = ((side - count) // 2 for count in cut)
+        table = table[..., top : top + cut[0], left : left + cut[1]]
+        if factor > 1:
+            table = F.interpolate(table.float(), (rows, columns), mode='bicubic')
+        placed: Tensor = tokens + table.to(tokens.dtype)
+        return placed.flatten(2).transpose(1, 2)
+
+    def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
+        net = self.transformer
+        seen, text = self._condition(tokens.dtype)
+        text = text.expand(len(tokens), -1, -1)
+        levels = []
+        for number, block in enumerate(self.blocks, 1):
+            text, tokens = self._through(block, tokens, text, seen)
+            if number in self.taps:
+                levels.append(tokens)
+        return net.proj_out(net.norm_out(tokens, seen)), levels
+
+    def fold_condition(self) -> None:
+        """Replace embeddings and modulations by constants; text meets the picture in blocks."""
+        net = self.transformer
+        seen, text = self._condition(net.proj_out.weight.dtype)
+        net.time_text_embed, net.context_embedder = Constant(seen), Constant(text)
+        for module in [*net.modules()]:
+            if type(module).__name__.endswith(('AdaLayerNormZero', 'Continuous', 'NormZeroX')):
+                module.linear = Constant(module.linear(F.silu(seen)))
+
+    def _condition(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the embedding of time and pooled text, (1, D), and the text's tokens."""
+        assert self.pooled is not None
+        net = self.transformer
+        seen: Tensor = net.time_text_embed(self.timestep, self.pooled.to(dtype))
+        text: Tensor = net.context_embedder(self.prompt.to(dtype))
+        return seen, text
+
+
+FAMILIES: tuple[type[TransformerBackbone], ...] = (DiTBackbone, PixArtBackbone, MMDiTBackbone)
+
+
+class Constant(nn.Module):
+    """What a module gave for the frozen condition, whatever it is asked."""
+
+    def __init__(self, *values: Tensor) -> None:
+        super().__init__()
+        for number, value in enumerate(values):
+            self.register_buffer(f'value_{number}', value.detach().clone())
+
+    def forward(self, *_inputs: Any, **_options: Any) -> Tensor | tuple[Tensor, ...]:
+        """Return the value, or all of them."""
+        values = tuple(self.buffers())
+        return values[0] if len(values) == 1 else values
+
+
+class TextAttention(nn.Module):
+    """Attention of a picture's tokens to text whose keys and values never change."""
+
+    def __init__(self, attention: Any, text: Tensor) -> None:
+        super().__init__()
+        self.heads: int = attention.heads
+        self.query, self.out = attention.to_q, attention.to_out[0]
+        self.keys: Tensor
+        self.register_buffer('keys', self._split(attention.to_k(text)))
+        self.values: Tensor
+        self.register_buffer('values', self._split(attention.to_v(text)))
+
+    def forward(self, tokens: Tensor, **_options: Any) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        batch = len(tokens)
+        keys, values = (t.expand(batch, -1, -1, -1) for t in (self.keys, self.values))
+        mixed = F.scaled_dot_product_attention(self._split(self.query(tokens)), keys, values)
+        given: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return given
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """(B, N, heads * d) -> (B, heads, N, d)."""
+        return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)

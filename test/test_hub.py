@@ -1,0 +1,203 @@
+"""Models of the hub: which files are wanted, a real server's answers, and the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import hashlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from threading import Thread
+from typing import ClassVar
+
+from models import save_tiny
+import pytest
+
+from sd_perception_ros.backbones.hub import needed_files, on_disk
+
+COMMIT = '0123456789abcdef0123456789abcdef01234567'
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+PLACE = f'hub:owner/model@{COMMIT}'
+
+
+@pytest.mark.parametrize(
+    'place',
+    [
+        'hub:owner/model',  # what it is tomorrow is not what it is today
+        'hub:owner/model@main',
+        'hub:model@' + COMMIT,
+        f'hub:owner/model@{COMMIT[:12]}',
+        f'hub:owner/model@{COMMIT.upper()}',
+    ],
+)
+def test_a_place_without_a_whole_commit_is_refused(place: str) -> None:
+    with pytest.raises(ValueError, match=r'expected hub:owner/name@commit, .* got'):
+        on_disk(place)
+
+
+def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
+    files = [
+        'README.md',
+        'model_index.json',
+        'scheduler/scheduler_config.json',
+        'unet/config.json',
+        f'unet/{WEIGHTS}',
+        'unet/diffusion_pytorch_model.fp16.safetensors',
+        'unet/diffusion_pytorch_model.bin',
+        'vae/diffusion_pytorch_model.fp16.safetensors',
+        'demo/picture.png',
+        'sd.ckpt',
+    ]
+    assert needed_files(files, '') == [
+        'README.md',
+        'model_index.json',
+        'scheduler/scheduler_config.json',
+        'unet/config.json',
+        f'unet/{WEIGHTS}',
+        'vae/diffusion_pytorch_model.fp16.safetensors',
+    ]
+    assert needed_files([f for f in files if 'safetensors' not in f], '') == []
+
+
+def test_a_subfolder_comes_with_the_head_beside_it_and_the_card_above() -> None:
+    files = [
+        'README.md',
+        f'unet_depth_v2/{WEIGHTS}',
+        f'unet_disparity_dpt_head_v2/{WEIGHTS}',
+        'dpt_head_identity/model.safetensors',
+    ]
+    assert needed_files(files, 'unet_disparity_dpt_head_v2') == [
+        'dpt_head_identity/model.safetensors',
+        f'unet_disparity_dpt_head_v2/{WEIGHTS}',
+        'README.md',
+    ]
+
+
+def test_all_shards_of_one_format_are_wanted() -> None:
+    shards = [f'transformer/model-0000{i}-of-00002.safetensors' for i in (1, 2)]
+    half = [shard.replace('model-', 'model.fp16-') for shard in shards]
+    index = 'transformer/model.safetensors.index.json'
+    files = [*shards, *half, index, index.replace('index', 'index.fp16')]
+    assert set(needed_files(files, '')) == {*shards, index, index.replace('index', 'index.fp16')}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of the hub's interface that a download uses, over one repository."""
+
+    folder: ClassVar[Path]
+    asked: ClassVar[list[str]]
+
+    def do_HEAD(self) -> None:  # noqa: N802: named by the standard library
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        path = self.path.partition('?')[0]
+        self.asked.append(f'{self.command} {path}')
+        files = [p for p in sorted(self.folder.rglob('*')) if p.is_file()]
+        names = [p.relative_to(self.folder).as_posix() for p in files]
+        api, resolve = '/api/models/owner/model', f'/owner/model/resolve/{COMMIT}/'
+        if path == f'{api}/revision/{COMMIT}':
+            siblings = [{'rfilename': name} for name in names]
+            self.send(json.dumps({'id': 'owner/model', 'sha': COMMIT, 'siblings': siblings}))
+        elif path.startswith(f'{api}/tree/{COMMIT}'):
+            sizes = [p.stat().st_size for p in files]
+            rows = zip(names, sizes, strict=True)
+            self.send(
+                json.dumps([{'type': 'file', 'path': n, 'size': s, 'oid': n} for n, s in rows])
+            )
+        elif path.startswith(resolve) and path.removeprefix(resolve) in names:
+            self.send((self.folder / path.removeprefix(resolve)).read_bytes())
+        else:
+            self.send('{}', 404)
+
+    def send(self, body: str | bytes, status: int = 200) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        self.send_header('Content-Length', str(len(data)))
+        self.send_header('X-Repo-Commit', COMMIT)
+        self.send_header('ETag', hashlib.sha256(data).hexdigest())
+        if status == 404:
+            self.send_header('X-Error-Code', 'RevisionNotFound')
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(data)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    """Serve a small checkpoint as the repository owner/model; yields the address."""
+    Hub.folder, Hub.asked = save_tiny(tmp_path / 'repository'), []
+    (Hub.folder / 'unet/diffusion_pytorch_model.bin').write_bytes(b'a pickle')
+    (Hub.folder / 'README.md').write_text('---\nlicense: cc-by-nc-4.0\n---\n')
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_address[1]}'
+    server.shutdown()
+    server.server_close()
+
+
+def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str]:
+    """
+    Load a denoiser from each place, in a process whose cache lies in the folder.
+
+    :returns: what came of each, and what was logged.
+    """
+    files = []
+    for number, place in enumerate(places):
+        files.append(folder / f'{number}.yaml')
+        files[-1].write_text(json.dumps({'tasks': {'depth': {'unet': place}}}))
+    code = (
+        'import sys; from sd_perception_ros import checkpoint\n'
+        'for name in sys.argv[1:]:\n'
+        '    try: model, about = checkpoint.load(name)\n'
+        '    except (ValueError, OSError) as error: print(type(error).__name__, error)\n'
+        "    else: print('loaded', about.license)"
+    )
+    own = {
+        'HF_ENDPOINT': endpoint,
+        'HF_HUB_CACHE': str(folder / 'cache'),
+        'HF_HOME': str(folder / 'home'),
+        'HF_HUB_OFFLINE': '0',
+        'HF_HUB_DISABLE_XET': '1',
+        'NO_PROXY': '127.0.0.1',
+    }
+    done = subprocess.run(
+        [sys.executable, '-c', code, *map(str, files)],
+        env=os.environ | own,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_what_is_needed_is_fetched_once_and_then_comes_from_the_cache(
+    tmp_path: Path, hub: str
+) -> None:
+    unknown = PLACE.replace(COMMIT, '1' * 40)
+    [first, second, third], log = load(tmp_path, [PLACE, PLACE, unknown], hub)
+    assert first == second == 'loaded cc-by-nc-4.0'
+    assert 'does not allow every use' in log
+    assert third.startswith('ValueError')
+    assert 'the hub does not give hub:owner/model@1111' in third
+    fetched = [line for line in Hub.asked if line.startswith('GET') and 'resolve' in line]
+    assert len([line for line in fetched if line.endswith(f'/unet/{WEIGHTS}')]) == 1
+    assert not [line for line in fetched if line.endswith('.bin')]
+    Hub.asked.clear()
+    nobody = 'http://127.0.0.1:9'
+    [offline, elsewhere], _ = load(tmp_path, [PLACE, unknown], nobody)
+    assert offline == 'loaded cc-by-nc-4.0'
+    assert elsewhere.startswith('FileNotFoundError')
+    assert 'is not in the cache, and the hub was not reached' in elsewhere
+    assert Hub.asked == []
