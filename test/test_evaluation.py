@@ -214,6 +214,21 @@ def test_a_checkpoint_is_no_better_than_itself(
     assert '*' not in out
 
 
+@pytest.mark.parametrize(
+    ('words', 'error'),
+    [
+        (['--resamples', '0'], r'--resamples must be at least 1, got 0'),
+        (['--worst', '-1'], r'--worst must be at least 1, got -1'),
+        (['--pictures', __file__], 'exists'),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_before_anything_is_measured(
+    words: list[str], error: str
+) -> None:
+    with pytest.raises((ValueError, FileExistsError), match=error):
+        command.main(['--data', 'nowhere', *words])
+
+
 def test_tasks_that_the_data_has_no_truth_for_are_named(
     frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

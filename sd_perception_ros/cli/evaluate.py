@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
-import importlib.metadata
 import json
 import math
 from pathlib import Path
-import platform
 from typing import Any
 
 import cv2
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from sd_perception_ros import checkpoint
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.cli.tables import aligned
+from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.comparison import Difference, paired_bootstrap
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -80,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Print a table for each task, and write figures and pictures if asked to."""
     arguments = parser().parse_args(argv)
+    _check(arguments)
     protocol = PROTOCOLS[arguments.protocol]
     engine = Engine.load(arguments.checkpoint)
     other = Engine.load(arguments.against) if arguments.against else None
@@ -135,6 +135,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what would only fail after everything was measured; make the folders."""
+    for name in ('resamples', 'worst'):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f'--{name} must be at least 1, got {getattr(arguments, name)}')
+    if arguments.pictures:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _measure(engine: Engine, dataset: RoomsDataset, protocol: Protocol, title: str) -> Measured:
     measured: Measured = {}
     steps = measure(engine, dataset, measured, protocol)
@@ -177,12 +188,6 @@ def _about(
     arguments: argparse.Namespace, dataset: RoomsDataset, protocol: Protocol
 ) -> dict[str, Any]:
     """Return what was measured on what, with which versions."""
-    versions = {'python': platform.python_version()}
-    for package in ('torch', 'diffusers', 'numpy', 'scipy', 'pysodmetrics', 'pycocotools'):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = ''
     return {
         'checkpoint': arguments.checkpoint,
         'against': arguments.against,
@@ -190,7 +195,8 @@ def _about(
         'data': {'folder': str(arguments.data), 'frames': len(dataset),
                  'fingerprint': dataset.fingerprint()},
         'protocol': {'name': arguments.protocol, **asdict(protocol)},
-        'versions': {**versions, 'opencv': cv2.__version__},
+        'commit': commit(),
+        'versions': versions(),
     }  # fmt: skip
 
 
@@ -212,7 +218,6 @@ def _write_sheets(
     count: int,
 ) -> None:
     """Write DIR/<task>.png: the worst pictures of each task, the worst on top."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figures in frames.items():
         task = engine.tasks[name]
         rows = []

@@ -6,7 +6,6 @@ import argparse
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-import subprocess
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from sd_perception_ros.backbones.weights import weights_fingerprint
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.cli.arguments import add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
+from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         license=arguments.license,
         provenance={
             'base': arguments.base.name,
-            'commit': _commit(),
+            'commit': commit(),
             'frames': len(dataset),
             'data': dataset.fingerprint(),
             'recipe': dataset.recipe(),
@@ -148,18 +148,6 @@ def _options(words: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"expected TASK.NAME=VALUE, got '{word}'")
         options.setdefault(task, {})[name] = yaml.safe_load(text)
     return options
-
-
-def _commit() -> str:
-    """Return the commit of this code, '-dirty' where it was changed; empty without git."""
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ''
-    return done.stdout.strip()
 
 
 if __name__ == '__main__':
