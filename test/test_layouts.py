@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import DDIMScheduler, MarigoldDepthPipeline, UNet2DConditionModel
 import hollow
-from models import save_tiny, tiny_unet, tiny_vae
+from models import save_tiny, tiny_unet, tiny_vae, unet_with
 import numpy as np
 from peft import LoraConfig
 import pytest
@@ -249,8 +249,7 @@ def wide_unet() -> UNet2DConditionModel:
 
 def changed_unet(**changes: Any) -> UNet2DConditionModel:
     torch.manual_seed(0)
-    config = {k: v for k, v in tiny_unet().config.items() if not k.startswith('_')}
-    return UNet2DConditionModel(**config | changes)
+    return unet_with(**changes)
 
 
 @pytest.mark.parametrize('prediction', ['v_prediction', 'epsilon', 'sample'])

@@ -1,0 +1,353 @@
+"""Every backbone keeps one contract, and computes what diffusers does with the same weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from models import base_backbone, DENOISERS, save_base, tiny_mmdit, tiny_vae
+import pytest
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
+from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
+from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
+from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.train import train, TuneConfig
+
+STABLE_DIFFUSION = {
+    'beta_start': 0.00085,
+    'beta_end': 0.012,
+    'beta_schedule': 'scaled_linear',
+    'clip_sample': False,
+}
+
+
+@pytest.fixture(scope='module', params=DENOISERS)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random backbone, one for each kind of denoiser."""
+    return save_base(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope='module')
+def backbone(base: Path) -> LatentBackbone:
+    return base_backbone(base)
+
+
+def official(backbone: LatentBackbone, shown: Tensor) -> Tensor:
+    """Return what diffusers' own forward makes of the same input under the same condition."""
+    count = len(shown)
+    time, text = backbone.timestep.expand(count), backbone.prompt.expand(count, -1, -1)
+    pooled = None if backbone.pooled is None else backbone.pooled.expand(count, -1)
+    net: Any = backbone.denoiser
+    name = type(net).__name__
+    if name == 'DiTTransformer2DModel':
+        return net(shown, time, torch.full((count,), 10)).sample
+    if name == 'SD3Transformer2DModel':
+        return net(shown, text, pooled, time).sample
+    if name == 'PixArtTransformer2DModel':
+        told = {'resolution': torch.full((count, 2), 64.0), 'aspect_ratio': torch.ones(count, 1)}
+        return net(shown, text, time, added_cond_kwargs=told).sample
+    options: dict[str, Any] = {}
+    if pooled is not None:
+        sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(count, -1)
+        options['added_cond_kwargs'] = {'text_embeds': pooled, 'time_ids': sizes}
+    if net.config.class_embed_type:
+        switch = torch.tensor([[math.sin(1), 0, math.cos(1), 1]])
+        options['class_labels'] = switch.expand(count, -1)
+    return net(shown, time, text, **options).sample
+
+
+@torch.inference_mode()
+def test_the_output_is_that_of_diffusers_forward(backbone: LatentBackbone) -> None:
+    latent = torch.randn(2, 4, 8, 8)
+    shown = backbone.shown(latent)
+    output, _ = backbone.denoise(shown)
+    expected = official(backbone, shown)[:, :4]
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 1e-2
+
+
+@pytest.mark.parametrize('size', [(8, 8), (6, 14), (7, 13), (5, 8), (22, 12)])
+@torch.inference_mode()
+def test_a_latent_of_any_size_comes_back_clean_with_levels_that_lie_on_it(
+    backbone: LatentBackbone, size: tuple[int, int]
+) -> None:
+    latent = torch.randn(1, 4, *size)
+    clean, features = backbone.step(latent)
+    assert clean is not None
+    assert clean.shape == latent.shape
+    assert clean.isfinite().all()
+    assert tuple(level.shape[1] for level in features) == backbone.feature_channels
+    for level in features:
+        assert level.isfinite().all()
+        # As wide for its height as the latent is, to a cell.
+        cell = size[0] / level.shape[2]
+        assert abs(level.shape[3] - size[1] / cell) < 1.01
+
+
+@torch.inference_mode()
+def test_pictures_of_a_batch_do_not_see_one_another(backbone: LatentBackbone) -> None:
+    latent = torch.randn(3, 4, 6, 9)
+    together = backbone.step(latent)
+    for index in range(3):
+        alone = backbone.step(latent[index : index + 1])
+        torch.testing.assert_close(together.latent[index], alone.latent[0], atol=1e-4, rtol=1e-4)
+        for many, one in zip(together.features, alone.features, strict=True):
+            torch.testing.assert_close(many[index], one[0], atol=1e-4, rtol=1e-4)
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@torch.inference_mode()
+def test_folding_changes_the_size_and_not_the_answer(backbone: LatentBackbone) -> None:
+    folded = copy.deepcopy(backbone)
+    folded.fold(decodes=True)
+    folded.fold(decodes=True)  # a second time does nothing
+    image = torch.rand(2, 3, 56, 72) * 2 - 1
+    latent = backbone.encode(image)
+    torch.testing.assert_close(folded.encode(image), latent, atol=1e-5, rtol=1e-5)
+    found, expected = folded.step(latent), backbone.step(latent)
+    scale = float(expected.latent.abs().max())
+    torch.testing.assert_close(found.latent, expected.latent, atol=1e-5 * scale, rtol=1e-5)
+    for level, truth in zip(found.features, expected.features, strict=True):
+        largest = float(truth.abs().max())
+        torch.testing.assert_close(level, truth, atol=1e-5 * largest, rtol=1e-5)
+    assert size_of(folded.denoiser) < size_of(backbone.denoiser)
+
+
+@torch.inference_mode()
+def test_what_is_frozen_matters(backbone: LatentBackbone) -> None:
+    """Else folding would agree whatever it did."""
+    latent = torch.randn(1, 4, 6, 8)
+    before = backbone.step(latent).latent
+    for name in ('prompt', 'pooled', 'timestep', 'switch', 'sizes', 'label'):
+        frozen = getattr(backbone, name, None)
+        if frozen is None or not frozen.numel():
+            continue
+        other = copy.deepcopy(backbone)
+        value = getattr(other, name)
+        value.copy_(value * 0.5 + 1 if value.is_floating_point() else (value - 7).abs())
+        assert (other.step(latent).latent - before).abs().max() > 1e-5, name
+
+
+@pytest.mark.parametrize('head', ['light', 'dpt', 'decoder'])
+def test_each_head_reads_each_backbone_and_moves_all_of_it(base: Path, head: str) -> None:
+    model = checkpoint.start(base, ['depth'], head).train()
+    [backbone] = model.backbones.values()
+    backbone.trainable().requires_grad_(True)
+    image = torch.rand(1, 3, 64, 96) * 2 - 1
+    raw = model(image)['depth']
+    assert raw.shape[2] / raw.shape[3] == 64 / 96
+    assert raw.shape[2] in (32, 64)
+    raw.square().mean().backward()
+    idle = [name for name, p in backbone.denoiser.named_parameters() if p.grad is None]
+    last = ('norm_out', 'proj_out', 'conv_norm_out', 'conv_out', 'scale_shift_table')
+    # A DPT head reads no latent: what makes it stays as it is.
+    assert not [name for name in idle if not (head == 'dpt' and name.startswith(last))]
+
+
+@pytest.mark.parametrize('head', ['light', 'decoder'])
+def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, head: str) -> None:
+    torch.manual_seed(3)
+    model = checkpoint.start(base, ['depth', 'normals'], head).eval()
+    about = CheckpointConfig(license='Apache-2.0', long_side_px=64)
+    checkpoint.save(tmp_path, model, about, torch.float32)
+    again, read = checkpoint.load(str(tmp_path))
+    assert (read.license, read.timestep) == ('Apache-2.0', model.backbones['unet'].timestep.item())
+    image = torch.rand(1, 3, 48, 80) * 2 - 1
+    with torch.inference_mode():
+        for name, raw in again(image).items():
+            torch.testing.assert_close(raw, model(image)[name])
+    prediction = Engine.load(str(tmp_path), device='cpu').predict(
+        [torch.randint(0, 256, (50, 70, 3), dtype=torch.uint8).numpy()]
+    )[0]
+    assert prediction['depth'].values.shape == (50, 70)
+
+
+@pytest.mark.parametrize('options', [{'checkpointing': 1}, {'tune': 'lora', 'lora_rank': 2}])
+def test_training_moves_it_and_leaves_a_plain_model(
+    base: Path, frames: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    model = checkpoint.start(base, ['depth'], 'light')
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-2, warmup=1)
+    run = train(
+        model, RoomsDataset(frames), None, config, [(24, 32)], tmp_path, TuneConfig(**options)
+    )
+    assert len(list(run)) == 2
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    moved = {name for name in before if (after[name] != before[name]).any()}
+    assert any('.denoiser.' in name for name in moved)
+    assert not any('.vae.' in name for name in moved)
+
+
+def test_checkpointing_gives_the_gradients_of_no_checkpointing(base: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(4)
+        model = checkpoint.start(base, ['depth'], 'light').train()
+        [backbone] = model.backbones.values()
+        denoiser = backbone.trainable().requires_grad_(True)
+        if checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        model.read(torch.ones(1, 4, 6, 8), ['depth'])['depth'].square().mean().backward()
+        gradients.append({n: p.grad for n, p in denoiser.named_parameters()})
+    for name, gradient in gradients[0].items():
+        largest = float(gradient.abs().max())
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4 * largest, rtol=1e-4)
+
+
+# Where each kind runs when it is fine-tuned: timestep, prediction, keep and gain.
+TUNED = {
+    'sd': (1, 'velocity', 0, -1),
+    'marigold': (999, 'velocity', 0.0682649, -0.9976672),
+    'lotus': (999, 'sample', 0, 1),
+    'sdxl': (1, 'velocity', 0, -1),
+    # Betas b of 0.0001 to 0.02: the product of 1 - b is a half after 259 steps, the first is 0.
+    'dit': (258, 'epsilon', 2**0.5, -1),
+    'pixart': (258, 'epsilon', 2**0.5, -1),
+    'mmdit': (1000, 'flow', 1, -1),
+}
+
+
+@pytest.mark.parametrize('kind', DENOISERS)
+def test_each_kind_is_tuned_where_its_prediction_is_a_latent_of_unit_size(
+    tmp_path: Path, kind: str
+) -> None:
+    [backbone] = checkpoint.start(save_base(tmp_path, kind), ['depth'], 'light').backbones.values()
+    step, (timestep, prediction, keep, gain) = backbone.one_step, TUNED[kind]
+    assert (step.timestep, step.prediction) == (timestep, prediction)
+    assert step.keep == pytest.approx(keep, abs=5e-3)
+    assert step.gain == pytest.approx(gain, abs=5e-3)
+
+
+def test_positions_of_a_larger_picture_are_the_same_table_stretched() -> None:
+    """Stable Diffusion 3's table has an end; here a cell's position is its own column."""
+    torch.manual_seed(0)
+    prompt = Prompt(torch.zeros(1, 1, 8), torch.zeros(1, 6))
+    backbone = MMDiTBackbone(tiny_vae(), tiny_mmdit(), prompt, OneStep(1000, 'flow'))
+    patches = backbone.denoiser.pos_embed
+    nn.init.zeros_(patches.proj.weight)
+    nn.init.zeros_(patches.proj.bias)
+    columns = torch.arange(6.0).view(1, 1, 6, 1).expand(1, 6, 6, 16)
+    patches.pos_embed.copy_(columns.reshape(1, 36, 16))
+    inside = backbone.embed(torch.zeros(1, 4, 8, 8)).view(4, 4, 16)
+    assert inside[0, :, 0].tolist() == [1, 2, 3, 4]  # the middle of six
+    torch.testing.assert_close(inside, patches(torch.zeros(1, 4, 8, 8)).view(4, 4, 16))
+    wide = backbone.embed(torch.zeros(1, 4, 12, 24)).view(6, 12, 16)[0, :, 0]
+    assert (wide.diff() > 0).all()
+    assert wide[0] < 0.5
+    assert wide[-1] > 4.5
+
+
+@pytest.mark.parametrize('kind', ['v_prediction', 'epsilon', 'sample'])
+@pytest.mark.parametrize('timestep', [0, 259, 999])
+def test_the_clean_latent_is_the_one_that_diffusers_solves_for(kind: str, timestep: int) -> None:
+    config = STABLE_DIFFUSION | {'prediction_type': kind}
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(1000)
+    shown, output = torch.randn(2, 1, 4, 3, 3)
+    expected = scheduler.step(output, timestep, shown).pred_original_sample
+    found = of_scheduler(config, timestep).clean(shown, output)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    zeros = of_scheduler(config, timestep).clean(None, output)
+    expected = scheduler.step(output, timestep, shown * 0).pred_original_sample
+    torch.testing.assert_close(zeros, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('shift', [1.0, 3.0])
+def test_a_flow_goes_all_the_way_in_one_step_as_diffusers_goes(shift: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(1)
+    shown, output = torch.randn(2, 1, 4, 3, 3)
+    expected = scheduler.step(output, scheduler.timesteps[0], shown).prev_sample
+    step = of_scheduler(dict(scheduler.config) | {'_class_name': type(scheduler).__name__})
+    assert step.timestep == scheduler.timesteps[0] == 1000
+    torch.testing.assert_close(step.clean(shown, output), expected)
+
+
+@given(
+    prediction=st.sampled_from(['velocity', 'epsilon', 'flow']),
+    signal=st.floats(0.01, 1),
+    clean=st.floats(-4, 4),
+    noise=st.floats(-4, 4),
+)
+def test_a_perfect_prediction_gives_the_clean_latent(
+    prediction: str, signal: float, clean: float, noise: float
+) -> None:
+    step = OneStep(1, prediction, signal)
+    a, s = step.signal, step.noise
+    output = {'velocity': a * noise - s * clean, 'epsilon': noise, 'flow': noise - clean}
+    shown = torch.tensor(a * clean + s * noise, dtype=torch.float64)
+    found = step.clean(shown, torch.tensor(output[prediction], dtype=torch.float64))
+    assert float(found) == pytest.approx(clean, abs=1e-6)
+
+
+def test_the_balanced_step_has_as_much_signal_as_noise() -> None:
+    step = balanced(STABLE_DIFFUSION)
+    assert step.signal == pytest.approx(step.noise, abs=5e-3)
+    assert step.gain == pytest.approx(-1, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        ({'clip_sample': True, '_class_name': 'DDIMScheduler'}, 'with clip_sample: true'),
+        ({'thresholding': True}, 'with thresholding: true'),
+        ({'prediction_type': 'noise'}, "a prediction_type of v_prediction, .* got 'noise'"),
+    ],
+)
+def test_a_scheduler_that_we_cannot_follow_is_refused(
+    config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        of_scheduler(STABLE_DIFFUSION | config)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'tensors', 'message'),
+    [
+        ('sd', {'prompt': (1, 3, 9)}, r'shape \(1, tokens, 8\), .* got \(1, 3, 9\)'),
+        ('pixart', {'prompt': (1, 3, 9)}, r'shape \(1, tokens, 8\), .* got \(1, 3, 9\)'),
+        ('sdxl', {'prompt': (1, 3, 8)}, r'pooled prompt embedding of shape \(1, 6\), got none'),
+        ('mmdit', {'prompt': (1, 3, 8), 'pooled': (1, 5)}, r'\(1, 6\), got \(1, 5\)'),
+    ],
+)
+def test_a_prompt_of_another_model_is_refused(
+    tmp_path: Path, kind: str, tensors: dict[str, tuple[int, ...]], message: str
+) -> None:
+    base = save_base(tmp_path, kind)
+    stored = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    save_file(stored, base / 'prompt.safetensors')
+    with pytest.raises(ValueError, match=message):
+        base_backbone(base)
+
+
+def test_a_model_of_diffusers_that_is_no_denoiser_of_ours_is_refused(tmp_path: Path) -> None:
+    base = save_base(tmp_path, 'dit')
+    file = base / 'transformer/config.json'
+    file.write_text(file.read_text().replace('DiTTransformer2DModel', 'FluxTransformer2DModel'))
+    with pytest.raises(ValueError, match=r'or a transformer \(DiT, PixArt, MMDiT\), got Flux'):
+        base_backbone(base)
+
+
+def test_transformers_give_four_levels_from_evenly_spaced_blocks(tmp_path: Path) -> None:
+    backbone = base_backbone(save_base(tmp_path, 'dit'))
+    assert isinstance(backbone, TransformerBackbone)
+    assert backbone.taps == [1, 2, 3, 4]
+    assert backbone.feature_channels == (16, 16, 16, 16)

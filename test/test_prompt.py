@@ -1,0 +1,106 @@
+"""The empty prompt as each family of models reads it, from small random text encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sd_perception_ros.backbones.prompt import prompt_of
+
+transformers = pytest.importorskip('transformers', reason='transformers is optional')
+
+
+def clip(pipeline: Path, number: str, width: int, projects: bool) -> Any:
+    """Write a CLIP whose empty prompt is the tokens 3 and 5; return it."""
+    torch.manual_seed(width)
+    config = transformers.CLIPTextConfig(
+        vocab_size=6,
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=width + 2,
+        bos_token_id=3,
+        eos_token_id=5,
+        pad_token_id=1,
+    )
+    kinds = (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection)
+    model = kinds[projects](config).eval()
+    model.save_pretrained(pipeline / f'text_encoder{number}')
+    folder = pipeline / f'tokenizer{number}'
+    folder.mkdir()
+    (folder / 'vocab.json').write_text(json.dumps({'<|startoftext|>': 3, '<|endoftext|>': 5}))
+    return model
+
+
+def t5(pipeline: Path, number: str, width: int) -> Any:
+    """Write a T5 whose empty prompt is the end token 1; return it."""
+    torch.manual_seed(width)
+    config = transformers.T5Config(
+        vocab_size=6, d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+    )
+    model = transformers.T5EncoderModel(config).eval()
+    model.save_pretrained(pipeline / f'text_encoder{number}')
+    return model
+
+
+def read(model: Any, *tokens: int) -> Any:
+    with torch.inference_mode():
+        return model(torch.tensor([tokens]), output_hidden_states=True)
+
+
+def test_stable_diffusion_reads_the_last_states_of_one_clip(tmp_path: Path) -> None:
+    model = clip(tmp_path, '', 8, projects=False)
+    prompt = prompt_of(tmp_path)
+    torch.testing.assert_close(prompt.tokens, read(model, 3, 5).last_hidden_state)
+    assert prompt.pooled is None
+
+
+def test_sdxl_reads_two_clips_before_their_last_layers_and_one_summary(tmp_path: Path) -> None:
+    first = read(clip(tmp_path, '', 8, projects=False), 3, 5)
+    second = read(clip(tmp_path, '_2', 12, projects=True), 3, 5)
+    prompt = prompt_of(tmp_path)
+    assert prompt.tokens.shape == (1, 2, 8 + 12)
+    torch.testing.assert_close(prompt.tokens[..., :8], first.hidden_states[1])
+    torch.testing.assert_close(prompt.tokens[..., 8:], second.hidden_states[1])
+    torch.testing.assert_close(prompt.pooled, second.text_embeds)
+
+
+@pytest.mark.parametrize('with_t5', [False, True])
+def test_stable_diffusion_3_widens_two_clips_to_t5_which_may_be_missing(
+    tmp_path: Path, with_t5: bool
+) -> None:
+    first = read(clip(tmp_path, '', 8, projects=True), 3, 5)
+    second = read(clip(tmp_path, '_2', 12, projects=True), 3, 5)
+    third = read(t5(tmp_path, '_3', 32), 1) if with_t5 else None
+    (tmp_path / 'transformer').mkdir()
+    (tmp_path / 'transformer/config.json').write_text('{"joint_attention_dim": 32}')
+    prompt = prompt_of(tmp_path)
+    assert prompt.tokens.shape == (1, 3 if with_t5 else 2, 32)
+    torch.testing.assert_close(prompt.tokens[:, :2, 8:20], second.hidden_states[1])
+    assert (prompt.tokens[:, :2, 20:] == 0).all()
+    if third is not None:
+        torch.testing.assert_close(prompt.tokens[:, 2:], third.last_hidden_state)
+    torch.testing.assert_close(
+        prompt.pooled, torch.cat([first.text_embeds, second.text_embeds], 1)
+    )
+
+
+def test_pixart_reads_t5_s_end_token(tmp_path: Path) -> None:
+    model = t5(tmp_path, '', 32)
+    torch.testing.assert_close(prompt_of(tmp_path).tokens, read(model, 1).last_hidden_state)
+
+
+def test_another_encoder_and_a_missing_one_say_what_to_store(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'found no .*; or store the embedding'):
+        prompt_of(tmp_path)
+    (tmp_path / 'text_encoder').mkdir()
+    (tmp_path / 'text_encoder/config.json').write_text('{"architectures": ["GemmaModel"]}')
+    with pytest.raises(
+        ValueError, match=r'a CLIP or T5 text encoder, got GemmaModel; or store'
+    ):
+        prompt_of(tmp_path)
