@@ -1,0 +1,300 @@
+"""
+Compare with the pipelines of diffusers, on the same random weights of Stable Diffusion 2.1's size.
+
+  python benchmark/official.py --json benchmark/results/my_machine_official.json
+
+Marigold's pipelines with one step and with four, as a user would run them, and this package with
+the same denoiser: with the autoencoder's decoder as readout, with a light readout, and with four
+tasks on light readouts. Each runs in a process of its own, turn by turn, which tells time and peak
+memory. The picture has the network's size, so nothing is resized; both depth maps must agree.
+
+The weights (5.5 GB) are made once in --work. --tiny compares small models in seconds, to see that
+everything works.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import os
+from pathlib import Path
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import diffusers  # noqa: E402
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    DDIMScheduler,
+    MarigoldDepthPipeline,
+    UNet2DConditionModel,
+)
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from PIL import Image  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+import yaml  # noqa: E402
+
+from sd_perception_ros.backbones.weights import save_tensors  # noqa: E402
+from sd_perception_ros.engine import Engine  # noqa: E402
+from sd_perception_ros.heads.light import LightHead  # noqa: E402
+from sd_perception_ros.tasks import make_task  # noqa: E402
+
+PEERS = {'diffusers Marigold, 1 step': 1, 'diffusers Marigold, 4 steps': 4}
+FOUR = ('depth', 'normals', 'segmentation', 'matting')
+OURS = {'ours, decoder': ('decoder', FOUR[:1]), 'ours, light head': ('light', FOUR[:1]),
+        'ours, light heads, 4 tasks': ('light', FOUR)}  # fmt: skip
+SIZES = {False: (576, 768), True: (64, 96)}  # (height, width), for --tiny or not
+# (contender, how many times as fast as one step of the peer it must be, runs of the peer)
+BARS = {'ours, decoder': (1.35, 1), 'ours, light head': (3.0, 1),
+        'ours, light heads, 4 tasks': (10.0, 4)}  # fmt: skip
+MEMORY_BAR = 0.6
+AGREEMENT = 1e-4
+VOCABULARY = ('<|startoftext|>', '<|endoftext|>', '!', '!</w>')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table; return 0 when every bar is met."""
+    options = _parser().parse_args(argv)
+    if options.contender:
+        print(json.dumps(run(options.contender, options)))
+        return 0
+    make_models(options.work, options.tiny)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*PEERS, *OURS)}
+    for _ in range(options.turns):
+        for name in tqdm(runs, unit='contender'):
+            runs[name].append(_in_a_process(name, options))
+    result = summarize(runs, options)
+    print(table(result))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    return 0 if result['passes'] else 1
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Be one contender: predict once to warm up, then some times more."""
+    height, width = SIZES[options.tiny]
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    predict = _peer(options.work, PEERS[name]) if name in PEERS else _ours(name, options)
+    depth = predict(picture)
+    np.save(options.work / f'{name}.npy', depth)
+    seconds = []
+    for _ in range(options.rounds):
+        begin = time.perf_counter()
+        predict(picture)
+        seconds.append(time.perf_counter() - begin)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {'seconds': seconds, 'peak_mib': peak / 1024}
+
+
+def _peer(work: Path, steps: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    pipeline = MarigoldDepthPipeline.from_pretrained(work / 'marigold', local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def predict(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = picture.shape[:2]
+        found = pipeline(
+            Image.fromarray(picture),
+            num_inference_steps=steps,
+            processing_resolution=0,
+            latents=torch.zeros(1, 4, height // 8, width // 8),  # as E2E-FT begins
+        )
+        depth: NDArray[np.float32] = found.prediction[0, ..., 0]
+        return depth
+
+    return predict
+
+
+def _ours(
+    name: str, options: argparse.Namespace
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    head, tasks = OURS[name]
+    engine = Engine.load(
+        str(options.work / head), tasks=tasks, device='cpu', runtime=options.runtime
+    )
+    print(engine.summary(), file=sys.stderr)
+
+    def predict(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        depth: Any = engine.predict([picture])[0]['depth']
+        values: NDArray[np.float32] = depth.values
+        return values
+
+    return predict
+
+
+def summarize(
+    runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Take medians, and hold them to the bars."""
+    every = {name: [s for one in turns for s in one['seconds']] for name, turns in runs.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in every.items()}
+    memory = {name: max(one['peak_mib'] for one in turns) for name, turns in runs.items()}
+    peer = next(iter(PEERS))
+    faster = {name: medians[peer] * times / medians[name] for name, (_, times) in BARS.items()}
+    theirs, ours = (np.load(options.work / f'{name}.npy') for name in (peer, next(iter(OURS))))
+    inside = float(((theirs > 0.001) & (theirs < 0.999)).mean())
+    difference = float(np.abs(theirs - ours).max())
+    checks = {f'{name}: at least {bar} times as fast': faster[name] >= bar
+              for name, (bar, _) in BARS.items()}  # fmt: skip
+    for name in OURS:
+        checks[f'{name}: at most {MEMORY_BAR} of the memory'] = (
+            memory[name] <= MEMORY_BAR * memory[peer]
+        )
+    checks[f'the same depth to {AGREEMENT}'] = difference <= AGREEMENT and inside > 0.5
+    return {
+        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
+        'versions': {'torch': torch.__version__, 'diffusers': diffusers.__version__},
+        'commit': _commit(),
+        'runtime': options.runtime,
+        'picture': SIZES[options.tiny],
+        'load_average': os.getloadavg()[0],
+        'seconds': every,
+        'median_s': medians,
+        'peak_mib': memory,
+        'times_as_fast': faster,
+        'largest_difference': difference,
+        'share_not_clipped': inside,
+        'checks': checks,
+        'passes': all(checks.values()),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Write the result for people."""
+    height, width = result['picture']
+    lines = [f'{width}x{height}, runtime {result["runtime"]}', '']
+    for name, median in result['median_s'].items():
+        spread = max(result['seconds'][name]) - min(result['seconds'][name])
+        faster = result['times_as_fast'].get(name)
+        lines.append(
+            f'  {name:28}{median:8.2f} s  +-{spread / 2:5.2f}{result["peak_mib"][name]:8.0f} MiB'
+            + (f'{faster:7.2f} x' if faster else '')
+        )
+    lines += ['', f'  largest difference of depth {result["largest_difference"]:.1e}']
+    return '\n'.join(
+        lines + [f'  {"passes" if good else "FAILS "} {what}'
+                 for what, good in result['checks'].items()]
+    )  # fmt: skip
+
+
+def make_models(work: Path, tiny: bool) -> None:
+    """Write random weights as a Marigold pipeline, and our checkpoint files that point at them."""
+    if (work / 'light' / 'checkpoint.yaml').is_file():
+        return
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: PLC0415: slow
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_config(_config('vae', tiny))
+    unet = UNet2DConditionModel.from_config(_config('unet', tiny) | {'in_channels': 8})
+    words = work / 'words'
+    words.mkdir(parents=True, exist_ok=True)
+    places = {word: place for place, word in enumerate(VOCABULARY)}
+    (words / 'vocab.json').write_text(json.dumps(places))
+    (words / 'merges.txt').write_text('#version: 0.2\n')
+    width = unet.config.cross_attention_dim
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=2 if tiny else 23,
+            num_attention_heads=max(width // 64, 1),
+            vocab_size=len(VOCABULARY) if tiny else 49408,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    pipeline = MarigoldDepthPipeline(
+        unet,
+        vae,
+        DDIMScheduler(
+            beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012,
+            prediction_type='v_prediction', timestep_spacing='trailing', clip_sample=False,
+        ),
+        text,
+        CLIPTokenizer(
+            str(words / 'vocab.json'), str(words / 'merges.txt'), model_max_length=77
+        ),
+        prediction_type='depth',
+    )  # fmt: skip
+    pipeline.save_pretrained(work / 'marigold')
+    with torch.inference_mode():  # of the empty prompt, its two tokens only: what we store of it
+        prompt = text(torch.tensor([[0, 1]]))[0]
+    save_tensors(work / 'prompt.safetensors', {'prompt': prompt.clone()})
+    for head in ('decoder', 'light'):
+        entries: dict[str, dict[str, str]] = {}
+        for task in FOUR:
+            entries[task] = {'unet': '../marigold/unet', 'head': head}
+        values = {
+            'base': '../marigold',
+            'prompt': '../prompt.safetensors',
+            'resize': 'pad',
+            'long_side_px': 0,
+            'tasks': entries,
+        }
+        (work / head).mkdir(exist_ok=True)
+        if head == 'light':
+            _write_heads(work / head, entries, unet)
+        (work / head / 'checkpoint.yaml').write_text(yaml.safe_dump(values))
+
+
+def _write_heads(folder: Path, entries: dict[str, dict[str, str]], unet: Any) -> None:
+    levels = tuple(reversed(unet.config.block_out_channels))
+    for task, entry in entries.items():
+        made = LightHead(make_task(task).channels, levels, unet.config.out_channels, 4, 32)
+        save_tensors(folder / f'{task}.safetensors', made.state_dict())
+        entry['head_weights'] = f'{task}.safetensors'
+
+
+def _config(part: str, tiny: bool) -> dict[str, Any]:
+    file = ROOT / 'sd_perception_ros' / 'backbones' / 'configs' / f'sd21_{part}.json'
+    config: dict[str, Any] = json.loads(file.read_text())
+    if tiny:
+        small = {'block_out_channels': [32, 64, 64, 64], 'layers_per_block': 1}
+        if part == 'unet':
+            small |= {'cross_attention_dim': 64, 'attention_head_dim': [1, 2, 2, 2]}
+        config |= small
+    return config
+
+
+def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    words = ['--contender', name, '--work', str(options.work), '--rounds', str(options.rounds)]
+    words += ['--runtime', options.runtime, *(['--tiny'] if options.tiny else [])]
+    command = [sys.executable, str(Path(__file__).resolve()), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _commit() -> str:
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--work', type=Path, default=Path('runs/official'), help='folder of the weights')
+    add('--runtime', default='auto', help='as the parameter runtime, for this package')
+    add('--turns', type=int, default=1, help='how often each contender has its turn')
+    add('--rounds', type=int, default=3, help='timed predictions in a turn')
+    add('--tiny', action='store_true', help='small models and a small picture')
+    add('--json', type=Path, help='also write the result to this file')
+    add('--contender', choices=(*PEERS, *OURS), help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())
