@@ -26,11 +26,12 @@ GAP_PX = 4
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 UNKNOWN = 96  # grey where the truth knows nothing
-CELL_PX = (220, 165)  # width and height of a picture of the overview: seven make 1564 px
+CELL_PX = (220, 165)  # width and height of a picture of the overview: eight make 1788 px
 HEADING_PX = 34
 # Task, what it is called in pictures, and the topic with its picture.
 SHOWN = (
     ('depth', 'depth (red near, blue far)', 'depth/color'),
+    ('disparity', 'disparity', 'disparity/color'),
     ('normals', 'normals', 'normals/color'),
     ('segmentation', 'segmentation', 'segmentation/color'),
     ('foreground', 'foreground', 'foreground/mask'),
