@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.protocols import Protocol
 from sd_perception_ros.tasks.task import Task
@@ -26,25 +26,32 @@ def to_rgb(sample: Sample) -> NDArray[np.uint8]:
     return levels.permute(1, 2, 0).contiguous().numpy()
 
 
-def measurable(tasks: Mapping[str, Task], dataset: RoomsDataset) -> dict[str, Task]:
+def measurable(tasks: Mapping[str, Task], dataset: Dataset) -> dict[str, Task]:
     """
-    Return the tasks whose truth a data set has.
+    Return the tasks whose truth a data set has, class ids only where they mean the same.
 
     :raises ValueError: there is none.
     """
-    truths = set(dataset[0])
-    found = {name: task for name, task in tasks.items() if task.truth in truths}
+    truths = set(dataset.truths)
+    found = {
+        name: task
+        for name, task in tasks.items()
+        if task.truth in truths
+        and (
+            not dataset.classes or dataset.classes == getattr(task, 'class_names', dataset.classes)
+        )
+    }
     if not found:
         wanted = sorted({task.truth for task in tasks.values()})
         raise ValueError(
             f'expected data with one of {wanted}, which the tasks {list(tasks)} are measured '
-            f'against; {dataset.folder} has {sorted(truths)}'
+            f'against; {dataset.name} has {sorted(truths)}'
         )
     return found
 
 
 def measure(
-    engine: Engine, dataset: RoomsDataset, measured: Measured, protocol: Protocol = ANY
+    engine: Engine, dataset: Dataset, measured: Measured, protocol: Protocol = ANY
 ) -> Iterator[int]:
     """
     Predict every frame and add each task's errors to `measured`; yields the frames done.
@@ -61,8 +68,8 @@ def measure(
 
 def measure_mean(
     tasks: Mapping[str, Task],
-    train: RoomsDataset,
-    dataset: RoomsDataset,
+    train: Dataset,
+    dataset: Dataset,
     measured: Measured,
     protocol: Protocol = ANY,
 ) -> Iterator[int]:
@@ -113,7 +120,7 @@ def worst(task: Task, frames: Sequence[Figures], count: int) -> list[int]:
 
 
 def mean_raw(
-    tasks: Mapping[str, Task], dataset: RoomsDataset, protocol: Protocol = ANY
+    tasks: Mapping[str, Task], dataset: Dataset, protocol: Protocol = ANY
 ) -> dict[str, NDArray[np.float32]]:
     """
     Return the mean target of each task at each pixel: the best guess without looking.

@@ -11,8 +11,9 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from sd_perception_ros.data.augment import jitter
-from sd_perception_ros.data.frames import Frames
+from sd_perception_ros.data.augment import crop, jitter
+from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.windows import covering, place_window
 from sd_perception_ros.losses import gradient_loss
 from sd_perception_ros.optimize import optimize, OptimizeConfig
 
@@ -35,7 +36,7 @@ class _Repaint(nn.Module):
 
 def train_autoencoder(
     vae: Any,
-    dataset: Frames,
+    dataset: Dataset,
     config: OptimizeConfig,
     size: tuple[int, int],
     folder: Path,
@@ -74,7 +75,7 @@ def train_autoencoder(
 
 
 @torch.inference_mode()
-def measure_scaling_factor(vae: Any, dataset: Frames, frames: int = 64) -> float:
+def measure_scaling_factor(vae: Any, dataset: Dataset, frames: int = 64) -> float:
     """Return the factor that gives the latents of some frames a standard deviation of 1."""
     chosen = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
     latents = [
@@ -123,22 +124,23 @@ def train_denoiser(
 
 
 def _crops(
-    dataset: Frames,
+    dataset: Dataset,
     config: OptimizeConfig,
     size: tuple[int, int],
     step: int,
     part: slice,
 ) -> Tensor:
     rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch)[part]]
-    images = dataset.images([int(rng.integers(len(dataset))) for rng in rngs])
-    height, width = images.shape[-2:]
+    chosen = [dataset.draw(rng) for rng in rngs]
+    images = (
+        torch.split(dataset.images(chosen), 1) if dataset.uniform else map(dataset.image, chosen)
+    )
     crops = []
     for image, rng in zip(images, rngs, strict=True):
         seen = image.flip(-1) if rng.random() < 0.5 else image
-        top = int(rng.integers(height - size[0] + 1))
-        left = int(rng.integers(width - size[1] + 1))
-        crops.append(seen[:, top : top + size[0], left : left + size[1]])
-    plain = torch.stack(crops)
+        sample = covering({'image': seen}, size, enlarge_only=True)
+        crops.append(crop(sample, *place_window(sample, size, rng), *size)['image'])
+    plain = torch.cat(crops)
     changed = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(plain.device)
     return torch.where(changed.view(-1, 1, 1, 1), jitter(plain, rngs), plain)
 

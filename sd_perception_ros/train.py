@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
-from sd_perception_ros.data.frames import Frames
+from sd_perception_ros.data.dataset import Dataset, stack
+from sd_perception_ros.data.resident import ResidentDataset
+from sd_perception_ros.data.windows import ahead, covering, middle, place_window, WindowConfig
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
 from sd_perception_ros.optimize import optimize, OptimizeConfig
@@ -56,12 +58,13 @@ class _Readout(nn.Module):
 
 def train(
     model: Model,
-    dataset: Frames,
+    dataset: Dataset,
     latents: Tensor | None,
     config: OptimizeConfig,
     sizes: Sequence[tuple[int, int]],
     folder: Path,
     tuning: TuneConfig | None = None,
+    windows: WindowConfig | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
     Fit the denoisers and heads of a model; yields (steps done, losses by task).
@@ -75,16 +78,30 @@ def train(
         an equal share of the steps: small ones first learn the most in an hour.
     :param folder: where the state lies that a stopped run goes on from.
     :param tuning: which weights move; None: all of the denoiser.
+    :param windows: how windows are taken from pictures; None: at their own scale.
     :raises ValueError: a task's truth is not in the data, or a window is larger than a frame.
     """
-    tuning = tuning or TuneConfig()
-    _check_data(model, dataset, sizes)
+    tuning, windows = tuning or TuneConfig(), windows or WindowConfig()
+    _check_data(model, dataset, sizes, windows)
     adapted = _set_trainable(model, tuning)
 
+    # Frames that lie ready on the device, or their latents, are cut all together.
+    together = latents is not None or isinstance(dataset, ResidentDataset)
+
+    def size_of(step: int) -> tuple[int, int]:
+        return sizes[min(step * len(sizes) // config.steps, len(sizes) - 1)]
+
+    def window_of(step: int, place: int) -> _Window:
+        rng = np.random.default_rng((config.seed, step, place))
+        return _window(dataset, size_of(step), model.stride, windows.fit, rng)
+
     def losses_of(readout: Any, step: int, part: slice) -> dict[str, Tensor]:
-        size = sizes[step * len(sizes) // config.steps]
+        size = size_of(step)
         rng = np.random.default_rng((config.seed, step))
-        latent, sample = _batch(model, dataset, latents, config, size, rng, part)
+        if together:
+            latent, sample = _batch(model, dataset, latents, config, size, rng, part, windows.fit)
+        else:
+            latent, sample = _encoded(model, drawn.take(step, range(config.batch)[part]))
         outputs = readout(latent)
         losses = {}
         for name, task in model.tasks.items():
@@ -103,18 +120,23 @@ def train(
         'tasks': list(model.tasks),
         'heads': [type(head).__name__ for head in model.heads.values()],
         'sizes': list(sizes),
+        'fit': windows.fit,
         **asdict(tuning),
     }
-    yield from optimize(_Readout(model), losses_of, config, folder, about)
+    with ahead(window_of, windows.workers) as drawn:
+        yield from optimize(_Readout(model), losses_of, config, folder, about)
     for adapter in adapted:
         adapter.merge_and_unload()
     model.eval().requires_grad_(False)
 
 
-def previews(model: Model, dataset: Frames, frames: int = 4) -> dict[str, NDArray[np.uint8]]:
+def previews(
+    model: Model, dataset: Dataset, size: tuple[int, int], frames: int = 4
+) -> dict[str, NDArray[np.uint8]]:
     """
-    Return what a model in training answers to the first frames, painted.
+    Return what a model in training answers to some frames, painted.
 
+    :param size: (height, width) of the windows that are shown, the middles of the pictures.
     :returns: by task, (frames * H, 3 * W, 3) uint8 RGB: picture, truth, answer; nothing where
         the weights are sharded over processes, as one of them alone cannot run the model.
     """
@@ -122,8 +144,8 @@ def previews(model: Model, dataset: Frames, frames: int = 4) -> dict[str, NDArra
         return {}
     rows: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in model.tasks}
     device = next(model.parameters()).device
-    for index in range(min(frames, len(dataset))):
-        sample = dataset[index]
+    for index in dataset.spread(frames)[:frames]:
+        sample = middle(dataset[index], size)
         picture = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         with torch.no_grad():
             outputs = model(sample['image'].to(device))
@@ -135,21 +157,32 @@ def previews(model: Model, dataset: Frames, frames: int = 4) -> dict[str, NDArra
     return {name: np.vstack(row) for name, row in rows.items()}
 
 
-def _check_data(model: Model, dataset: Frames, sizes: Sequence[tuple[int, int]]) -> None:
-    sample = dataset[0]
+def _check_data(
+    model: Model, dataset: Dataset, sizes: Sequence[tuple[int, int]], windows: WindowConfig
+) -> None:
     for name, task in model.tasks.items():
-        if task.truth not in sample:
+        for lacking in dataset.lacking(task.truth):
             raise ValueError(
-                f"task '{name}' learns from '{task.truth}', which {dataset.folder} does not have "
-                f'(it has {", ".join(sample)}); leave the task out, or choose other data'
+                f"task '{name}' learns from '{task.truth}', which {lacking} does not have "
+                f'(it has {", ".join(dataset.truths)}); leave the task out, or choose other data'
             )
-    height, width = sample['image'].shape[-2:]
-    for size in sizes:
-        if size[0] > height or size[1] > width:
+        classes = getattr(task, 'class_names', dataset.classes)
+        if dataset.classes and tuple(classes) != dataset.classes:
             raise ValueError(
-                f'a window of {size[1]}x{size[0]} does not fit into frames of {width}x{height} '
-                'pixels; choose smaller --sizes'
+                f"task '{name}' has the classes {', '.join(classes)}, but those of {dataset.name} "
+                f'are {", ".join(dataset.classes)}; give them with --task-options {name}.classes='
             )
+    if windows.fit == 'cover':
+        return
+    for index in dataset.spread(4):
+        height, width = dataset.image(index).shape[-2:]
+        for size in sizes:
+            if size[0] > height or size[1] > width:
+                raise ValueError(
+                    f'a window of {size[1]}x{size[0]} does not fit into frames of '
+                    f'{width}x{height} pixels ({dataset.key(index)}); choose smaller --sizes, '
+                    'or --fit cover'
+                )
 
 
 def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
@@ -176,29 +209,57 @@ def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
     return adapted
 
 
+class _Window(NamedTuple):
+    """A window of one frame; the generator goes on to choose its colours."""
+
+    sample: Sample
+    rng: np.random.Generator
+
+
+def _window(
+    dataset: Dataset, size: tuple[int, int], stride: int, fit: str, rng: np.random.Generator
+) -> _Window:
+    sample = covering(dataset[dataset.draw(rng)], size, enlarge_only=fit == 'crop')
+    if rng.random() < 0.5:
+        sample = mirror(sample)
+    return _Window(crop(sample, *place_window(sample, size, rng, stride), *size), rng)
+
+
+def _encoded(model: Model, windows: Sequence[_Window]) -> tuple[Tensor, Sample]:
+    """Return windows as a batch: latent (B, c, h, w) and truth (B, C, H, W)."""
+    device = next(model.parameters()).device
+    sample = {n: v.to(device) for n, v in stack([one.sample for one in windows]).items()}
+    with torch.no_grad():
+        return model.encode(jitter(sample['image'], [one.rng for one in windows])), sample
+
+
 def _batch(
     model: Model,
-    dataset: Frames,
+    dataset: Dataset,
     latents: Tensor | None,
     config: OptimizeConfig,
     size: tuple[int, int],
     rng: np.random.Generator,
     part: slice,
+    fit: str,
 ) -> tuple[Tensor, Sample]:
-    """Return a part of a step's windows: latent (B, c, h, w) and truth (B, C, H, W)."""
-    chosen = rng.integers(len(dataset), size=config.batch)[part]
+    """
+    Return a part of a step's windows: latent (B, c, h, w) and truth (B, C, H, W).
+
+    Of frames of one size, one place for all: a GPU cuts them in one piece.
+    """
+    frames = [dataset.draw(rng) for _ in range(config.batch)][part]
     variants = rng.integers(2 if latents is None else len(latents), size=config.batch)[part]
     colors = rng.integers(2**32, size=config.batch)[part]
-    frames = [int(i) for i in chosen]
     sample = dataset.batch(frames)
+    if latents is None:
+        sample = covering(sample, size, enlarge_only=fit == 'crop')
     mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1).to(sample['image'].device)
     flipped = mirror(sample)
     sample = {name: torch.where(mirrored, flipped[name], value) for name, value in sample.items()}
     stride = model.stride
-    height, width = sample['image'].shape[-2:]
     # Windows start on latent cells, so that a window of the latent is a window of the picture.
-    top = stride * int(rng.integers((height - size[0]) // stride + 1))
-    left = stride * int(rng.integers((width - size[1]) // stride + 1))
+    top, left = place_window(sample, size, rng, stride)
     sample = crop(sample, top, left, *size)
     device = next(model.parameters()).device
     if latents is None:

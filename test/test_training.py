@@ -90,7 +90,8 @@ def people_frame(folder: Path, people: list[list[list[float]]]) -> RoomsDataset:
     for name in ('image', 'normals'):
         cv2.imwrite(str(folder / f'0_0.{name}.png'), np.full((6, 8, 3), 128, np.uint8))
     for name in ('depth', 'semantic', 'foreground', 'matte'):
-        cv2.imwrite(str(folder / f'0_0.{name}.png'), share)
+        levels = share.astype(np.uint16) if name == 'depth' else share
+        cv2.imwrite(str(folder / f'0_0.{name}.png'), levels)
     rows = [{'joints': joints, 'joints_m': joints} for joints in people]
     (folder / '0_0.people.json').write_text(json.dumps(rows))
     (folder / '0_0.camera.json').write_text('{}')
@@ -273,7 +274,7 @@ def test_checkpointing_computes_the_same(frames: Path, tmp_path: Path) -> None:
 
 
 def test_a_preview_shows_picture_truth_and_answer_of_each_frame(frames: Path) -> None:
-    sheets = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), frames=2)
+    sheets = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), (48, 64), frames=2)
     assert sheets['depth'].shape == (2 * 48, 3 * 64, 3)
     first = cv2.imread(str(frames / '000000_0.image.png'))[..., ::-1]
     assert (sheets['depth'][:48, :64] == first).all()

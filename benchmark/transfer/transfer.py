@@ -79,9 +79,9 @@ def run(
 ) -> dict[str, Any]:
     """Train once and measure on the held-out frames."""
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(everything))[:frames])
+    chosen = np.sort(rng.permutation(len(everything))[:frames]).tolist()
     labelled = RoomsDataset(options.data, keep=True)
-    labelled.keys = [everything.keys[i] for i in chosen]
+    labelled.choose(chosen)
     dataset = resident(labelled, device())
     torch.manual_seed(seed)
     model = begin(options.base, start)

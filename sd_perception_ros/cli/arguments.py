@@ -1,4 +1,4 @@
-"""Command line options: from options dataclasses, and from recipe files."""
+"""Command line options: from options dataclasses, of data, and from recipe files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from typing import Any, get_type_hints, TypeVar
 
 import yaml
+
+from sd_perception_ros.data.opening import HELP
 
 T = TypeVar('T')
 
@@ -45,6 +47,18 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any], **defaults: Any
         )
 
 
+def add_data(parser: argparse.ArgumentParser, name: str = '--data', **options: Any) -> None:
+    """
+    Add the option that names data, for `open_data`: one or more words, also given repeatedly.
+
+    :param options: of argparse, such as required.
+    """
+    about = options.pop('help', 'Pictures and their truth')
+    parser.add_argument(
+        name, nargs='+', action='extend', metavar='KIND:PATH', help=f'{about}: {HELP}', **options
+    )
+
+
 def from_options(cls: type[T], arguments: argparse.Namespace) -> T:
     """Build the dataclass from parsed options."""
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
@@ -66,10 +80,18 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument('--recipe', type=Path)
     recipe = early.parse_known_args(words)[0].recipe
-    return parser.parse_args([*(_recipe_words(recipe) if recipe else []), *words])
+    given = {word.partition('=')[0] for word in words}
+    first = []
+    for name, value in (_recipe(recipe) if recipe else {}).items():
+        option = f'--{name.replace("_", "-")}'
+        if option not in given:
+            values = value if isinstance(value, list) else [value]
+            first += [option, *map(str, values)]
+    return parser.parse_args([*first, *words])
 
 
-def _recipe_words(file: Path) -> list[str]:
+def _recipe(file: Path) -> dict[str, Any]:
+    """Return the options of a recipe, over those of the one that it extends."""
     if not file.is_file():
         raise FileNotFoundError(f'expected a recipe, found no file at {file}')
     options = yaml.safe_load(file.read_text())
@@ -77,9 +99,6 @@ def _recipe_words(file: Path) -> list[str]:
         raise ValueError(
             f"{file}: expected a mapping such as 'learning_rate: 3e-5', got {options!r}"
         )
-    parent = options.pop('extends', None)
-    words = _recipe_words(file.parent / parent) if parent else []
-    for name, value in options.items():
-        words.append(f'--{str(name).replace("_", "-")}')
-        words += [str(one) for one in (value if isinstance(value, list) else [value])]
-    return words
+    named = {str(name).replace('-', '_'): value for name, value in options.items()}
+    parent = named.pop('extends', None)
+    return {**(_recipe(file.parent / parent) if parent else {}), **named}

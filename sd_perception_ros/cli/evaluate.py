@@ -14,12 +14,14 @@ import cv2
 from tqdm import tqdm
 
 from sd_perception_ros import checkpoint
+from sd_perception_ros.cli.arguments import add_data
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.comparison import Difference, paired_bootstrap
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluate import (
     each_frame,
@@ -37,8 +39,8 @@ from sd_perception_ros.protocols import Protocol, PROTOCOLS
 EXAMPLE = """\
 examples:
   python -m sd_perception_ros evaluate --data data/rooms/heldout --train data/rooms/train
-  python -m sd_perception_ros evaluate --data data/nyu --protocol nyu --checkpoint runs/depth \\
-      --json nyu.json --pictures nyu_worst --worst 12
+  python -m sd_perception_ros evaluate --data nyuv2:data/nyu:test --protocol nyu \\
+      --checkpoint runs/depth --json nyu.json --pictures nyu_worst --worst 12
   python -m sd_perception_ros evaluate --data data/rooms/heldout --checkpoint runs/new \\
       --against bundled
 
@@ -62,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    add('--data', type=Path, required=True, help='Frames to measure on')
-    add('--train', type=Path, help='Frames whose mean target is the guess')
+    add_data(made, required=True, help='Frames to measure on')
+    add_data(made, '--train', help='Frames whose mean target is the guess')
     add('--protocol', choices=PROTOCOLS, default='any', help='Range and part of depth that count')
     add('--against', help='Another checkpoint, to compare with')
     add('--resamples', type=int, default=1000, help='Of the bootstrap (default: %(default)s)')
@@ -84,15 +86,18 @@ def main(argv: list[str] | None = None) -> int:
     engine = Engine.load(arguments.checkpoint)
     other = Engine.load(arguments.against) if arguments.against else None
     print(engine.summary())
-    dataset = RoomsDataset(arguments.data)
+    dataset = open_data(arguments.data)
+    dataset.check()
     tasks = measurable(engine.tasks, dataset)
     if left_out := [name for name in engine.tasks if name not in tasks]:
-        print(f'not measured, as the data has no truth for them: {", ".join(left_out)}')
+        print(
+            f'not measured, as the data has no truth for them, or other classes: {", ".join(left_out)}'
+        )
     measured = _measure(engine, dataset, protocol, 'evaluate')
     results = {MODEL: summarize(measured, tasks)}
     if arguments.train:
         guessed: Measured = {}
-        train = RoomsDataset(arguments.train, 500)
+        train = open_data(arguments.train, 500)
         steps = measure_mean(tasks, train, dataset, guessed, protocol)
         for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
             pass
@@ -119,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
             'difference': {t: {n: d._asdict() for n, d in f.items()}
                            for t, f in differences.items()},
             'frames': [{'key': key, **{name: frames[name][index] for name in frames}}
-                       for index, key in enumerate(dataset.keys)],
+                       for index, key in enumerate(map(dataset.key, range(len(dataset))))],
             'about': _about(arguments, dataset, protocol),
         }  # fmt: skip
         arguments.json.write_text(json.dumps(_strict(report), indent=2, allow_nan=False) + '\n')
@@ -146,7 +151,7 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _measure(engine: Engine, dataset: RoomsDataset, protocol: Protocol, title: str) -> Measured:
+def _measure(engine: Engine, dataset: Dataset, protocol: Protocol, title: str) -> Measured:
     measured: Measured = {}
     steps = measure(engine, dataset, measured, protocol)
     for _ in tqdm(steps, title, len(dataset), unit='frame'):
@@ -184,15 +189,13 @@ def _change(difference: Difference) -> str:
     return f'{value:+.3f} [{low:+.3f}, {high:+.3f}]{star}'
 
 
-def _about(
-    arguments: argparse.Namespace, dataset: RoomsDataset, protocol: Protocol
-) -> dict[str, Any]:
+def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) -> dict[str, Any]:
     """Return what was measured on what, with which versions."""
     return {
         'checkpoint': arguments.checkpoint,
         'against': arguments.against,
         'bootstrap': {'resamples': arguments.resamples, 'seed': arguments.seed},
-        'data': {'folder': str(arguments.data), 'frames': len(dataset),
+        'data': {'folder': dataset.name, 'frames': len(dataset),
                  'fingerprint': dataset.fingerprint()},
         'protocol': {'name': arguments.protocol, **asdict(protocol)},
         'commit': commit(),
@@ -211,7 +214,7 @@ def _strict(value: Any) -> Any:
 
 def _write_sheets(
     engine: Engine,
-    dataset: RoomsDataset,
+    dataset: Dataset,
     protocol: Protocol,
     frames: Mapping[str, list[Figures]],
     folder: Path,
@@ -226,7 +229,7 @@ def _write_sheets(
             rgb = to_rgb(sample)
             prediction = engine.predict([rgb], [name])[0][name]
             score = figures[index][task.headline]
-            label = f'{dataset.keys[index]}: {task.headline} {score:.3f}'
+            label = f'{dataset.key(index)}: {task.headline} {score:.3f}'
             rows.append(row(task, rgb, sample, prediction, label))
         if rows:
             cv2.imwrite(str(folder / f'{name}.png'), sheet(rows)[..., ::-1])

@@ -16,12 +16,12 @@ from sd_perception_ros.backbones.weights import (
     save_tensors,
     weights_fingerprint,
 )
-from sd_perception_ros.cli.arguments import size
+from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.following import follow
-from sd_perception_ros.data.frames import Frames
+from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of
+from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.optimize import device, discard_state, OptimizeConfig
 from sd_perception_ros.pretrain import (
     measure_scaling_factor,
@@ -46,7 +46,13 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
+    add_data(parser, required=True, help='Pictures; what is true about them is not looked at')
+    parser.add_argument(
+        '--frame-size',
+        type=size,
+        metavar='WIDTHxHEIGHT',
+        help='Bring every picture to this size and cut its middle out; needed where sizes differ',
+    )
     parser.add_argument('--out', type=Path, required=True, help='Folder to write')
     parser.add_argument('--vae-steps', type=int, default=4000, help='default: %(default)s')
     parser.add_argument('--vae-size', type=size, default=(96, 128), help='Crops, default 128x96')
@@ -65,8 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    dataset = resident(RoomsDataset(arguments.data, keep=True), device())
-    print(f'{len(dataset)} frames in {arguments.data}')
+    opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
+    opened.check()
+    dataset = resident(opened, device())
+    print(f'{len(dataset)} frames in {dataset.name}')
     for name, stage in (('vae', _vae), ('latents', _latents), ('denoiser', _denoiser)):
         stage(arguments, dataset)
         if name == arguments.stage:
@@ -74,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _vae(arguments: argparse.Namespace, dataset: Frames) -> None:
+def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'vae'
     if folder.is_dir():
         print(f'{folder} is there: the autoencoder is trained')
@@ -97,7 +105,7 @@ def _vae(arguments: argparse.Namespace, dataset: Frames) -> None:
     discard_state(state)
 
 
-def _latents(arguments: argparse.Namespace, dataset: Frames) -> None:
+def _latents(arguments: argparse.Namespace, dataset: Dataset) -> None:
     file = arguments.out / 'latents.safetensors'
     source = _source(arguments, dataset)
     if latents_of(file, source) is not None:
@@ -115,7 +123,7 @@ def _latents(arguments: argparse.Namespace, dataset: Frames) -> None:
             bar.update(done - bar.n)
 
 
-def _denoiser(arguments: argparse.Namespace, dataset: Frames) -> None:
+def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'unet'
     if folder.is_dir():
         print(f'{folder} is there: the denoiser is trained')
@@ -149,7 +157,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: Frames) -> None:
     discard_state(state)
 
 
-def _source(arguments: argparse.Namespace, dataset: Frames) -> str:
+def _source(arguments: argparse.Namespace, dataset: Dataset) -> str:
     return f'{dataset.fingerprint()} {weights_fingerprint(arguments.out / "vae")}'
 
 

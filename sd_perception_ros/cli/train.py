@@ -14,12 +14,13 @@ import yaml
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.weights import weights_fingerprint
 from sd_perception_ros.checkpoint import CheckpointConfig
-from sd_perception_ros.cli.arguments import add_options, from_options, parse, size
+from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.data.latents import latents_of
+from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.windows import WindowConfig
 from sd_perception_ros.optimize import device, discard_state, is_main, OptimizeConfig
 from sd_perception_ros.readouts import HEADS
 from sd_perception_ros.tasks import TASKS
@@ -31,11 +32,14 @@ examples:
       --base runs/pretrained --data data/rooms/train --out runs/small
   python -m sd_perception_ros train --base runs/pretrained --data data/rooms/train \\
       --out runs/depth_normals --tasks depth normals --steps 6000 --learning-rate 5e-4
+  python -m sd_perception_ros train --recipe config/train/sd21_depth.yaml --out runs/depth \\
+      --data hypersim:data/hypersim@9 vkitti2:data/vkitti2@1
   accelerate launch --num_processes 4 -m sd_perception_ros train --recipe ...
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
 --base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors;
 or a checkpoint, whose readouts go on, too: --base bundled fits the small model to your pictures.
+--data is of any kind that docs/data.md lists; look at it first: data inspect.
 Several processes do the same steps as one, each with its part of the batch.
 Curves and pictures: tensorboard --logdir runs
 """
@@ -56,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help='Folder with vae and unet, or a checkpoint to go on from, such as bundled',
     )
-    made.add_argument('--data', type=Path, required=True, help='Folder of rendered frames')
+    add_data(made, required=True)
     made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
     made.add_argument(
         '--latents', type=Path, help='Latents that pretrain made of this data (default: in --base)'
@@ -80,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
     add_options(made, OptimizeConfig)
     add_options(made, TuneConfig)
+    add_options(made, WindowConfig)
     return made
 
 
@@ -88,31 +93,38 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(parser(), argv)
     config = from_options(OptimizeConfig, arguments)
     tuning = from_options(TuneConfig, arguments)
+    windows = from_options(WindowConfig, arguments)
     if (arguments.out / checkpoint.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
     torch.manual_seed(config.seed)
-    dataset = resident(RoomsDataset(arguments.data, keep=True), device())
+    opened = open_data(arguments.data, keep=True)
+    if is_main():
+        opened.check()
+    dataset = resident(opened, device())
     model = checkpoint.start(
         arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
     )
     base = checkpoint.base_folder(arguments.base)
     file = arguments.latents or base / 'latents.safetensors'
-    latents = latents_of(file, f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}')
+    source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
+    # Latents are of pictures at their own scale.
+    latents = latents_of(file, source) if windows.fit == 'crop' else None
     if arguments.latents and latents is None:
         raise ValueError(
-            f'{file} is not of this data and this encoder; make it anew with pretrain'
+            f'{file} is not of this data, at its own scale, and this encoder; make it anew with '
+            'pretrain, and train with --fit crop'
         )
     known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
     if latents is not None:
         latents = latents.to(device())
     if is_main():
-        print(f'{len(dataset)} frames in {arguments.data}, {known}')
+        print(f'{len(dataset)} frames in {dataset.name}, {known}')
     losses = follow(
         '+'.join(arguments.tasks),
-        train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning),
+        train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning, windows),
         config.steps,
         arguments.out,
-        partial(previews, model, dataset),
+        partial(previews, model, dataset, arguments.sizes[-1]),
         config.save_every,
     )
     if not is_main():
@@ -129,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
             'windows': [f'{width}x{height}' for height, width in arguments.sizes],
             'optimize': asdict(config),
             'tuning': asdict(tuning),
+            'fit': windows.fit,
             'losses': losses,
         },
     )

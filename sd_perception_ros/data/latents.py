@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.data.augment import jitter, mirror
-from sd_perception_ros.data.frames import Frames
+from sd_perception_ros.data.dataset import Dataset, several_sizes
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
 VARIANTS = 4
@@ -35,7 +35,7 @@ def latents_of(file: Path, source: str) -> Tensor | None:
 @torch.inference_mode()
 def encode_dataset(
     file: Path,
-    dataset: Frames,
+    dataset: Dataset,
     encode: Callable[[Tensor], Tensor],
     source: str,
     seed: int,
@@ -46,11 +46,16 @@ def encode_dataset(
 
     :param encode: (B, 3, H, W) in -1..1 -> (B, c, h, w).
     :param source: names the data set and the encoder, for `latents_of`.
+    :raises ValueError: the pictures are not all of one size.
     """
+    size = dataset.image(0).shape[-2:]
     chunks = []
     for start in range(0, len(dataset), batch):
         indices = list(range(start, min(start + batch, len(dataset))))
-        latents = encode(_variants(dataset.images(indices), indices, seed))
+        images = dataset.images(indices)
+        if images.shape[-2:] != size:
+            raise ValueError(several_sizes(dataset.key(indices[0]), size, images.shape[-2:]))
+        latents = encode(_variants(images, indices, seed))
         parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
         chunks.append(parts)
         yield indices[-1] + 1

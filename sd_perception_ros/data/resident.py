@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.frames import Frames
+from sd_perception_ros.data.dataset import Dataset, Wrapped
 from sd_perception_ros.types import Sample
 
 # Metres and pixels keep their precision; everything else is a share, a class or a unit vector.
@@ -19,7 +18,7 @@ CHUNK = 64
 MOST_SHARE = 0.3  # of the free memory
 
 
-class ResidentDataset:
+class ResidentDataset(Wrapped):
     """
     The same frames as another set, read once, batches without a copy from the host.
 
@@ -29,9 +28,8 @@ class ResidentDataset:
     :raises ValueError: frames of several sizes.
     """
 
-    def __init__(self, dataset: Frames, device: torch.device, readers: int = 8) -> None:
-        self.folder: Path = dataset.folder
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, device: torch.device, readers: int = 8) -> None:
+        super().__init__(dataset)
         self._maps: dict[str, Tensor] = {}
         count = len(dataset)
         with ThreadPoolExecutor(readers) as pool:
@@ -48,30 +46,14 @@ class ResidentDataset:
                     chunk = torch.cat([_packed(name, sample[name]) for sample in samples])
                     whole[indices.start : indices.stop] = chunk.to(device)
 
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a frame as a batch of one, on the host."""
-        return self._dataset[index]
-
-    def images(self, indices: list[int]) -> Tensor:
+    def images(self, indices: Sequence[int]) -> Tensor:
         """Return the pictures alone, (B, 3, H, W) in -1..1, on the device."""
-        return self._take('image', torch.tensor(indices))
+        return self._take('image', torch.tensor(list(indices)))
 
-    def batch(self, indices: list[int]) -> Sample:
+    def batch(self, indices: Sequence[int]) -> Sample:
         """Return several frames as a batch, on the device."""
-        chosen = torch.tensor(indices)
+        chosen = torch.tensor(list(indices))
         return {name: self._take(name, chosen) for name in self._maps}
-
-    def fingerprint(self) -> str:
-        """Return the name of the set that this is a copy of."""
-        return self._dataset.fingerprint()
-
-    def recipe(self) -> dict[str, Any]:
-        """Return how the frames were made."""
-        return self._dataset.recipe()
 
     def _take(self, name: str, chosen: Tensor) -> Tensor:
         whole = self._maps[name]
@@ -79,11 +61,17 @@ class ResidentDataset:
         return values / 127.5 - 1 if name == 'image' else values
 
 
-def resident(dataset: Frames, device: torch.device) -> Frames:
-    """Copy a set to a GPU where it fits into a third of the free memory; else return it."""
-    if device.type != 'cuda':
+def resident(dataset: Dataset, device: torch.device) -> Dataset:
+    """
+    Copy a set to a GPU, where it fits into a third of the free memory; else return it.
+
+    Sets of frames of several sizes stay where they are.
+    """
+    if device.type != 'cuda' or not dataset.uniform:
         return dataset
     first = dataset[0]
+    if any(dataset.image(i).shape != first['image'].shape for i in dataset.spread(8)):
+        return dataset
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
     free, _ = torch.cuda.mem_get_info(device)
     return ResidentDataset(dataset, device) if size < MOST_SHARE * free else dataset

@@ -2,75 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
 
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_levels, read_rgb
 from sd_perception_ros.skeleton import JOINTS
-from sd_perception_ros.types import Sample
 
 NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
 MOST_PEOPLE = 8
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-class RoomsDataset:
+class RoomsDataset(FolderDataset):
     """
     Frames `<key>.image.png` with depth, normals and labels beside them.
 
     Shares of the foreground and of people, and joints, come with sets that have them: sets that
-    were rendered before there were any do not. The first frame decides for all.
-
-    :param folder: where they are; a frame counts once its camera.json is there.
-    :param limit: use only the first frames; 0 uses all.
-    :param keep: hold the decoded pixels in memory (0.55 MB for a 256 x 192 frame).
-    :raises FileNotFoundError: the folder holds no complete frame.
+    were rendered before there were any do not. The first frame decides for all. A frame counts
+    once its camera.json is there. Kept in memory, 256 x 192 pixels take 0.55 MB.
     """
 
-    def __init__(self, folder: Path, limit: int = 0, keep: bool = False) -> None:
-        self.folder = folder
-        names = sorted(file.name for file in folder.glob('*.camera.json'))
-        self.keys = [name.removesuffix('.camera.json') for name in names][: limit or None]
-        self._kept: dict[int, dict[str, Pixels]] | None = {} if keep else None
-        if not self.keys:
+    kind = 'rooms'
+    layout = 'rendered frames (<key>.image.png and .camera.json)'
+    signs = ('*.camera.json',)
+    keeps = True
+    uniform = True
+
+    def find(self) -> list[Frame]:
+        """List the complete frames."""
+        names = sorted(file.name for file in self.folder.glob('*.camera.json'))
+        keys = [name.removesuffix('.camera.json') for name in names]
+        if not keys:
             raise FileNotFoundError(
-                'expected rendered frames (<key>.image.png and .camera.json), found none in '
-                f'{folder}; make some with the synthesize command'
+                f'expected {self.layout}, found none in {self.folder}; make some with the '
+                'synthesize command, or say what it is, as in --data hypersim:data/hypersim'
             )
-        self.has_people = (folder / f'{self.keys[0]}.people.json').is_file()
+        self.truths = ('depth_m', 'normals', 'labels')
+        if (self.folder / f'{keys[0]}.people.json').is_file():
+            self.truths += ('foreground', 'matte', 'joints')
+        return [Frame(key, self._files(key)) for key in keys]
 
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return a frame as a batch of one; keys and units as `Sample` says."""
-        pixels = self._pixels(index)
-        normals = torch.from_numpy(to_normals(pixels['normals']))
-        sample = {
-            'image': _to_image(pixels['image']),
-            'depth_m': torch.from_numpy(to_depth_m(pixels['depth']))[None, None],
-            'normals': normals.permute(2, 0, 1)[None].contiguous(),
-            'labels': torch.from_numpy(pixels['semantic'])[None, None].float(),
+    def read(self, frame: Frame) -> Arrays:
+        """Read the files as they are; joints come in u, v and flag."""
+        files = frame.files
+        arrays: dict[str, NDArray[Any]] = {
+            'image': read_rgb(files['image']),
+            'depth_m': read_levels(files['depth_m'], np.uint16, 'millimetres'),
+            'normals': read_rgb(files['normals']),
+            'labels': read_levels(files['labels'], np.uint8, 'class ids'),
         }
-        if self.has_people:
-            for name in ('foreground', 'matte'):
-                sample[name] = torch.from_numpy(pixels[name])[None, None].float() / 255
-            file = self.folder / f'{self.keys[index]}.people.json'
-            sample['joints'] = torch.from_numpy(to_joints(json.loads(file.read_text())))[None]
-        return sample
+        for name in files.keys() & {'foreground', 'matte'}:
+            arrays[name] = read_levels(files[name], np.uint8, 'shares of pixels')
+        if 'joints' in files:
+            arrays['joints'] = to_joints(json.loads(files['joints'].read_text()))
+        return arrays
 
-    def fingerprint(self) -> str:
-        """Return a short name of this very set: of its frames and the sizes of their pictures."""
-        sizes = [f'{key} {_image(self.folder, key).stat().st_size}' for key in self.keys]
-        return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()[:16]
+    def decode(self, arrays: Arrays) -> Arrays:
+        """Turn levels into metres, vectors and shares."""
+        decoded = dict(arrays)
+        decoded['depth_m'] = to_depth_m(arrays['depth_m'])
+        decoded['normals'] = to_normals(arrays['normals'])
+        for name in arrays.keys() & {'foreground', 'matte'}:
+            decoded[name] = (arrays[name] / 255).astype(np.float32)
+        return decoded
 
     def recipe(self) -> dict[str, Any]:
         """Return how the frames were made, as recipe.json says; empty without one."""
@@ -79,33 +78,19 @@ class RoomsDataset:
         # Where the furniture lay is the business of that machine.
         return {name: value for name, value in arguments.items() if name != 'assets'}
 
-    def images(self, indices: list[int]) -> Tensor:
-        """Return the pictures alone of frames of one size, (B, 3, H, W) in -1..1."""
-        return torch.cat([_to_image(self._pixels(index)['image']) for index in indices])
-
-    def batch(self, indices: list[int]) -> Sample:
-        """Return several frames of one size as a batch."""
-        samples = [self[index] for index in indices]
-        return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
-
-    def _pixels(self, index: int) -> dict[str, Pixels]:
-        if self._kept is not None and index in self._kept:
-            return self._kept[index]
-        key = self.keys[index]
-        pixels: dict[str, Pixels] = {
-            'image': _read_color(_image(self.folder, key)),
-            'normals': _read_color(self.folder / f'{key}.normals.png'),
+    def _files(self, key: str) -> dict[str, Path]:
+        path = str(self.folder / key)
+        png = Path(f'{path}.image.png')
+        files = {
+            'image': png if png.is_file() else Path(f'{path}.image.jpg'),
+            'depth_m': Path(f'{path}.depth.png'),
+            'normals': Path(f'{path}.normals.png'),
+            'labels': Path(f'{path}.semantic.png'),
         }
-        shares = ('foreground', 'matte') if self.has_people else ()
-        for name in ('depth', 'semantic', *shares):
-            pixels[name] = _read(self.folder / f'{key}.{name}.png', cv2.IMREAD_UNCHANGED)
-        if self._kept is not None:
-            self._kept[index] = pixels
-        return pixels
-
-
-def _to_image(rgb: Pixels) -> Tensor:
-    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        if 'joints' in self.truths:
+            files |= {name: Path(f'{path}.{name}.png') for name in ('foreground', 'matte')}
+            files['joints'] = Path(f'{path}.people.json')
+        return files
 
 
 def to_depth_m(depth_mm: Pixels) -> NDArray[np.float32]:
@@ -130,23 +115,3 @@ def to_joints(people: list[dict[str, Any]]) -> NDArray[np.float32]:
     for row, person in zip(rows, people, strict=False):
         row[:] = person['joints']
     return rows
-
-
-def _image(folder: Path, key: str) -> Path:
-    png = folder / f'{key}.image.png'
-    return png if png.is_file() else folder / f'{key}.image.jpg'
-
-
-def _read_color(file: Path) -> Pixels:
-    # IMREAD_COLOR_RGB would do, but OpenCV before 4.10 does not know it.
-    return np.asarray(_read(file, cv2.IMREAD_COLOR)[..., ::-1], np.uint8, order='C')
-
-
-def _read(file: Path, flags: int) -> Pixels:
-    pixels: Pixels | None = cast('Any', cv2.imread(str(file), flags))
-    if pixels is None:
-        raise FileNotFoundError(
-            f'expected a picture, found none that can be read at {file}; delete the '
-            'camera.json of this frame and render it again, or leave the frame out'
-        )
-    return pixels

@@ -1,0 +1,117 @@
+"""COCO keypoints: people and their 17 joints (Lin et al., arXiv 1405.0312)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import AGAIN, read_rgb
+from sd_perception_ros.skeleton import JOINTS
+
+
+class CocoDataset(FolderDataset):
+    """
+    Pictures with at least one person whose joints are marked.
+
+    Crowds, and people whose joints nobody marked, are NaN in `matte`, which says elsewhere where
+    the outlines of people lie; too coarsely to learn mattes from, so it is no truth here.
+    """
+
+    kind = 'coco'
+    layout = 'annotations/person_keypoints_train2017.json and train2017/*.jpg'
+    signs = ('annotations/person_keypoints_*.json',)
+    splits = ('train2017', 'val2017')
+    truths = ('joints',)
+
+    def find(self) -> list[Frame]:
+        """List the pictures with marked people."""
+        file = self.folder / 'annotations' / f'person_keypoints_{self.split}.json'
+        if not file.is_file():
+            return []
+        self._people = MarkedPeople(file)
+        names = self._people.names_with_joints()
+        return [Frame(name, {'image': self.folder / self.split / name}) for name in names]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture; its people, the largest first."""
+        image = read_rgb(frame.files['image'])
+        matte = self._people.matte(frame.key, *image.shape[:2])
+        return {'image': image, 'joints': self._people.joints(frame.key), 'matte': matte}
+
+
+class MarkedPeople:
+    """
+    A file of annotations in COCO's format, through pycocotools.
+
+    :raises OSError: the file is not in this format.
+    :raises ValueError: it marks other joints.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from pycocotools.coco import COCO
+
+        self.file = file
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
+                self._coco = COCO(str(file))
+            images = self._coco.dataset['images']
+            self._ids: dict[str, int] = {row['file_name']: row['id'] for row in images}
+        except (json.JSONDecodeError, KeyError, TypeError, AssertionError) as error:
+            raise OSError(
+                f'{file}: expected people with keypoints in the format of COCO ({error!r}); '
+                f'{AGAIN}'
+            ) from error
+        for category in self._coco.dataset.get('categories', []):
+            names = category.get('keypoints')
+            if names is not None and tuple(names) != JOINTS:
+                raise ValueError(
+                    f'{file}: expected the 17 joints of COCO ({", ".join(JOINTS)}), got '
+                    f'{", ".join(names)}; bring them into this order, flag 0 for those you lack'
+                )
+
+    def names_with_joints(self) -> list[str]:
+        """Return the names of pictures on which somebody's joints are marked, sorted."""
+        return sorted(name for name in self._ids if self._marked(name))
+
+    def joints(self, name: str) -> NDArray[np.float32]:
+        """Return (P, 17, 3) u, v and flag of a picture, the largest people first."""
+        people = sorted(self._marked(name), key=lambda row: -float(row.get('area', 0)))
+        rows = np.zeros((len(people), len(JOINTS), 3), np.float32)
+        for row, person in zip(rows, people, strict=True):
+            if len(person['keypoints']) != rows[0].size:
+                raise ValueError(
+                    f'{self.file}: expected {rows[0].size} numbers for a person in {name}, got '
+                    f'{len(person["keypoints"])}; u, v and flag of each of the 17 joints'
+                )
+            row[:] = np.reshape(person['keypoints'], row.shape)
+        rows[rows[..., 2] == 0] = 0
+        return rows
+
+    def matte(self, name: str, height: int, width: int) -> NDArray[np.float32]:
+        """Return 1 within outlines of marked people, NaN within others', (H, W)."""
+        matte = np.zeros((height, width), np.float32)
+        rows = self._rows(name)
+        # Marked people last: where they stand before a crowd, they are known.
+        for row in sorted(rows, key=_is_marked):
+            if row.get('segmentation'):
+                outline = self._coco.annToMask(row).astype(bool)
+                matte[outline] = 1 if _is_marked(row) else np.nan
+        return matte
+
+    def _marked(self, name: str) -> list[dict[str, Any]]:
+        return [row for row in self._rows(name) if _is_marked(row)]
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._coco.imgToAnns.get(self._ids.get(name), [])
+        return rows
+
+
+def _is_marked(row: dict[str, Any]) -> bool:
+    return not row.get('iscrowd', 0) and any(row.get('keypoints', ())[2::3])

@@ -1,0 +1,43 @@
+"""DIODE: rooms and the outdoors with a laser scanner's depth (Vasiljevic, arXiv 1908.00463)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_npy, read_rgb
+
+
+class DiodeDataset(FolderDataset):
+    """Pictures with depth where the authors' mask says that it was measured."""
+
+    kind = 'diode'
+    layout = '{train,val}/{indoors,outdoor}/scene_*/scan_*/NAME{.png,_depth.npy,_depth_mask.npy}'
+    signs = ('*/indoors/scene_*/scan_*', '*/outdoor/scene_*/scan_*')
+    splits = ('train', 'val', 'train/indoors', 'train/outdoor', 'val/indoors', 'val/outdoor')
+    truths = ('depth_m',)
+
+    def find(self) -> list[Frame]:
+        """List the split's pictures."""
+        below = 'scene_*/scan_*/*.png' if '/' in self.split else '*/scene_*/scan_*/*.png'
+        return [_frame(file) for file in sorted(self.folder.glob(f'{self.split}/{below}'))]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its depth, metres; unknown where the mask is 0."""
+        depth_m = read_npy(frame.files['depth_m'], 2, 3).astype(np.float32)
+        depth_m = depth_m.reshape(depth_m.shape[:2])
+        mask = read_npy(frame.files['mask'], 2)
+        if mask.shape != depth_m.shape:
+            raise ValueError(
+                f'{frame.files["mask"]}: expected a mask of the shape of the depth, '
+                f'{depth_m.shape}, got {mask.shape}; take both from the same archive'
+            )
+        depth_m[(mask == 0) | ~(depth_m > 0)] = np.nan
+        return {'image': read_rgb(frame.files['image']), 'depth_m': depth_m}
+
+
+def _frame(image: Path) -> Frame:
+    depth, mask = (image.with_name(f'{image.stem}_depth{end}.npy') for end in ('', '_mask'))
+    return Frame(image.stem, {'image': image, 'depth_m': depth, 'mask': mask})

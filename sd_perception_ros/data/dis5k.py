@@ -1,0 +1,31 @@
+"""DIS5K: single things, cut out exactly (Qin et al., arXiv 2203.03041)."""
+
+from __future__ import annotations
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_rgb, read_shares
+
+
+class Dis5kDataset(FolderDataset):
+    """Pictures with the thing in them as the foreground."""
+
+    kind = 'dis5k'
+    layout = 'DIS-TR/im/NAME.jpg and DIS-TR/gt/NAME.png'
+    signs = ('DIS-*/im',)
+    splits = ('DIS-TR', 'DIS-VD', 'DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
+    truths = ('foreground',)
+
+    def find(self) -> list[Frame]:
+        """List the split's pictures."""
+        top = self.folder / self.split
+        return [
+            Frame(file.stem, {'image': file, 'foreground': top / 'gt' / f'{file.stem}.png'})
+            for file in sorted(top.glob('im/*.jpg'))
+        ]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its mask."""
+        return {
+            'image': read_rgb(frame.files['image']),
+            'foreground': read_shares(frame.files['foreground']),
+        }

@@ -1,0 +1,57 @@
+"""ETH3D: large pictures with a laser scanner's depth (Schoeps et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import AGAIN, check_whole, read_rgb
+
+
+class Eth3dDataset(FolderDataset):
+    """The training scenes of the high-resolution multi-view benchmark, in their own lens."""
+
+    kind = 'eth3d'
+    layout = (
+        '<scene>/images/dslr_images/NAME.JPG and <scene>/ground_truth_depth/dslr_images/NAME.JPG'
+    )
+    signs = ('*/ground_truth_depth/dslr_images',)
+    truths = ('depth_m',)
+
+    def find(self) -> list[Frame]:
+        """List the frames that have depth."""
+        depths = sorted(self.folder.glob('*/ground_truth_depth/dslr_images/*.JPG'))
+        return [
+            Frame(
+                f'{depth.parents[2].name}/{depth.stem}', {'image': _image(depth), 'depth_m': depth}
+            )
+            for depth in depths
+        ]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its depth: float32 metres without a header, infinite unknown."""
+        image = read_rgb(frame.files['image'])
+        height, width = image.shape[:2]
+        file = frame.files['depth_m']
+        if file.stat().st_size != 4 * height * width:
+            raise OSError(
+                f'{file}: expected {width} x {height} numbers of 4 bytes, as the picture has '
+                f'pixels, got {file.stat().st_size} bytes; {AGAIN}'
+            )
+        depth_m = np.fromfile(file, '<f4').reshape(height, width)
+        depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = np.nan
+        return {'image': image, 'depth_m': depth_m}
+
+    def check(self) -> None:
+        """Look at every picture, and at the depth, which is no JPEG whatever its name says."""
+        for frame in self.frames:
+            check_whole(frame.files['image'])
+            depth = frame.files['depth_m']
+            if not depth.is_file() or depth.stat().st_size == 0:
+                raise OSError(f'expected a file with depth at {depth}, found none; {AGAIN}')
+
+
+def _image(depth: Path) -> Path:
+    return depth.parents[2] / 'images' / 'dslr_images' / depth.name

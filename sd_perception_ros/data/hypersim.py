@@ -1,0 +1,182 @@
+"""Hypersim: rendered rooms in HDF5 (Roberts et al., arXiv 2011.02523)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_hdf5, read_rgb
+
+SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
+CAMERA_FILE = 'metadata_camera_parameters.csv'
+# Every scene's camera but the tilted and shifted ones of CAMERA_FILE: 60 degrees wide, 4 : 3.
+USUAL_CAMERA = np.diag([np.tan(np.pi / 6), np.tan(np.pi / 6) * 3 / 4, -1.0])
+NYU40 = (
+    *('wall', 'floor', 'cabinet', 'bed', 'chair', 'sofa', 'table', 'door', 'window'),
+    *('bookshelf', 'picture', 'counter', 'blinds', 'desk', 'shelves', 'curtain', 'dresser'),
+    *('pillow', 'mirror', 'floor mat', 'clothes', 'ceiling', 'books', 'refrigerator'),
+    *('television', 'paper', 'towel', 'shower curtain', 'box', 'whiteboard', 'person'),
+    *('night stand', 'toilet', 'sink', 'lamp', 'bathtub', 'bag', 'other structure'),
+    *('other furniture', 'other prop'),
+)
+
+
+class HypersimDataset(FolderDataset):
+    """
+    Pictures from the linear colours, depth along the axis, normals, and NYU40 classes.
+
+    The split is that of SPLIT_FILE in the folder; `all` needs none. CAMERA_FILE beside it makes
+    the depth of tilted and shifted cameras exact. Both come with the authors' code. Where there
+    are no linear colours, the preview pictures are taken.
+    """
+
+    kind = 'hypersim'
+    layout = (
+        'ai_VVV_NNN/images/scene_cam_XX_geometry_hdf5/frame.IIII.depth_meters.hdf5, and '
+        'scene_cam_XX_final_hdf5/frame.IIII.color.hdf5'
+    )
+    signs = ('ai_*_*/images/scene_cam_*_geometry_hdf5',)
+    splits = ('train', 'val', 'test', 'all')
+    classes = NYU40
+
+    def find(self) -> list[Frame]:
+        """List the split's frames that have depth; the first decides about other truths."""
+        self._cameras = _read_cameras(self.folder / CAMERA_FILE)
+        pattern = 'ai_*_*/images/scene_cam_*_geometry_hdf5/frame.*.depth_meters.hdf5'
+        files = sorted(self.folder.glob(pattern))
+        if self.split != 'all' and files:
+            chosen = self._split_keys()
+            files = [file for file in files if _key(file) in chosen]
+        kinds = {'depth_m': 'depth_meters', 'normals': 'normal_cam', 'labels': 'semantic'}
+        present = [name for name in kinds if files and _sibling(files[0], kinds[name]).is_file()]
+        self.truths = tuple(present)
+        return [
+            Frame(
+                _key(file),
+                {'image': _picture(file)}
+                | {name: _sibling(file, kinds[name]) for name in present},
+            )
+            for file in files
+        ]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read and convert the files of a frame."""
+        files = frame.files
+        distance_m = read_hdf5(files['depth_m']).astype(np.float32)
+        height, width = distance_m.shape
+        rays = camera_rays(height, width, self._cameras.get(frame.key.split('/')[0]))
+        arrays: dict[str, NDArray[Any]] = {'depth_m': to_depth_m(distance_m, rays)}
+        if files['image'].suffix == '.hdf5':
+            light = read_hdf5(files['image']).astype(np.float32)
+            arrays['image'] = tone_mapped(light, np.isfinite(distance_m))
+        else:
+            arrays['image'] = read_rgb(files['image'])
+        if 'normals' in files:
+            arrays['normals'] = to_normals(read_hdf5(files['normals']).astype(np.float32), rays)
+        if 'labels' in files:
+            ids = read_hdf5(files['labels']).astype(np.int32)
+            arrays['labels'] = np.where((ids < 1) | (ids > len(NYU40)), 255, ids - 1)
+        return arrays
+
+    def _split_keys(self) -> set[str]:
+        file = self.folder / SPLIT_FILE
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"expected the authors' split at {file}, found none; copy it from "
+                'evermotion_dataset/analysis of their repository, or take every frame: '
+                f'{self.kind}:{self.folder}:all'
+            )
+        with file.open(newline='') as opened:
+            return {
+                f'{row["scene_name"]}/{row["camera_name"]}/{int(row["frame_id"]):04d}'
+                for row in csv.DictReader(opened)
+                if row['split_partition_name'] == self.split
+                and row['included_in_public_release'] == 'True'
+            }
+
+
+def camera_rays(
+    height: int, width: int, camera: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """
+    Return the ray through each pixel's centre, (H, W, 3): x right, y down, z 1 along the axis.
+
+    :param camera: the authors' M_cam_from_uv, (3, 3): from u right and v up, both -1..1 from edge
+        to edge, to their camera, whose y is up and whose z is backwards.
+    """
+    matrix = USUAL_CAMERA if camera is None else camera
+    u = (np.arange(width) + 0.5) / width * 2 - 1
+    v = 1 - (np.arange(height) + 0.5) / height * 2
+    points = np.stack([*np.meshgrid(u, v), np.ones((height, width))], -1) @ matrix.T
+    rays: NDArray[np.float32] = (points / -points[..., 2:]).astype(np.float32)
+    return rays * np.array([1, -1, -1], np.float32)
+
+
+def to_depth_m(distance_m: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn distances to the camera's centre into depth along its axis; NaN stays NaN."""
+    depth_m: NDArray[np.float32] = distance_m / np.linalg.norm(rays, axis=-1)
+    depth_m[~(depth_m > 0)] = np.nan
+    return depth_m
+
+
+def to_normals(normals: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
+    """
+    Turn normals of the authors' camera (y up, z backwards) into the optical frame's.
+
+    Their meshes have faces that are seen from behind: those normals turn around, to face the
+    camera. NaN becomes (0, 0, 0).
+    """
+    optical = np.nan_to_num(normals) * np.array([1, -1, -1], np.float32)
+    away = (optical * rays).sum(-1, keepdims=True) > 0
+    length = np.linalg.norm(optical, axis=-1, keepdims=True)
+    facing = np.where(away, -optical, optical) / np.maximum(length, 1e-6)
+    unit: NDArray[np.float32] = np.where(length > 0.5, facing, 0).astype(np.float32)
+    return unit
+
+
+def tone_mapped(light: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """
+    Turn linear colours into a picture as the authors do: the 90th percentile becomes 0.8.
+
+    :param light: (H, W, 3), 0 and more.
+    :param known: (H, W), where something was rendered.
+    """
+    gamma = 1 / 2.2
+    brightness = light @ np.array([0.3, 0.59, 0.11], np.float32)
+    bright = float(np.percentile(brightness[known], 90)) if known.any() else 0.0
+    scale = 0.8 ** (1 / gamma) / bright if bright > 1e-4 else 1.0
+    levels = np.power(np.maximum(np.nan_to_num(light) * scale, 0), gamma).clip(0, 1) * 255
+    return np.asarray(levels.round(), np.uint8)
+
+
+def _read_cameras(file: Path) -> dict[str, NDArray[np.float64]]:
+    if not file.is_file():
+        return {}
+    with file.open(newline='') as opened:
+        return {row['scene_name']: _matrix(row) for row in csv.DictReader(opened)}
+
+
+def _matrix(row: dict[str, Any]) -> NDArray[np.float64]:
+    return np.array([[float(row[f'M_cam_from_uv_{i}{j}']) for j in range(3)] for i in range(3)])
+
+
+def _key(depth: Path) -> str:
+    """Return scene, camera and frame, such as 'ai_001_001/cam_00/0000'."""
+    camera = depth.parent.name.removeprefix('scene_').removesuffix('_geometry_hdf5')
+    return f'{depth.parents[2].name}/{camera}/{depth.name.split(".")[1]}'
+
+
+def _sibling(depth: Path, what: str) -> Path:
+    return depth.with_name(depth.name.replace('depth_meters', what))
+
+
+def _picture(depth: Path) -> Path:
+    folder, frame = str(depth.parent).removesuffix('geometry_hdf5'), depth.name.split('.')[1]
+    light = Path(f'{folder}final_hdf5', f'frame.{frame}.color.hdf5')
+    preview = Path(f'{folder}final_preview', f'frame.{frame}.tonemap.jpg')
+    return light if light.is_file() or not preview.is_file() else preview

@@ -1,0 +1,164 @@
+"""A recorded rosbag2, in MCAP or SQLite, of a camera that sees colours and depth."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+import hashlib
+from pathlib import Path
+import struct
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.messages import depth_m_of, is_depth, rgb_of
+
+SLOP_NS = 20_000_000  # between the stamps of a picture and its depth
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+CAMERA = 'sensor_msgs/msg/CameraInfo'
+
+
+class RosbagDataset(FolderDataset):
+    """
+    Pairs of a picture and the depth of the same moment, from a folder with metadata.yaml.
+
+    The depth must be registered to the picture: seen from the same place, in the same pixels.
+
+    :cvar splits: where a bag has several cameras, the two topics: picture, comma, depth.
+    """
+
+    kind = 'rosbag'
+    layout = 'a recording with metadata.yaml, of a topic of pictures and one of registered depth'
+    signs = ('metadata.yaml',)
+    splits = ('', '<topic of pictures>,<topic of depth>')
+    truths = ('depth_m',)
+
+    def find(self) -> list[Frame]:
+        """Go through the recording once, for the stamps."""
+        bag = self.folder.parent if self.folder.is_file() else self.folder
+        if not (bag / 'metadata.yaml').is_file():
+            raise FileNotFoundError(
+                f'expected a recording with metadata.yaml in {bag}, found none; make one with '
+                f'ros2 bag reindex {bag}'
+            )
+        self._lock = Lock()
+        self._reader = _open(bag)
+        color, depth = self._topics()
+        self._check_registered(color, depth)
+        self._connections = {'image': color, 'depth_m': depth}
+        colors, depths = self._stamps(color), self._stamps(depth)
+        self._received: dict[str, tuple[int, int]] = {}
+        for stamp, received in depths:
+            nearest = _nearest(colors, stamp)
+            if nearest is not None:
+                self._received[str(stamp)] = (nearest, received)
+        if not self._received:
+            raise OSError(
+                f'{bag}: expected pictures on {color[0].topic} and depth on {depth[0].topic} '
+                f'within {SLOP_NS // 1_000_000} ms of each other, found {len(colors)} and '
+                f'{len(depths)} that never are; record both of one camera'
+            )
+        return [Frame(stamp, {'image': bag}) for stamp in self._received]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its depth."""
+        color, depth = (
+            self._message(self._connections[name], received)
+            for name, received in zip(('image', 'depth_m'), self._received[frame.key], strict=True)
+        )
+        return {'image': rgb_of(color), 'depth_m': depth_m_of(depth)}
+
+    def fingerprint(self) -> str:
+        """Return a short name of this very set: of the stamps of its pictures."""
+        words = '\n'.join(frame.key for frame in self.frames)
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+    def _topics(self) -> tuple[list[Any], list[Any]]:
+        """Return the connections of pictures and of depth."""
+        topics: dict[str, list[Any]] = {}
+        for connection in self._reader.connections:
+            if connection.msgtype in IMAGES and connection.msgcount:
+                topics.setdefault(connection.topic, []).append(connection)
+        if self.split:
+            wanted = self.split.split(',')
+            if len(wanted) != 2 or not set(wanted) <= topics.keys():
+                raise ValueError(
+                    f"expected two topics as 'picture,depth', got '{self.split}'; {self.folder} "
+                    f'has: {", ".join(sorted(topics)) or "no pictures"}'
+                )
+            return topics[wanted[0]], topics[wanted[1]]
+        # Of a topic that was recorded both raw and compressed, the raw one.
+        plain = {t: c for t, c in topics.items() if t.rpartition('/')[0] not in topics}
+        depths = {t: c for t, c in plain.items() if is_depth(self._message(c))}
+        colors = {t: c for t, c in plain.items() if t not in depths}
+        if len(depths) != 1 or len(colors) != 1:
+            raise ValueError(
+                f'{self.folder}: expected one topic of pictures and one of depth, got '
+                f'[{", ".join(sorted(colors))}] and [{", ".join(sorted(depths))}]; choose two: '
+                f'{self.kind}:{self.folder}:<picture>,<depth>'
+            )
+        return next(iter(colors.values())), next(iter(depths.values()))
+
+    def _check_registered(self, color: list[Any], depth: list[Any]) -> None:
+        cameras = [self._camera(one[0].topic) for one in (color, depth)]
+        if None in cameras:
+            return  # equal sizes are checked with every frame
+        (k, *size), (other, *other_size) = ([c.k, c.width, c.height] for c in cameras)
+        if size != other_size or not np.allclose(k, other, rtol=0.01, atol=1.0):
+            raise ValueError(
+                f'{self.folder}: expected depth in the pixels of its picture, got other camera '
+                f'parameters on {depth[0].topic} than on {color[0].topic}; record the registered '
+                'depth, such as aligned_depth_to_color/image_raw or depth_registered/image_raw'
+            )
+
+    def _camera(self, topic: str) -> Any:
+        """Return the first camera_info beside a topic, or None."""
+        base = topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+        sibling = f'{base.rpartition("/")[0]}/camera_info'
+        found = [
+            c for c in self._reader.connections
+            if c.topic == sibling and c.msgtype == CAMERA and c.msgcount
+        ]  # fmt: skip
+        return self._message(found) if found else None
+
+    def _stamps(self, connections: list[Any]) -> list[tuple[int, int]]:
+        """Return (stamp, time of arrival) of every message, sorted, nanoseconds."""
+        messages = self._reader.messages(connections)
+        return sorted({_stamp_ns(data): received for _, received, data in messages}.items())
+
+    def _message(self, connections: list[Any], received: int | None = None) -> Any:
+        """Return the message that arrived at some time, or the first one."""
+        span = {} if received is None else {'start': received, 'stop': received + 1}
+        with self._lock:
+            connection, _, data = next(self._reader.messages(connections, **span))
+            return self._reader.deserialize(data, connection.msgtype)
+
+
+def _open(bag: Path) -> Any:
+    from rosbags.highlevel import AnyReader, AnyReaderError
+    from rosbags.typesys import get_typestore, Stores
+
+    try:
+        # Recordings of older distributions do not hold the definitions of their messages.
+        reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader.open()
+    except AnyReaderError as error:
+        raise OSError(
+            f'{bag}: expected a whole recording ({error}); try ros2 bag reindex, or copy it again'
+        ) from error
+    return reader
+
+
+def _stamp_ns(data: bytes | memoryview) -> int:
+    """Return the stamp of the header that a message in CDR starts with."""
+    order = '<' if data[1] & 1 else '>'
+    seconds, nanoseconds = struct.unpack_from(f'{order}iI', data, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def _nearest(messages: list[tuple[int, int]], stamp: int) -> int | None:
+    """Return when the message nearest to a stamp arrived, if it is near."""
+    index = bisect_left(messages, (stamp, 0))
+    near = [m for m in messages[max(index - 1, 0) : index + 1] if abs(m[0] - stamp) <= SLOP_NS]
+    return min(near, key=lambda m: abs(m[0] - stamp))[1] if near else None

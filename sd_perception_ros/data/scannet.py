@@ -1,0 +1,65 @@
+"""ScanNet: rooms walked through with a depth camera (Dai et al., arXiv 1702.04405)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_levels, read_rgb
+
+
+class ScanNetDataset(FolderDataset):
+    """
+    Frames as the authors' reader exports them; pictures are brought to the size of their depth.
+
+    :cvar splits: all, or a text file in the folder with one scene on each line, such as
+        scannetv2_train.
+    """
+
+    kind = 'scannet'
+    layout = 'sceneXXXX_XX/{color/N.jpg,depth/N.png}, alone or below scans/'
+    signs = ('scene????_??/depth', 'scans/scene????_??/depth', 'scans_test/scene????_??/depth')
+    splits = ('all', '<list>')
+    truths = ('depth_m',)
+
+    def find(self) -> list[Frame]:
+        """List the frames of the chosen scenes."""
+        scenes = sorted(
+            scene
+            for top in ('', 'scans/', 'scans_test/')
+            for scene in self.folder.glob(f'{top}scene????_??')
+        )
+        if self.split != 'all':
+            listed = self.folder / f'{self.split.removesuffix(".txt")}.txt'
+            if not listed.is_file():
+                raise FileNotFoundError(
+                    f'expected a list of scenes at {listed}, found none; put it there, or take '
+                    f'every scene: {self.kind}:{self.folder}'
+                )
+            chosen = set(listed.read_text().split())
+            scenes = [scene for scene in scenes if scene.name in chosen]
+        return [
+            Frame(f'{scene.name}/{depth.stem}', {'image': _color(depth), 'depth_m': depth})
+            for scene in scenes
+            for depth in sorted(scene.glob('depth/*.png'), key=lambda file: file.stem.zfill(9))
+        ]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its depth, millimetres along the axis, 0 unknown."""
+        levels = read_levels(frame.files['depth_m'], np.uint16, 'millimetres')
+        depth_m = (levels / 1000).astype(np.float32)
+        depth_m[levels == 0] = np.nan
+        image = read_rgb(frame.files['image'])
+        height, width = depth_m.shape
+        # The colour camera sees twice as fine; both look from the same place after export.
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+        return {'image': image, 'depth_m': depth_m}
+
+
+def _color(depth: Path) -> Path:
+    color = depth.parents[1] / 'color' / f'{depth.stem}.jpg'
+    png = color.with_suffix('.png')
+    return png if png.is_file() else color

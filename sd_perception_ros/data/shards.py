@@ -1,0 +1,147 @@
+"""WebDataset shards: tar files that a cluster reads in long pieces, written from any set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import hashlib
+import io
+import json
+from pathlib import Path
+import tarfile
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, Frame
+from sd_perception_ros.data.files import AGAIN
+
+ABOUT = 'dataset.json'
+# Numbers that need fewer bits than float32: unit vectors, shares of pixels, class ids.
+_NARROW: dict[str, type[np.generic]] = {
+    'normals': np.float16,
+    'foreground': np.float16,
+    'matte': np.float16,
+    'labels': np.uint8,
+}
+
+
+class _Place(NamedTuple):
+    file: Path
+    offset: int
+    size: int
+
+
+class ShardsDataset(FolderDataset):
+    """
+    Frames `<key>.image.png` and `<key>.<truth>.npy` within NNNNNN.tar files.
+
+    Frames are drawn from anywhere, by the places that the heads in the tar files tell, so that
+    a training from shards goes on exactly like any other. Each frame lies in one piece.
+    """
+
+    kind = 'shards'
+    layout = 'NNNNNN.tar files with <key>.image.png, and dataset.json'
+    signs = ('*.tar',)
+
+    def find(self) -> list[Frame]:
+        """Read the heads of all members of all files, not the members."""
+        file = self.folder / ABOUT
+        if not file.is_file():
+            return []
+        about = json.loads(file.read_text())
+        self.truths = tuple(about['truths'])
+        self.classes = tuple(about['classes'])
+        self._places: dict[str, dict[str, _Place]] = {}
+        for shard in sorted(self.folder.glob('*.tar')):
+            for name, place in _members(shard):
+                key, _, rest = name.partition('.')
+                self._places.setdefault(key, {})[rest.rpartition('.')[0]] = place
+        if len(self._places) != about['frames']:
+            raise OSError(
+                f'{self.folder}: expected {about["frames"]} frames in its tar files, as {ABOUT} '
+                f'says, got {len(self._places)}; {AGAIN}'
+            )
+        return [Frame(key, {'image': p['image'].file}) for key, p in sorted(self._places.items())]
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read the members of a frame."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, place in self._places[frame.key].items():
+            with place.file.open('rb') as opened:
+                opened.seek(place.offset)
+                data = opened.read(place.size)
+            if name == 'image':
+                pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+                arrays[name] = np.ascontiguousarray(pixels[..., ::-1])
+            else:
+                arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+        return arrays
+
+    def fingerprint(self) -> str:
+        """Return a short name of this very set."""
+        sizes = [f'{frame.key} {self._places[frame.key]["image"].size}' for frame in self.frames]
+        return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()[:16]
+
+
+def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[int]:
+    """
+    Write every frame of a set; yields the frames that are done.
+
+    :param folder: becomes a set of its own, `shards:folder`, of which dataset.json tells the
+        truths; it is written last, so half of a set is none.
+    :param frames_each: frames of a tar file.
+    :raises OSError: the folder holds shards, or cannot be written.
+    """
+    from webdataset import ShardWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ABOUT).exists():
+        raise OSError(f'{folder} holds shards; choose another folder')
+    for file in folder.glob('*.tar'):
+        file.unlink()  # of a run that was stopped
+    names: set[str] = set()
+    pattern = str(folder / '%06d.tar').replace('%', '%%', str(folder).count('%'))
+    with ShardWriter(pattern, maxcount=frames_each, verbose=0) as writer:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            names |= sample.keys()
+            members = {f'{n}.npy': _bytes(n, v) for n, v in sample.items() if n != 'image'}
+            members['image.png'] = _png(sample['image'])
+            writer.write({'__key__': f'{index:08d}', **members})
+            yield index + 1
+    about = {
+        'source': dataset.name,
+        'fingerprint': dataset.fingerprint(),
+        'frames': len(dataset),
+        'truths': list(dataset.truths),
+        'classes': list(dataset.classes),
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + '\n')
+
+
+def _members(shard: Path) -> Iterator[tuple[str, _Place]]:
+    try:
+        with tarfile.open(shard, 'r:') as opened:
+            for member in opened:
+                yield member.name, _Place(shard, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise OSError(f'{shard}: expected a whole tar file ({error}); {AGAIN}') from error
+
+
+def _bytes(name: str, value: Tensor) -> bytes:
+    array = value[0].numpy()
+    if name != 'joints':
+        array = array.transpose(1, 2, 0)
+        array = array if name == 'normals' else array[..., 0]
+    stream = io.BytesIO()
+    np.save(stream, array.astype(_NARROW.get(name, np.float32)))
+    return stream.getvalue()
+
+
+def _png(image: Tensor) -> bytes:
+    levels = ((image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    _, data = cv2.imencode('.png', np.ascontiguousarray(levels[..., ::-1]))
+    return data.tobytes()

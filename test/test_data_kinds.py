@@ -1,0 +1,342 @@
+"""Every kind of data, read from tiny folders in its own layout."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import h5py
+from layouts import coco_file, keypoints, LAYOUTS, person, picture
+import numpy as np
+import pytest
+import torch
+
+from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.hypersim import camera_rays, to_depth_m
+from sd_perception_ros.data.opening import KINDS, open_data
+from sd_perception_ros.skeleton import INDEX
+
+# Files without a picture's end, a file's length in its head, or numpy's: found when they are read.
+BY_HEAD = {'.json', '.csv', '.mat', '.txt', '.npy'}
+
+
+def made(kind: str, folder: Path, split: str = '') -> Dataset:
+    folder.mkdir(exist_ok=True)
+    LAYOUTS[kind](folder)
+    return open_data([f'{kind}:{folder}{split}'])
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_a_folder_is_recognized_by_what_is_in_it(kind: str, tmp_path: Path) -> None:
+    LAYOUTS[kind](tmp_path)
+    folder = f'{tmp_path}'
+    if kind == 'diode':  # no train in this one
+        folder = f'{kind}:{tmp_path}:val'
+    dataset = open_data([folder])
+    assert type(dataset) is KINDS[kind]
+    dataset.check()
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_a_sample_is_as_types_py_says(kind: str, tmp_path: Path) -> None:
+    dataset = made(kind, tmp_path, ':val' if kind == 'diode' else '')
+    sample = dataset[0]
+    height, width = sample['image'].shape[-2:]
+    assert set(dataset.truths) <= sample.keys()
+    assert all(value.dtype == torch.float32 for value in sample.values())
+    channels = {'image': 3, 'normals': 3}
+    for name, value in sample.items():
+        if name != 'joints':
+            assert value.shape == (1, channels.get(name, 1), height, width), name
+    torch.testing.assert_close(dataset.image(0), sample['image'])
+    assert -1 <= sample['image'].min() <= sample['image'].max() <= 1
+    if kind != 'hypersim':
+        red, green, blue = sample['image'][0, :, 0, 0]
+        assert red > max(green, blue)
+    if 'depth_m' in sample:
+        depth_m = sample['depth_m']
+        assert ((depth_m > 0) | depth_m.isnan()).all()
+        assert not torch.isneginf(depth_m).any()
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_a_file_that_is_missing_or_cut_off_is_named_before_a_training(
+    kind: str, tmp_path: Path
+) -> None:
+    dataset = made(kind, tmp_path, ':val' if kind == 'diode' else '')
+    for file in {file for frame in dataset.frames for file in frame.files.values()}:
+        whole = file.read_bytes()
+        if file.suffix not in BY_HEAD and 'ground_truth_depth' not in file.parts:
+            file.write_bytes(whole[: len(whole) // 2])
+            with pytest.raises(
+                OSError, match=r'expected a whole file.* copy or download it again'
+            ):
+                dataset.check()
+            with pytest.raises(OSError, match=file.name):
+                [dataset[index] for index in range(len(dataset))]
+        file.unlink()
+        with pytest.raises(OSError, match=file.name):
+            dataset.check()
+        file.write_bytes(whole)
+    dataset.check()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_empty_folder_says_what_was_expected(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f'expected .* {tmp_path}'):
+        open_data([f'{kind}:{tmp_path}'])
+
+
+def test_hypersim_distances_along_rays_become_depth_along_the_axis(tmp_path: Path) -> None:
+    depth_m = made('hypersim', tmp_path)[0]['depth_m'][0, 0]
+    # A sphere of 2 m around a camera of 886.81 px: in the middle, half a pixel beside the axis,
+    # depth is distance; in the corner it is shorter by the cosine of the ray's angle.
+    assert depth_m[383, 511].item() == pytest.approx(2, abs=1e-5)
+    corner = math.hypot(511.5 / 886.81, 383.5 / 886.81, 1)
+    assert depth_m[0, 0].item() == pytest.approx(2 / corner, abs=1e-5)
+    assert depth_m[0, 0].item() == pytest.approx(1.6224, abs=1e-4)
+    assert depth_m[10, 10].isnan()
+
+
+def test_hypersim_normals_turn_to_the_optical_frame_and_face_the_camera(tmp_path: Path) -> None:
+    normals = made('hypersim', tmp_path)[0]['normals'][0]
+    for place in ((100, 100), (5, 5)):  # the second one is seen from behind
+        torch.testing.assert_close(
+            normals[:, place[0], place[1]], torch.tensor([0, -0.6, -0.8]), atol=1e-3, rtol=0
+        )
+    assert normals[:, 10, 10].tolist() == [0, 0, 0]
+
+
+def test_hypersim_classes_start_at_the_wall_and_unknown_is_255(tmp_path: Path) -> None:
+    dataset = made('hypersim', tmp_path)
+    labels = dataset[0]['labels'][0, 0]
+    assert dataset.classes[int(labels[0, 0])] == 'floor'
+    assert labels[10, 10] == 255
+
+
+def test_hypersim_pictures_are_as_bright_as_the_authors_make_them(tmp_path: Path) -> None:
+    image = made('hypersim', tmp_path)[0]['image'][0, 0]
+    # The 90th percentile becomes 0.8 of white, 204 of 255, and -1 .. 1 has it at 0.6.
+    assert image[700, 500].item() == pytest.approx(0.6, abs=1e-6)
+    assert image[100, 500].item() == -1
+
+
+def test_a_tilted_hypersim_camera_has_its_own_rays() -> None:
+    usual = camera_rays(3, 4)
+    assert usual[1, 1, 1] == 0  # the middle row looks straight ahead
+    assert (usual[..., 2] == 1).all()
+    assert usual[0, 3, 0] > 0 > usual[0, 0, 0]
+    assert usual[0, 0, 1] < 0 < usual[2, 0, 1]  # y points down
+    shifted = np.diag([math.tan(math.pi / 6), 0.25, -1.0])
+    shifted[1, 2] = 0.5  # the middle row looks up by half a metre a metre
+    rays = camera_rays(3, 4, shifted)
+    assert rays[1, 1].tolist() == pytest.approx([usual[1, 1, 0], -0.5, 1])
+    distance_m = np.ones((3, 4), np.float32)
+    ray = math.hypot(float(usual[1, 1, 0]), 0.5, 1)
+    assert to_depth_m(distance_m, rays)[1, 1] == pytest.approx(1 / ray)
+
+
+def test_hypersim_without_its_split_says_where_it_is(tmp_path: Path) -> None:
+    LAYOUTS['hypersim'](tmp_path)
+    assert len(open_data([f'hypersim:{tmp_path}:train'])) == 1
+    with pytest.raises(FileNotFoundError, match='expected ai_VVV_NNN'):
+        open_data([f'hypersim:{tmp_path}:test'])
+    (tmp_path / 'metadata_images_split_scene_v1.csv').unlink()
+    with pytest.raises(FileNotFoundError, match=r'authors. split .*:all'):
+        open_data([f'hypersim:{tmp_path}'])
+    assert len(open_data([f'hypersim:{tmp_path}:all'])) == 1
+
+
+def first_depths(dataset: Dataset) -> list[float]:
+    return dataset[0]['depth_m'][0, 0, 0, :3].tolist()
+
+
+def test_virtual_kitti_depth_is_in_centimetres_and_its_sky_infinitely_far(tmp_path: Path) -> None:
+    dataset = made('vkitti2', tmp_path)
+    assert first_depths(dataset) == pytest.approx([2.5, math.inf, 5.12])
+    assert dataset.key(0) == 'Scene01/clone/Camera_0/rgb_00007'
+
+
+def test_virtual_kitti_may_lie_in_the_folders_of_its_archives(tmp_path: Path) -> None:
+    LAYOUTS['vkitti2'](tmp_path)
+    for what in ('rgb', 'depth'):
+        target = tmp_path / f'vkitti_2.0.3_{what}' / 'Scene01' / 'clone' / 'frames'
+        target.mkdir(parents=True)
+        (tmp_path / 'Scene01' / 'clone' / 'frames' / what).rename(target / what)
+    dataset = open_data([str(tmp_path)])
+    dataset.check()
+    assert first_depths(dataset) == pytest.approx([2.5, math.inf, 5.12])
+
+
+def test_nyu_frames_stand_upright_and_holes_of_the_sensor_stay_unknown(tmp_path: Path) -> None:
+    dataset = made('nyuv2', tmp_path)
+    assert dataset[1]['image'].shape == (1, 3, 6, 8)
+    assert dataset[1]['depth_m'][0, 0, 0, :3].tolist() == pytest.approx(
+        [2, math.nan, 2.5], nan_ok=True
+    )
+    assert [len(open_data([f'nyuv2:{tmp_path}:{split}'])) for split in ('train', 'test')] == [2, 1]
+    assert open_data([f'nyuv2:{tmp_path}:test']).key(0) == '0002'
+    assert open_data([f'nyuv2:{tmp_path}:test']).fingerprint() != dataset.fingerprint()
+
+
+def test_a_matlab_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    LAYOUTS['nyuv2'](tmp_path)
+    file = tmp_path / 'nyu_depth_v2_labeled.mat'
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(OSError, match=r'nyu_depth_v2_labeled.mat: expected .* download it again'):
+        open_data([f'nyuv2:{tmp_path}'])
+
+
+def test_kitti_depth_is_in_256ths_of_a_metre_and_0_unknown(tmp_path: Path) -> None:
+    dataset = made('kitti', tmp_path)
+    assert first_depths(dataset) == pytest.approx([math.nan, 1, 2.5], nan_ok=True)
+
+
+def test_a_list_of_kitti_pictures_is_a_split_of_those_that_have_depth(tmp_path: Path) -> None:
+    LAYOUTS['kitti'](tmp_path)
+    drive = '2011_09_26/2011_09_26_drive_0001_sync/image_02/data'
+    (tmp_path / 'eigen.txt').write_text(
+        f'{drive}/0000000005.png anything 721.5\n{drive}/0000000006.png None 721.5\n'
+    )
+    assert open_data([f'kitti:{tmp_path}:eigen']).key(0).endswith('image_02/0000000005')
+    assert len(open_data([f'kitti:{tmp_path}:eigen'])) == 1
+
+
+def test_scannet_frames_come_in_order_and_pictures_in_the_size_of_their_depth(
+    tmp_path: Path,
+) -> None:
+    dataset = made('scannet', tmp_path)
+    assert [dataset.key(i) for i in range(3)] == [f'scene0000_00/{i}' for i in (0, 20, 100)]
+    assert dataset[0]['image'].shape == (1, 3, 6, 8)
+    assert first_depths(dataset) == pytest.approx([math.nan, 1.5, 0.512], nan_ok=True)
+    (tmp_path / 'mine.txt').write_text('scene0707_00\n')
+    with pytest.raises(FileNotFoundError, match='expected sceneXXXX_XX'):
+        open_data([f'scannet:{tmp_path}:mine'])
+
+
+def test_eth3d_depth_has_no_head_and_infinity_is_unknown(tmp_path: Path) -> None:
+    dataset = made('eth3d', tmp_path)
+    assert first_depths(dataset) == pytest.approx([math.nan, 1.5, 4], nan_ok=True)
+    file = dataset.frames[0].files['depth_m']
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(OSError, match=r'expected 8 x 6 numbers of 4 bytes.* got 188 bytes'):
+        dataset[0]
+
+
+def test_diode_depth_counts_where_its_mask_says(tmp_path: Path) -> None:
+    dataset = made('diode', tmp_path, ':val')
+    assert first_depths(dataset) == pytest.approx([3, math.nan, 3], nan_ok=True)
+    assert len(open_data([f'diode:{tmp_path}:val/indoors'])) == 1
+    with pytest.raises(FileNotFoundError):
+        open_data([f'diode:{tmp_path}:val/outdoor'])
+
+
+def test_dis5k_and_p3m_tell_the_share_of_each_pixel(tmp_path: Path) -> None:
+    thing = made('dis5k', tmp_path / 'dis')[0]['foreground'][0, 0, 0]
+    assert thing.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    people = made('p3m10k', tmp_path / 'p3m')[0]['matte'][0, 0, 0]
+    assert people.tolist() == pytest.approx([0, 0, 0, 0.2, 0, 0, 0, 0])
+
+
+def test_coco_gives_the_largest_person_first_and_forgets_pictures_without_joints(
+    tmp_path: Path,
+) -> None:
+    dataset = made('coco', tmp_path)
+    assert len(dataset) == 1
+    joints = dataset[0]['joints'][0]
+    assert joints.shape == (2, 17, 3)
+    assert joints[0, INDEX['left_hip']].tolist() == [3, 4, 1]
+    assert joints[1, INDEX['nose']].tolist() == [1, 2, 2]
+    assert joints[1].count_nonzero() == 3
+
+
+def test_people_whom_nobody_marked_are_unknown_in_coco(tmp_path: Path) -> None:
+    matte = made('coco', tmp_path)[0]['matte'][0, 0, 3]
+    assert matte[:2].tolist() == [1, 1]
+    assert matte[3:6].tolist() == [0, 0, 0]
+    assert matte[6:].isnan().all()
+
+
+def test_annotations_of_other_joints_are_refused(tmp_path: Path) -> None:
+    LAYOUTS['coco'](tmp_path)
+    file = tmp_path / 'annotations' / 'person_keypoints_train2017.json'
+    file.write_text(file.read_text().replace('left_hip', 'tail'))
+    with pytest.raises(ValueError, match=r'expected the 17 joints of COCO .* tail'):
+        open_data([f'coco:{tmp_path}'])
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(OSError, match=r'train2017.json: expected people .* download it again'):
+        open_data([f'coco:{tmp_path}'])
+
+
+def test_a_folder_of_ones_own_has_the_truths_that_have_a_folder(tmp_path: Path) -> None:
+    dataset = made('folder', tmp_path)
+    assert dataset.truths == ('depth_m', 'normals', 'labels', 'foreground', 'matte', 'joints')
+    assert dataset.classes == ('grass', 'path')
+    sample = dataset[0]
+    assert sample['depth_m'][0, 0, 0, :3].tolist() == pytest.approx(
+        [math.nan, math.inf, 2], nan_ok=True
+    )
+    assert sample['normals'][0, :, 0, 0].tolist() == [0, 0, -1]
+    assert sample['labels'].unique().tolist() == [1]
+    assert sample['matte'].unique().tolist() == pytest.approx([0.2])
+    assert sample['joints'][0, 0, INDEX['nose']].tolist() == [3, 2, 2]
+    assert dataset[1]['joints'].shape == (1, 0, 17, 3)
+    for folder in ('mask', 'alpha', 'labels'):
+        for file in (tmp_path / folder).glob('*'):
+            file.unlink()
+        (tmp_path / folder).rmdir()
+    (tmp_path / 'keypoints.json').unlink()
+    assert open_data([str(tmp_path)]).truths == ('depth_m', 'normals')
+
+
+def test_a_folder_of_ones_own_takes_numbers_too(tmp_path: Path) -> None:
+    picture(tmp_path / 'image' / 'a.jpg')
+    (tmp_path / 'depth').mkdir()
+    (tmp_path / 'normals').mkdir()
+    depth_m = np.full((6, 8), 2.5)
+    depth_m[0, :3] = 0, -1, np.inf
+    np.save(tmp_path / 'depth' / 'a.npy', depth_m)
+    np.save(tmp_path / 'normals' / 'a.npy', np.tile([0.0, 0.0, -5.0], (6, 8, 1)))
+    sample = open_data([str(tmp_path)])[0]
+    assert sample['depth_m'][0, 0, 0, :4].tolist() == pytest.approx(
+        [math.nan, math.nan, math.inf, 2.5], nan_ok=True
+    )
+    assert sample['normals'][0, :, 3, 3].tolist() == [0, 0, -1]
+
+
+def test_a_truth_of_another_kind_or_size_is_refused_with_its_file(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    picture(tmp_path / 'depth' / 'a.png')
+    with pytest.raises(ValueError, match=r'depth/a.png: expected millimetres .* 16 bits'):
+        open_data([str(tmp_path)])[0]
+    LAYOUTS['folder'](tmp_path)
+    picture(tmp_path / 'image' / 'a.png', 12, 8)
+    with pytest.raises(ValueError, match=r'depth/a.png: expected depth_m of 8 x 12 pixels'):
+        open_data([str(tmp_path)])[0]
+
+
+def test_a_person_of_too_few_numbers_is_refused(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    marks = keypoints(nose=(3, 2, 2))[:-3]
+    (tmp_path / 'keypoints.json').write_text(coco_file([person(1, marks)], 'a.png'))
+    with pytest.raises(ValueError, match=r'keypoints.json: expected 51 numbers .* a.png, got 48'):
+        open_data([str(tmp_path)])[0]
+
+
+def test_an_hdf5_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    dataset = made('hypersim', tmp_path)
+    file = dataset.frames[0].files['labels']
+    file.unlink()
+    with h5py.File(file, 'w') as opened:
+        opened['other'] = 1
+    with pytest.raises(
+        OSError, match=r"semantic.hdf5: expected an HDF5 file with an array 'dataset'"
+    ):
+        dataset[0]
+
+
+def test_a_pickle_in_disguise_is_not_read(tmp_path: Path) -> None:
+    dataset = made('diode', tmp_path, ':val')
+    np.save(dataset.frames[0].files['depth_m'], np.array({'a': 1}, dtype=object))
+    with pytest.raises(OSError, match='expected an array of numpy'):
+        dataset[0]
