@@ -25,6 +25,7 @@ COMMANDS = {
     'bake-bodies': ('cli.bake_bodies', 'pose and clothe people for the rooms', False),
     'pretrain': ('cli.pretrain', 'train the autoencoder and the denoiser', False),
     'train': ('cli.train', 'fine-tune tasks in one deterministic step', False),
+    'data': ('cli.data', 'look at data before a training, or write it into shards', False),
     'evaluate': ('cli.evaluate', 'measure a checkpoint against ground truth', False),
 }
 

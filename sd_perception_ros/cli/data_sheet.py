@@ -1,0 +1,113 @@
+"""A contact sheet: frames one below the other, each with everything that is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sd_perception_ros.data.windows import resized
+from sd_perception_ros.drawing import draw_people, true_poses
+from sd_perception_ros.tasks.depth import Depth
+from sd_perception_ros.tasks.normals import Normals
+from sd_perception_ros.types import Sample, UInt8
+
+HEIGHT_PX = 192  # of a picture on the sheet
+MOST_WIDE_PX = 480
+UNKNOWN = (96, 0, 96)
+TEXT_PX = 16
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sample]]) -> UInt8:
+    """
+    Paint frames, a row for each: the picture, then each truth by its name.
+
+    :param rows: name and sample, a batch of one, of any size.
+    :returns: (H, W, 3) uint8 RGB.
+    """
+    strips = [_row(key, _small(sample)) for key, sample in rows]
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0))) for strip in strips]
+    return np.vstack(padded)
+
+
+def _small(sample: Sample) -> Sample:
+    height, width = sample['image'].shape[-2:]
+    scale = min(HEIGHT_PX / height, MOST_WIDE_PX / width)
+    return resized(sample, max(round(height * scale), 1), max(round(width * scale), 1))
+
+
+def _row(key: str, sample: Sample) -> UInt8:
+    painters: dict[str, Callable[[Sample], UInt8]] = {
+        'image': _picture,
+        'depth_m': _depth,
+        'normals': _normals,
+        'labels': _labels,
+        'foreground': lambda sample: _share(sample['foreground']),
+        'matte': lambda sample: _share(sample['matte']),
+        'joints': _joints,
+    }
+    cells = [
+        _titled(key if name == 'image' else name, paint(sample))
+        for name, paint in painters.items()
+        if name in sample
+    ]
+    return np.hstack(cells)
+
+
+def _titled(title: str, picture: UInt8) -> UInt8:
+    bar = np.zeros((TEXT_PX, picture.shape[1], 3), np.uint8)
+    most = picture.shape[1] // 7  # the end of a name tells more than its start
+    text = title if len(title) <= most else f'..{title[2 - most :]}'
+    white = (255, 255, 255)
+    cv2.putText(bar, text, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, white, 1, cv2.LINE_AA)
+    return np.pad(np.vstack([bar, picture]), ((0, 2), (0, 2), (0, 0)))
+
+
+def _picture(sample: Sample) -> UInt8:
+    levels = ((sample['image'][0] + 1) * 127.5).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+
+
+def _depth(sample: Sample) -> UInt8:
+    """Near is warm; the 2 % nearest and farthest are the ends, the sky is the coldest."""
+    task = Depth()
+    target, known = task.target(sample)
+    return _with_unknown(task.colorize(task.decode(target[0])), known)
+
+
+def _normals(sample: Sample) -> UInt8:
+    task = Normals()
+    target, known = task.target(sample)
+    return _with_unknown(task.colorize(task.decode(target[0])), known)
+
+
+def _labels(sample: Sample) -> UInt8:
+    """Give each class a colour far from those of its neighbours."""
+    labels = sample['labels'][0, 0].numpy().astype(np.uint8)
+    ids = np.arange(256)
+    hues = (ids * 111) % 180  # about the golden angle, of OpenCV's 180 degrees
+    table = np.stack([hues, np.full(256, 170), np.where(ids % 2, 150, 230)], -1).astype(np.uint8)
+    colors = cv2.cvtColor(table[None], cv2.COLOR_HSV2RGB)[0]
+    colors[255] = UNKNOWN
+    painted: UInt8 = colors[labels]
+    return painted
+
+
+def _share(share: Tensor) -> UInt8:
+    levels = (share[0, 0].nan_to_num(0.0) * 255).round().byte().numpy()
+    return _with_unknown(np.repeat(levels[..., None], 3, 2), ~share.isnan())
+
+
+def _joints(sample: Sample) -> UInt8:
+    picture = _picture(sample) // 2  # people stand out
+    height, width = picture.shape[:2]
+    return draw_people(picture, true_poses(sample['joints'][0].numpy(), height, width))
+
+
+def _with_unknown(painted: NDArray[np.uint8], known: Tensor) -> UInt8:
+    mask = known[0, 0].numpy()[..., None]
+    return np.where(mask, painted, np.array(UNKNOWN, np.uint8))

@@ -1,0 +1,126 @@
+"""What is in a data set: one line for the pictures and for each truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.types import Sample
+
+MOST_PIXELS = 4096  # of a frame: enough for quantiles of thousands of frames
+
+
+class Statistics:
+    """
+    Gathers frames and describes them.
+
+    :param classes: names of the class ids, where they are known.
+    """
+
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self.classes = tuple(classes)
+        self.sizes: set[tuple[int, int]] = set()
+        self.frames = 0
+        self.people: list[int] = []
+        self.flags: list[NDArray[np.float32]] = []
+        self.values: dict[str, list[NDArray[np.float32]]] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Take a frame in."""
+        self.frames += 1
+        height, width = sample['image'].shape[-2:]
+        self.sizes.add((width, height))
+        for name, value in sample.items():
+            if name == 'joints':
+                people = value[0].numpy()
+                people = people[(people[..., 2] > 0).any(1)]
+                self.people.append(len(people))
+                self.flags.append(people[..., 2])
+                continue
+            pixels = value[0].flatten(1).numpy()
+            step = max(pixels.shape[1] // MOST_PIXELS, 1)
+            self.values.setdefault(name, []).append(pixels[:, ::step])
+
+    def lines(self) -> dict[str, str]:
+        """Return a line of text for each name in the samples; none without a frame."""
+        about: Mapping[str, Callable[[NDArray[np.float32]], str]] = {
+            'image': self._image,
+            'depth_m': _depth,
+            'normals': _normals,
+            'labels': self._labels,
+            'foreground': _share,
+            'matte': _share,
+        }
+        lines = {n: about[n](np.concatenate(parts, 1)) for n, parts in self.values.items()}
+        if self.people:
+            lines['joints'] = _joints(self.people, np.concatenate(self.flags))
+        return lines
+
+    def _image(self, pixels: NDArray[np.float32]) -> str:
+        red, green, blue = ((pixels + 1) / 2 * 255).mean(1)
+        sizes = sorted(self.sizes)
+        some = ', '.join(f'{width}x{height}' for width, height in sizes[:3])
+        more = f' and {len(sizes) - 3} sizes more' if len(sizes) > 3 else ''
+        return f'{some}{more}; mean red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255'
+
+    def _labels(self, pixels: NDArray[np.float32]) -> str:
+        known = pixels[pixels != 255].astype(int)
+        ids, counts = np.unique(known, return_counts=True)
+        order = np.argsort(-counts)[:8]
+        names = [
+            f'{self.classes[i] if i < len(self.classes) else i} {_percent(count / known.size)}'
+            for i, count in zip(ids[order], counts[order], strict=True)
+        ]
+        more = f' and {len(ids) - 8} classes more' if len(ids) > 8 else ''
+        parts = [f'{", ".join(names)}{more}'] if names else []
+        return '; '.join([*parts, _known(known.size, pixels.size)])
+
+
+def _depth(pixels: NDArray[np.float32]) -> str:
+    finite = pixels[np.isfinite(pixels)]
+    sky = np.isposinf(pixels).mean()
+    text = _known(pixels.size - int(np.isnan(pixels).sum()), pixels.size)
+    if sky:
+        text += f', {_percent(sky)} of all nothing in range'
+    if not finite.size:
+        return text
+    low, middle, high = np.quantile(finite, (0.01, 0.5, 0.99))
+    return f'{low:.2f} .. {high:.2f} m, median {middle:.2f} m; {text}'
+
+
+def _normals(pixels: NDArray[np.float32]) -> str:
+    known = np.linalg.norm(pixels, axis=0) > 0.5
+    text = _known(int(known.sum()), known.size)
+    if not known.any():
+        return text
+    x, y, z = pixels[:, known].mean(1)
+    forward = _percent(float((pixels[2, known] > 0).mean()))
+    return f'mean ({x:+.2f}, {y:+.2f}, {z:+.2f}), z forward in {forward}; {text}'
+
+
+def _share(pixels: NDArray[np.float32]) -> str:
+    known = pixels[~np.isnan(pixels)]
+    text = _known(known.size, pixels.size)
+    if not known.size:
+        return text
+    between = _percent(float(((known > 0.02) & (known < 0.98)).mean()))
+    return f'covers {_percent(float(known.mean()))}, soft {between}; {text}'
+
+
+def _joints(people: list[int], flags: NDArray[np.float32]) -> str:
+    labelled = _percent(float((flags > 0).mean())) if flags.size else 'none'
+    visible = _percent(float((flags > 1).mean())) if flags.size else 'none'
+    return (
+        f'{min(people)} .. {max(people)} people a picture, mean {np.mean(people):.1f}; of their '
+        f'joints {labelled} marked, {visible} visible'
+    )
+
+
+def _known(count: int, of: int) -> str:
+    return f'known {_percent(count / of)}'
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.1f} %'

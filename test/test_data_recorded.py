@@ -1,0 +1,297 @@
+"""Recordings and shards as data, and the command that looks at data and writes shards."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+import struct
+from typing import Any
+
+import cv2
+from layouts import LAYOUTS
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
+import torch
+import webdataset
+
+from sd_perception_ros.cli import data as data_command
+from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.shards import write_shards
+from sd_perception_ros.data.statistics import Statistics
+
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+COLOR, DEPTH = '/camera/color/image_raw', '/camera/aligned_depth_to_color/image_raw'
+K = np.array([5, 0, 3.5, 0, 5, 2.5, 0, 0, 1], np.float64)
+
+
+def header(stamp_ns: int) -> Any:
+    stamp = TYPES.types['builtin_interfaces/msg/Time'](stamp_ns // 10**9, stamp_ns % 10**9)
+    return TYPES.types['std_msgs/msg/Header'](stamp, 'camera')
+
+
+def image(stamp_ns: int, encoding: str, levels: np.ndarray, pad: int = 0) -> Any:
+    rows = np.ascontiguousarray(levels).view(np.uint8).reshape(levels.shape[0], -1)
+    rows = np.pad(rows, ((0, 0), (0, pad)))
+    return TYPES.types['sensor_msgs/msg/Image'](
+        header(stamp_ns), *levels.shape[:2], encoding, 0, rows.shape[1], rows.ravel()
+    )
+
+
+def compressed(stamp_ns: int, format_: str, data: np.ndarray) -> Any:
+    return TYPES.types['sensor_msgs/msg/CompressedImage'](header(stamp_ns), format_, data)
+
+
+def camera_info(stamp_ns: int, k: np.ndarray, width: int = 8) -> Any:
+    roi = TYPES.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    return TYPES.types['sensor_msgs/msg/CameraInfo'](
+        header(stamp_ns), 6, width, 'plumb_bob', np.zeros(5), k, np.eye(3).ravel(),
+        np.zeros(12), 0, 0, roi,
+    )  # fmt: skip
+
+
+def record(
+    bag: Path, topics: dict[str, list[Any]], storage: StoragePlugin = StoragePlugin.MCAP
+) -> Path:
+    """Record messages; each arrives a millisecond after its stamp."""
+    with Writer(bag, version=9, storage_plugin=storage) as writer:
+        for topic, messages in topics.items():
+            kind = messages[0].__msgtype__
+            connection = writer.add_connection(topic, kind, typestore=TYPES)
+            for message in messages:
+                stamp = message.header.stamp
+                received = stamp.sec * 10**9 + stamp.nanosec + 10**6
+                writer.write(connection, received, TYPES.serialize_cdr(message, kind))
+    return bag
+
+
+def bgr() -> np.ndarray:
+    levels = np.full((6, 8, 3), 100, np.uint8)
+    levels[0, 0] = 0, 0, 255
+    return levels
+
+
+def depth_mm() -> np.ndarray:
+    levels = np.full((6, 8), 1500, np.uint16)
+    levels[0, 0] = 0
+    return levels
+
+
+def rgbd(first: int = 10**9) -> dict[str, list[Any]]:
+    """Return three pictures at 10 Hz, of which two have depth, a few milliseconds later."""
+    stamps = [first + i * 10**8 for i in range(3)]
+    return {
+        COLOR: [image(stamp, 'bgr8', bgr(), pad=3) for stamp in stamps],
+        DEPTH: [image(stamp + 5 * 10**6, '16UC1', depth_mm()) for stamp in stamps[1:]],
+        '/camera/color/camera_info': [camera_info(stamp, K) for stamp in stamps],
+        '/camera/aligned_depth_to_color/camera_info': [camera_info(stamps[0], K)],
+    }
+
+
+@pytest.mark.parametrize('storage', StoragePlugin)
+def test_a_recording_gives_pictures_with_the_depth_of_their_moment(
+    storage: StoragePlugin, tmp_path: Path
+) -> None:
+    bag = record(tmp_path / 'bag', rgbd(), storage)
+    dataset = open_data([str(bag)])
+    dataset.check()
+    assert dataset.name == f'rosbag:{bag}'
+    assert [dataset.key(i) for i in range(len(dataset))] == ['1105000000', '1205000000']
+    sample = dataset[1]
+    assert sample['image'][0, :, 0, 0].tolist() == pytest.approx([1, -1, -1])
+    assert sample['depth_m'][0, 0, 0, :2].tolist() == pytest.approx([math.nan, 1.5], nan_ok=True)
+    assert open_data([str(bag)]).fingerprint() == dataset.fingerprint()
+
+
+def test_depth_in_metres_keeps_its_infinity_and_forgets_what_is_too_near(tmp_path: Path) -> None:
+    depth_m = np.full((6, 8), 2.5, np.float32)
+    depth_m[0, :3] = math.nan, -math.inf, math.inf
+    topics = rgbd() | {DEPTH: [image(10**9, '32FC1', depth_m)]}
+    values = open_data([str(record(tmp_path / 'bag', topics))])[0]['depth_m'][0, 0, 0, :4]
+    expected = [math.nan, math.nan, math.inf, 2.5]
+    assert values.tolist() == pytest.approx(expected, nan_ok=True)
+
+
+def test_compressed_pictures_and_depth_are_read(tmp_path: Path) -> None:
+    _, png = cv2.imencode('.png', bgr())
+    _, depth = cv2.imencode('.png', depth_mm())
+    head = np.frombuffer(struct.pack('<iff', 0, 0.0, 0.0), np.uint8)
+    topics = {
+        '/rgb/compressed': [compressed(10**9, 'rgb8; png compressed bgr8', png.ravel())],
+        '/depth/compressedDepth': [
+            compressed(10**9, '16UC1; compressedDepth png', np.concatenate([head, depth.ravel()]))
+        ],
+    }
+    sample = open_data([str(record(tmp_path / 'bag', topics))])[0]
+    assert sample['image'][0, :, 0, 0].tolist() == pytest.approx([1, -1, -1])
+    assert sample['depth_m'][0, 0, 0, :2].tolist() == pytest.approx([math.nan, 1.5], nan_ok=True)
+
+
+def test_quantized_depth_is_the_inverse_of_its_levels(tmp_path: Path) -> None:
+    levels = np.full((6, 8), 600, np.uint16)
+    levels[0, 0] = 0
+    _, png = cv2.imencode('.png', levels)
+    head = np.frombuffer(struct.pack('<iff', 0, 1000.0, 100.0), np.uint8)
+    message = compressed(10**9, '32FC1; compressedDepth', np.concatenate([head, png.ravel()]))
+    topics = {COLOR: rgbd()[COLOR], '/depth/compressedDepth': [message]}
+    values = open_data([str(record(tmp_path / 'bag', topics))])[0]['depth_m'][0, 0, 0, :2]
+    assert values.tolist() == pytest.approx([math.nan, 1000 / (600 - 100)], nan_ok=True)
+
+
+def test_of_several_cameras_two_topics_are_chosen(tmp_path: Path) -> None:
+    topics = rgbd() | {'/rear/image_raw': [image(10**9, 'mono8', depth_mm().astype(np.uint8))]}
+    bag = record(tmp_path / 'bag', topics)
+    with pytest.raises(ValueError, match=r'expected one topic of pictures .* /rear/image_raw'):
+        open_data([str(bag)])
+    assert len(open_data([f'rosbag:{bag}:{COLOR},{DEPTH}'])) == 2
+    with pytest.raises(ValueError, match=r"expected two topics as 'picture,depth', got '/front'"):
+        open_data([f'rosbag:{bag}:/front'])
+
+
+def test_depth_that_is_not_registered_is_refused(tmp_path: Path) -> None:
+    other = camera_info(10**9, K * 2)
+    topics = rgbd() | {'/camera/aligned_depth_to_color/camera_info': [other]}
+    with pytest.raises(
+        ValueError, match=r'expected depth in the pixels .* aligned_depth_to_color'
+    ):
+        open_data([str(record(tmp_path / 'bag', topics))])
+
+
+def test_topics_that_never_meet_are_refused(tmp_path: Path) -> None:
+    topics = rgbd() | {DEPTH: rgbd(10**12)[DEPTH]}
+    with pytest.raises(OSError, match=r'within 20 ms of each other, found 3 and 2 that never are'):
+        open_data([str(record(tmp_path / 'bag', topics))])
+
+
+def test_a_recording_without_its_metadata_says_how_to_make_it(tmp_path: Path) -> None:
+    bag = record(tmp_path / 'bag', rgbd())
+    (bag / 'metadata.yaml').unlink()
+    with pytest.raises(FileNotFoundError, match='ros2 bag reindex'):
+        open_data([f'rosbag:{bag}'])
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a folder of two pictures with every truth, and its shards of one each."""
+    LAYOUTS['folder'](tmp_path / 'mine')
+    dataset = open_data([str(tmp_path / 'mine')])
+    assert list(write_shards(dataset, tmp_path / 'shards', 1)) == [1, 2]
+    return tmp_path / 'mine', tmp_path / 'shards'
+
+
+def test_shards_give_the_samples_that_they_were_written_from(shards: tuple[Path, Path]) -> None:
+    original, written = (open_data([str(folder)]) for folder in shards)
+    written.check()
+    assert (written.truths, written.classes) == (original.truths, original.classes)
+    for index in range(2):
+        expected, got = original[index], written[index]
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            exact = name in ('image', 'depth_m', 'labels', 'joints')
+            tolerance = 0 if exact else 5e-4  # half precision
+            torch.testing.assert_close(
+                got[name], value, atol=tolerance, rtol=0, equal_nan=True, msg=name
+            )
+
+
+def test_webdataset_itself_reads_the_shards(shards: tuple[Path, Path]) -> None:
+    files = [str(file) for file in sorted(shards[1].glob('*.tar'))]
+    assert [Path(file).name for file in files] == ['000000.tar', '000001.tar']
+    read = list(webdataset.WebDataset(files, shardshuffle=False).decode('rgb8'))
+    assert [sample['__key__'] for sample in read] == ['00000000', '00000001']
+    assert read[1]['image.png'].shape == (12, 10, 3)
+    assert read[1]['depth_m.npy'].shape == (12, 10)
+
+
+def test_shards_that_are_cut_off_or_missing_are_named(shards: tuple[Path, Path]) -> None:
+    file = shards[1] / '000001.tar'
+    whole = file.read_bytes()
+    file.write_bytes(whole[:700])
+    with pytest.raises(OSError, match=r'000001.tar: expected a whole tar file'):
+        open_data([str(shards[1])])
+    file.unlink()
+    with pytest.raises(OSError, match=r'expected 2 frames in its tar files, .* got 1'):
+        open_data([str(shards[1])])
+
+
+def test_shards_are_not_written_over_shards(shards: tuple[Path, Path]) -> None:
+    with pytest.raises(OSError, match='holds shards; choose another folder'):
+        next(write_shards(open_data([str(shards[0])]), shards[1], 1))
+
+
+def test_the_command_writes_shards_of_one_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LAYOUTS['folder'](tmp_path / 'mine')
+    words = ['shards', '--data', str(tmp_path / 'mine'), '--out', str(tmp_path / 'shards')]
+    assert data_command.main([*words, '--frame-size', '24x16']) == 0
+    assert f'--data shards:{tmp_path}/shards' in capsys.readouterr().out
+    sample = open_data([f'shards:{tmp_path}/shards'])[1]
+    assert {v.shape[-2:] for n, v in sample.items() if n != 'joints'} == {(16, 24)}
+    assert json.loads((tmp_path / 'shards' / 'dataset.json').read_text())['frames'] == 2
+
+
+def test_inspect_draws_every_truth_and_says_what_is_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LAYOUTS['folder'](tmp_path / 'mine')
+    sheet = tmp_path / 'sheets' / 'mine.png'
+    assert (
+        data_command.main(['inspect', '--data', str(tmp_path / 'mine'), '--out', str(sheet)]) == 0
+    )
+    out = capsys.readouterr().out
+    assert f'folder:{tmp_path}/mine: 2 frames with depth_m, normals, labels' in out
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith('  '))
+    assert lines['image'].startswith('8x6, 10x12; mean red 10')
+    assert lines['depth_m'] == (
+        '2.00 .. 2.00 m, median 2.00 m; known 98.8 %, 1.2 % of all nothing in range'
+    )
+    assert lines['normals'] == 'mean (+0.00, +0.00, -1.00), z forward in 0.0 %; known 100.0 %'
+    assert lines['labels'] == 'path 100.0 %; known 100.0 %'
+    assert lines['foreground'] == 'covers 100.0 %, soft 0.0 %; known 100.0 %'
+    assert lines['matte'] == 'covers 20.0 %, soft 100.0 %; known 100.0 %'
+    assert lines['joints'] == (
+        '0 .. 1 people a picture, mean 0.5; of their joints 5.9 % marked, 5.9 % visible'
+    )
+    pixels = cv2.imread(str(sheet))
+    # Two rows of 192 + 16 + 2 pixels; seven cells of a picture of 8 x 6, each with a gap of 2.
+    assert pixels.shape == (2 * 210, 7 * (256 + 2), 3)
+    unknown = pixels[16 + 4, 258 + 4]  # the top left of the depth
+    assert unknown.tolist() == [96, 0, 96]
+
+
+def test_inspect_names_every_broken_frame(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LAYOUTS['folder'](tmp_path / 'mine')
+    file = tmp_path / 'mine' / 'alpha' / 'b.png'
+    file.write_bytes(file.read_bytes()[:-20])
+    words = ['inspect', '--data', str(tmp_path / 'mine'), '--out', str(tmp_path / 'sheet.png')]
+    with pytest.raises(OSError, match=r'alpha/b.png: expected a whole file'):
+        data_command.main(words)
+    assert data_command.main([*words, '--read', '0']) == 1
+    errors = capsys.readouterr().err
+    assert 'b.png: ' in errors
+    assert 'alpha/b.png: expected a whole file' in errors
+    assert 'error: 1 of 2 frames are broken' in errors
+
+
+def test_statistics_of_nothing_known_are_words_not_numbers() -> None:
+    statistics = Statistics()
+    nothing = torch.full((1, 1, 2, 2), math.nan)
+    statistics.add(
+        {
+            'image': torch.zeros(1, 3, 2, 2),
+            'depth_m': nothing,
+            'matte': nothing,
+            'normals': torch.zeros(1, 3, 2, 2),
+            'labels': torch.full((1, 1, 2, 2), 255.0),
+            'joints': torch.zeros(1, 0, 17, 3),
+        }
+    )
+    lines = statistics.lines()
+    assert lines['depth_m'] == lines['matte'] == lines['normals'] == 'known 0.0 %'
+    assert lines['labels'] == 'known 0.0 %'
+    assert lines['joints'].startswith('0 .. 0 people')

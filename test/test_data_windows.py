@@ -1,0 +1,295 @@
+"""Data as a training takes it: opened by name, mixed, brought to windows, read ahead."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import coco_file, keypoints, LAYOUTS, person, picture
+from models import tiny_model, tiny_vae
+import numpy as np
+import pytest
+import torch
+
+from sd_perception_ros.data.dataset import stack
+from sd_perception_ros.data.mixture import Mixture
+from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.windows import ahead, covering, middle, resized, WindowConfig
+from sd_perception_ros.optimize import OptimizeConfig
+from sd_perception_ros.pretrain import train_autoencoder
+from sd_perception_ros.skeleton import INDEX
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.train import previews, train
+from sd_perception_ros.types import Sample
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a folder of two pictures of other sizes, and one of three more."""
+    mine, other = tmp_path / 'mine', tmp_path / 'other'
+    LAYOUTS['folder'](mine)
+    for index in range(3):
+        picture(other / 'image' / f'{index}.png', 7, 9, level=10 * index)
+        (other / 'depth').mkdir(exist_ok=True)
+        np.save(other / 'depth' / f'{index}.npy', np.full((7, 9), 3.0))
+    return mine, other
+
+
+def column(*values: float) -> torch.Tensor:
+    """Return a map of two equal rows."""
+    return torch.tensor(values, dtype=torch.float32).expand(1, 1, 2, -1).clone()
+
+
+def test_depth_and_classes_of_a_smaller_picture_are_those_of_some_pixel() -> None:
+    sample = {
+        'image': column(1, 1, -1, -1).expand(1, 3, 2, 4),
+        'depth_m': column(1, 2, math.nan, math.inf),
+        'labels': column(0, 4, 4, 255),
+        'matte': column(0, 1, 0.5, math.nan),
+    }
+    half = resized(sample, 1, 2)
+    # Antialiased: a triangle of 4 pixels, which weighs the first three with 3, 3 and 1.
+    assert half['image'][0, 0, 0].tolist() == pytest.approx([5 / 7, -5 / 7])
+    for name in ('depth_m', 'labels'):
+        for value in half[name].flatten().tolist():
+            assert any(value == v or (value != value and v != v) for v in sample[name].flatten())
+    assert half['matte'][0, 0, 0].isfinite().all()
+
+
+def test_what_is_mostly_unknown_stays_unknown_and_the_rest_is_a_mean_of_what_is_known() -> None:
+    matte = torch.full((1, 1, 8, 8), 0.5)
+    matte[..., :5] = math.nan
+    sample = resized({'image': torch.zeros(1, 3, 8, 8), 'matte': matte}, 2, 2)
+    assert sample['matte'][0, 0, :, 0].isnan().all()
+    assert sample['matte'][0, 0, :, 1].tolist() == [0.5, 0.5]
+
+
+def test_normals_of_a_smaller_picture_are_unit_vectors() -> None:
+    normals = torch.zeros(1, 3, 4, 8)
+    normals[:, 0, :, :4] = -1
+    normals[:, 2, :, 4:] = -1
+    normals[..., -4:] = torch.where(torch.arange(4) > 1, 0.0, normals[..., -4:])  # unknown
+    found = resized({'image': torch.zeros(1, 3, 4, 8), 'normals': normals}, 2, 4)['normals']
+    length = found.norm(dim=1)
+    assert ((length == 0) | ((length - 1).abs() < 1e-6)).all()
+    assert found[0, :, 0, 0].tolist() == [-1, 0, 0]
+    assert length[0, :, -1].tolist() == [0, 0]
+    between = found[0, :, 0, 1]
+    assert between[0] < 0
+    assert between[2] < 0
+
+
+def test_a_joint_stays_on_its_edge_when_the_picture_grows() -> None:
+    joints = torch.zeros(1, 1, 17, 3)
+    joints[0, 0, INDEX['nose']] = torch.tensor([-0.5, 1.5, 2])  # the corner at the lower left
+    joints[0, 0, INDEX['left_eye']] = torch.tensor([1.0, 0.5, 1])
+    found = resized({'image': torch.zeros(1, 3, 2, 3), 'joints': joints}, 4, 9)['joints'][0, 0]
+    assert found[INDEX['nose']].tolist() == [-0.5, 3.5, 2]
+    assert found[INDEX['left_eye']].tolist() == [4, 1.5, 1]  # the middle stays the middle
+    assert found.count_nonzero() == 6
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), side=st.integers(1, 24))
+def test_any_picture_covers_any_window_and_no_more_than_needed(
+    height: int, width: int, side: int
+) -> None:
+    size = (side, 2 * side)
+    sample: Sample = {
+        'image': torch.zeros(1, 3, height, width),
+        'depth_m': torch.ones(1, 1, height, width),
+    }
+    covered = covering(sample, size)['image'].shape[-2:]
+    assert covered[0] >= size[0]
+    assert covered[1] >= size[1]
+    assert covered[0] == size[0] or covered[1] == size[1]
+    assert middle(sample, size)['depth_m'].shape[-2:] == size
+    larger = covering(sample, size, enlarge_only=True)['image'].shape[-2:]
+    assert larger == ((height, width) if height >= size[0] and width >= size[1] else covered)
+
+
+def test_samples_with_more_and_with_fewer_people_are_a_batch() -> None:
+    one, none = torch.ones(1, 2, 17, 3), torch.zeros(1, 0, 17, 3)
+    image = torch.zeros(1, 3, 2, 2)
+    joints = stack([{'image': image, 'joints': one}, {'image': image, 'joints': none}])['joints']
+    assert joints.shape == (2, 2, 17, 3)
+    assert (joints[0] == 1).all()
+    assert (joints[1] == 0).all()
+
+
+def test_of_a_mixture_of_9_to_1_nine_in_ten_pictures_come_from_the_first(
+    sets: tuple[Path, Path],
+) -> None:
+    mixture = open_data([f'folder:{sets[0]}@9', f'{sets[1]}@1'])
+    assert isinstance(mixture, Mixture)
+    assert len(mixture) == 5
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([mixture.draw(rng) for _ in range(10000)], minlength=5)
+    assert drawn[:2].sum() == pytest.approx(9000, abs=100)
+    assert drawn.tolist() == pytest.approx([4500, 4500, 333, 333, 333], abs=150)
+    assert [mixture.key(i).split()[-1] for i in range(5)] == [
+        *('a.png', 'b.png', '0.png', '1.png', '2.png')
+    ]
+    with pytest.raises(IndexError):
+        mixture[5]
+
+
+def test_a_mixture_has_what_all_its_sets_have(sets: tuple[Path, Path]) -> None:
+    mixture = open_data([str(folder) for folder in sets])
+    assert mixture.truths == ('depth_m',)
+    assert set(mixture[0]) == set(mixture[4]) == {'image', 'depth_m'}
+    assert mixture.lacking('normals') == [f'folder:{sets[1]}']
+    other = open_data([f'{sets[0]}@2', str(sets[1])])
+    assert other.fingerprint() != mixture.fingerprint()
+
+
+def test_class_ids_that_mean_different_things_are_not_mixed(
+    sets: tuple[Path, Path], frames: Path
+) -> None:
+    mixture = open_data([str(sets[0]), str(frames)])
+    assert mixture.truths == ('depth_m', 'normals')
+    assert mixture.lacking('labels') == [mixture.name]
+
+
+def test_rooms_in_a_mixture_of_one_are_drawn_as_ever(frames: Path) -> None:
+    rng = np.random.default_rng(1)
+    drawn = [open_data([str(frames)]).draw(rng) for _ in range(5)]
+    rng = np.random.default_rng(1)
+    assert drawn == [int(rng.integers(4)) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    ('word', 'message'),
+    [
+        (
+            'hypersym:data',
+            r"unknown kind of data 'hypersym' in 'hypersym:data'; did you mean 'hyp",
+        ),
+        ('rooms:data@0', r"weight above 0 behind the @ of 'rooms:data@0', got 0"),
+        ('rooms:data@-1', 'weight above 0'),
+        ('dis5k:data:DIS-T', r"dis5k has no split 'DIS-T' .* choose one of: DIS-TR, DIS-VD"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_what_was_meant(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_data([word])
+
+
+def test_a_path_may_hold_what_the_words_are_parted_by(tmp_path: Path) -> None:
+    for name in ('me@home', 'at 9:15', 'v@2.x'):
+        picture(tmp_path / name / 'image' / 'a.png')
+        assert len(open_data([str(tmp_path / name)])) == 1
+        assert len(open_data([f'folder:{tmp_path / name}@3'])) == 1
+
+
+def test_pictures_of_different_sizes_train_together(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mixture = open_data([f'{sets[0]}@3', str(sets[1])])
+    model = tiny_model({'depth': 'light'})
+    config = OptimizeConfig(steps=2, batch=4, learning_rate=1e-3)
+    windows = WindowConfig(fit='cover')
+    run = train(model, mixture, None, config, [(16, 24), (24, 24)], tmp_path, None, windows)
+    assert all(math.isfinite(losses['depth']) for _, losses in run)
+    sheet = previews(model, mixture, (24, 24), frames=2)['depth']
+    assert sheet.shape == (2 * 24, 3 * 24, 3)
+
+
+def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    people = [
+        person(1, keypoints(nose=(3, 2, 2), left_hip=(4, 4, 2))),
+        person(2, keypoints(nose=(1, 1, 2))),
+    ]
+    (tmp_path / 'keypoints.json').write_text(coco_file(people, 'a.png', 'b.png'))
+    config = OptimizeConfig(steps=1, batch=4)
+    windows = WindowConfig(fit='cover')
+    model = tiny_model({'pose': 'light'})
+    dataset = open_data([str(tmp_path)])
+    ((_, losses),) = train(model, dataset, None, config, [(24, 32)], tmp_path, None, windows)
+    assert math.isfinite(losses['pose'])
+
+
+def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) -> None:
+    losses = []
+    for workers in (0, 3):
+        torch.manual_seed(0)
+        config = OptimizeConfig(steps=3, batch=4, accumulate=2, learning_rate=1e-3)
+        windows = WindowConfig(workers=workers)
+        run = train(
+            tiny_model({'depth': 'light'}), RoomsDataset(frames), None, config, [(24, 32)],
+            tmp_path / str(workers), None, windows,
+        )  # fmt: skip
+        losses.append([step['depth'] for _, step in run])
+    assert losses[0] == losses[1]
+
+
+def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive() -> None:
+    made: list[tuple[int, int]] = []
+    lock = threading.Lock()
+
+    def make(step: int, place: int) -> tuple[int, int]:
+        with lock:
+            made.append((step, place))
+        if step == 2:
+            raise OSError('broken.png')
+        return step, place
+
+    with ahead(make, workers=2) as things:
+        assert things.take(0, range(2)) == [(0, 0), (0, 1)]
+        assert things.take(1, range(2)) == [(1, 0), (1, 1)]
+        with pytest.raises(OSError, match=r'broken.png'):
+            things.take(2, range(2))
+    assert len(made) == len(set(made))
+
+
+def test_a_set_without_a_tasks_truth_is_named_at_once(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mixture = open_data([str(folder) for folder in sets])
+    run = train(
+        tiny_model({'normals': 'light'}),
+        mixture,
+        None,
+        OptimizeConfig(steps=1),
+        [(8, 8)],
+        tmp_path,
+    )
+    with pytest.raises(ValueError, match=rf"'normals', which folder:{sets[1]} does not have"):
+        next(run)
+
+
+def test_classes_of_another_meaning_are_refused_at_once(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dataset = open_data([str(sets[0])])
+    windows = WindowConfig(fit='cover')
+    config = OptimizeConfig(steps=1, batch=1)
+    model = tiny_model({'segmentation': 'light'})
+    run = train(model, dataset, None, config, [(8, 8)], tmp_path, None, windows)
+    with pytest.raises(
+        ValueError, match=r'those of .* are grass, path; give them with --task-opt'
+    ):
+        next(run)
+    task = make_task('segmentation', {'classes': ['grass', 'path']})
+    assert task.target(dataset[0])[0].shape[1] == 2
+
+
+def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dataset = open_data([str(sets[0])])
+    config = OptimizeConfig(steps=1, batch=4)
+    ((_, losses),) = train_autoencoder(tiny_vae(), dataset, config, (16, 16), tmp_path)
+    assert math.isfinite(losses['pixels'])
+    with pytest.raises(
+        ValueError, match=r'b.png: expected a picture of 8 x 6 .* --frame-size 8x6'
+    ):
+        dataset.images([0, 1])
+    framed = open_data([str(sets[0])], size=(16, 24))
+    assert framed.images([0, 1]).shape == (2, 3, 16, 24)
+    assert framed[0]['depth_m'].shape == (1, 1, 16, 24)
+    assert framed.fingerprint() != dataset.fingerprint()
