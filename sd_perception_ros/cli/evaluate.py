@@ -90,9 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset.check()
     tasks = measurable(engine.tasks, dataset)
     if left_out := [name for name in engine.tasks if name not in tasks]:
-        print(
-            f'not measured, as the data has no truth for them, or other classes: {", ".join(left_out)}'
-        )
+        print(f'not measured, as the data has no truth for them: {", ".join(left_out)}')
     measured = _measure(engine, dataset, protocol, 'evaluate')
     results = {MODEL: summarize(measured, tasks)}
     if arguments.train:

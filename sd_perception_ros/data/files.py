@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import cv2
@@ -13,6 +15,7 @@ AGAIN = 'copy or download it again, or leave the frame out'
 # Last bytes of a whole file; some writers put a little more behind them.
 _ENDS = {'.png': b'IEND', '.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9'}
 _TAIL = 64
+_HEADS = Lock()
 
 
 def read_rgb(file: Path) -> NDArray[np.uint8]:
@@ -55,8 +58,9 @@ def read_npy(file: Path, *shapes: int) -> NDArray[Any]:
 
     :param shapes: how many axes it may have.
     """
+    data = _there(file).read_bytes()
     try:
-        array: NDArray[Any] = np.load(_there(file), allow_pickle=False)
+        array = array_of(data)
     except (ValueError, EOFError) as error:
         raise _broken(file, f'an array of numpy ({error})') from error
     if array.ndim not in shapes:
@@ -65,6 +69,19 @@ def read_npy(file: Path, *shapes: int) -> NDArray[Any]:
             f'{file}: expected an array of {wanted} axes, got shape {array.shape}; take the '
             'original file'
         )
+    return array
+
+
+def array_of(data: bytes) -> NDArray[Any]:
+    """
+    Return the array in the bytes of a .npy file.
+
+    :raises ValueError: it is none.
+    """
+    # Heads are Python literals, which Python 3.11 cannot parse in two threads at once
+    # (SystemError: AST constructor recursion depth mismatch, cpython issue 106905).
+    with _HEADS:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     return array
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, Frame
-from sd_perception_ros.data.files import AGAIN
+from sd_perception_ros.data.files import AGAIN, array_of
 
 ABOUT = 'dataset.json'
 # Numbers that need fewer bits than float32: unit vectors, shares of pixels, class ids.
@@ -77,7 +77,7 @@ class ShardsDataset(FolderDataset):
                 pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
                 arrays[name] = np.ascontiguousarray(pixels[..., ::-1])
             else:
-                arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+                arrays[name] = array_of(data)
         return arrays
 
     def fingerprint(self) -> str:
