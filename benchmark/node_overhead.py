@@ -99,7 +99,7 @@ def measure(pictures: Path, frames: int, options: argparse.Namespace) -> Listene
     perception = [
         *('-p', f'checkpoint:={options.checkpoint}', '-p', f'device:={options.device}'),
         *('-p', f'long_side_px:={options.long_side_px}', '-p', f'threads:={options.threads}'),
-        *('-p', 'depth.scale.mode:=fixed', '-p', 'diagnostics_rate_hz:=5.0'),
+        *('-p', 'depth.scale.source:=fixed', '-p', 'diagnostics_rate_hz:=5.0'),
     ]
     camera = [
         *('-p', f'source:={pictures}', '-p', 'loop:=false', '-p', f'rate_hz:={RATE_HZ}.0'),

@@ -8,6 +8,7 @@ were held out: what does not agree with them is never called metres.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math
 
@@ -28,6 +29,7 @@ _HELD_OUT = 4
 _ROWS, _COLUMNS = 6, 8
 # References that span less of the relative range than this tell no scale.
 _LEAST_SPREAD = 0.05
+_JUMPED = 'the scale jumped, and the frames since do not yet agree on it'
 # Fewer references than this give one scale and shift for the whole picture.
 _LEAST_LOCAL = 100
 
@@ -105,7 +107,7 @@ def align(
     inverse: bool,
     limits: Limits,
     *,
-    steady: ScaleShift | None = None,
+    steady: Callable[[ScaleShift], ScaleShift | None] | None = None,
     local: bool = False,
 ) -> Fit:
     """
@@ -116,8 +118,9 @@ def align(
 
     :param relative: (H, W) float32, 0..1.
     :param inverse: whether they are disparity: the line then gives 1 / depth.
-    :param steady: a scale and shift to use instead of the references' own, as a filter over time
-        gives it; the same references judge it.
+    :param steady: a filter over time: from the references' own scale and shift, where they can be
+        trusted, to the ones to use, or to None where it does not believe them. The same
+        references judge what it gives.
     :param local: let scale and shift vary over the picture, where references are many and those
         held out agree better then.
     """
@@ -138,10 +141,15 @@ def align(
     if found is None:
         return _none(total, 'no scale fits the references: they turn near and far')
     own = ScaleShift(*found, inverse)
-    line = steady or own
-    made = Alignment.everywhere(line)
+    line, made = own, Alignment.everywhere(own)
     judges = values[held], places[held], depth_m[held]
     quality = judge(made, *judges, limits)
+    if steady is not None and not quality.problem:
+        smooth = steady(own)
+        if smooth is None:
+            return _none(total, _JUMPED)
+        line, made = smooth, Alignment.everywhere(smooth)
+        quality = judge(made, *judges, limits)
     if local and not quality.problem and total >= _LEAST_LOCAL:
         aspect = relative.shape[1] / relative.shape[0]
         start = line.scale, line.shift
@@ -154,7 +162,12 @@ def align(
 
 
 def align_by_factor(
-    relative: Float, references: References, line: ScaleShift, limits: Limits
+    relative: Float,
+    references: References,
+    line: ScaleShift,
+    limits: Limits,
+    *,
+    steady: Callable[[ScaleShift], ScaleShift | None] | None = None,
 ) -> Fit:
     """
     Multiply a given scale and shift by one factor, where references are too few for a fit.
@@ -174,7 +187,10 @@ def align_by_factor(
         return _none(len(ratio), f'people disagree: {quality.inliers:.0%} of them agree')
     by = 1 / factor if line.inverse else factor
     own = ScaleShift(line.scale * by, line.shift * by, line.inverse)
-    return Fit(own, Alignment.everywhere(own), quality)
+    smooth = steady(own) if steady is not None else own
+    if smooth is None:
+        return _none(len(ratio), _JUMPED)
+    return Fit(own, Alignment.everywhere(smooth), quality)
 
 
 def judge(

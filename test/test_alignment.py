@@ -248,11 +248,25 @@ def test_a_local_fit_is_not_used_where_held_out_references_do_not_agree_better()
 
 
 def test_a_steady_scale_that_the_references_contradict_is_refused():
-    found = align(
-        scene(), known(4 * scene() + 1), False, LIMITS, steady=ScaleShift(8.0, 2.0), local=True
-    )
+    twice = ScaleShift(8.0, 2.0)
+    references = known(4 * scene() + 1)
+    found = align(scene(), references, False, LIMITS, steady=lambda own: twice, local=True)
     assert '0% of the references agree within 20%' in found.quality.problem
     assert found.own.scale == pytest.approx(4, rel=1e-3)
+
+
+def test_a_jump_that_the_filter_does_not_believe_gives_no_metres():
+    found = align(scene(), known(4 * scene() + 1), False, LIMITS, steady=lambda own: None)
+    assert found.alignment is None
+    assert 'the scale jumped' in found.quality.problem
+
+
+def test_a_filter_never_hears_of_a_scale_that_is_not_trusted():
+    references = known(4 * scene() + 1)
+    shuffled = np.random.default_rng(0).permutation(references.depth_m)
+    heard = []
+    align(scene(), changed(references, shuffled), False, LIMITS, steady=heard.append)
+    assert heard == []
 
 
 @given(seed=st.integers(0, 99))

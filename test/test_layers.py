@@ -18,6 +18,7 @@ ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
         *('losses', 'measures', 'fitting', 'scale', 'references', 'ground', 'temporal'),
+        *('distortion',),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint', 'readouts', 'sources'},
@@ -40,7 +41,7 @@ ROS = {
 }
 NO_TORCH = {
     *('types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
-    *('fitting', 'scale', 'references', 'ground', 'temporal'),
+    *('fitting', 'scale', 'references', 'ground', 'temporal', 'distortion'),
 }
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}

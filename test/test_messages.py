@@ -16,7 +16,9 @@ from sd_perception_ros.config import build
 from sd_perception_ros.drawing import SIDE_COLORS
 from sd_perception_ros.ros import labels
 from sd_perception_ros.ros.convert import shares_to_levels
+from sd_perception_ros.ros.diagnostics import Statistics
 from sd_perception_ros.ros.labels import label_info, mask_ids, mask_of
+from sd_perception_ros.ros.metres import Metres
 from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
 from sd_perception_ros.ros.outputs import OUTPUTS
 from sd_perception_ros.ros.people import keypoints_message, markers_message, POINT
@@ -29,7 +31,7 @@ CAMERA = Camera(fx=100, fy=100, cx=50, cy=40, width=100, height=80)
 HEADER = Header(frame_id='lens')
 HEADER.stamp.sec = 7
 NOSE, EYE, WRIST = INDEX['nose'], INDEX['left_eye'], INDEX['left_wrist']
-METRES = {'depth': {'scale': {'mode': 'fixed', 'scale_m': 4.0}}}
+METRES = {'depth': {'scale': {'source': 'fixed', 'scale_m': 4.0}}}
 
 
 def somebody(**joints: tuple[float, float]) -> Person:
@@ -54,11 +56,12 @@ def result(
     frame = Frame(header, np.zeros((80, 100, 3), np.uint8), camera)
     chosen = build(OutputOptions, options or {})
     others: dict[str, Result] = {}
+    metres = Metres(chosen.depth.scale, Statistics())
     if relative is not None:
         wall = DepthMap(np.full((80, 100), relative, np.float32))
-        others['depth'] = Result(frame, wall, make_task('depth'), chosen)
+        others['depth'] = Result(frame, wall, make_task('depth'), chosen, others, Shown(), metres)
     made = Poses(people, 80, 100)
-    return Result(frame, made, make_task('pose'), chosen, others, shown or Shown())
+    return Result(frame, made, make_task('pose'), chosen, others, shown or Shown(), metres)
 
 
 def places(marker: Marker) -> list[float]:

@@ -47,9 +47,9 @@ def test_defaults_come_from_the_dataclass(peer):
 
 
 def test_values_of_a_dotted_group_arrive(peer):
-    node = node_with(peer, depth__scale__mode='fixed', depth__scale__scale_m=5)
+    node = node_with(peer, depth__scale__source='fixed', depth__scale__scale_m=5)
     options = declare(node, DepthOptions, 'depth.')
-    assert (options.scale.mode, options.scale.scale_m) == ('fixed', 5.0)
+    assert (options.scale.source, options.scale.scale_m) == ('fixed', 5.0)
     assert options.points.stride == 1
 
 

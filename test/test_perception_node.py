@@ -63,7 +63,7 @@ def node(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         device='cpu',
         diagnostics_rate_hz=10.0,
         max_pixels=1_000_000,
-        depth__scale__mode='fixed',
+        depth__scale__source='fixed',
         depth__scale__scale_m=SCALE_M,
         depth__scale__shift_m=SHIFT_M,
         checkpiont='a typo',

@@ -100,7 +100,5 @@ def test_another_encoder_and_a_missing_one_say_what_to_store(tmp_path: Path) -> 
         prompt_of(tmp_path)
     (tmp_path / 'text_encoder').mkdir()
     (tmp_path / 'text_encoder/config.json').write_text('{"architectures": ["GemmaModel"]}')
-    with pytest.raises(
-        ValueError, match=r'a CLIP or T5 text encoder, got GemmaModel; or store'
-    ):
+    with pytest.raises(ValueError, match=r'a CLIP or T5 text encoder, got GemmaModel; or store'):
         prompt_of(tmp_path)

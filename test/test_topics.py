@@ -55,7 +55,7 @@ def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         device='cpu',
         diagnostics_rate_hz=10.0,
         segmentation__mask_classes=f'[{", ".join(MASKED)}]',
-        depth__scale__mode='fixed',
+        depth__scale__source='fixed',
         depth__scale__scale_m=4.0,
         depth__scale__shift_m=1.0,
     )

@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> str:
     os.environ.update(environ)  # the recorder, in this process, is in the same network
     parameters = {
         'checkpoint': options.checkpoint,
-        'depth.scale.mode': 'fixed',
+        'depth.scale.source': 'fixed',
         'depth.scale.scale_m': SCALE_M,
         'depth.scale.shift_m': SHIFT_M,
     }

@@ -56,7 +56,7 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
 }
 _NOT_PICTURES = ('16UC1', '32FC1', '16SC1', '64FC1')
 _OUTPUTS = {'rgb8': (np.uint8, 3), 'mono8': (np.uint8, 1), '32FC1': (np.float32, 1)}
-_OUTPUTS['32FC3'] = (np.float32, 3)
+_OUTPUTS |= {'32FC3': (np.float32, 3), '16UC1': (np.uint16, 1)}
 
 
 def image_to_rgb(msg: Image, max_pixels: int = MAX_PIXELS) -> UInt8:
@@ -128,11 +128,45 @@ def compressed_to_rgb(msg: CompressedImage, max_pixels: int = MAX_PIXELS) -> UIn
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
+def depth_from_message(msg: Image, max_pixels: int = MAX_PIXELS) -> Float:
+    """
+    Read a depth image (REP 118): 32FC1 in metres or 16UC1 in millimetres, where 0 is unknown.
+
+    :returns: (H, W) float32 metres, NaN where unknown.
+    :raises ValueError: another encoding, or sizes that contradict each other.
+    """
+    check_size(msg.width, msg.height, max_pixels)
+    kinds = {'32FC1': np.dtype('f4'), '16UC1': np.dtype('u2'), 'mono16': np.dtype('u2')}
+    kind = kinds.get(msg.encoding)
+    if kind is None:
+        raise ValueError(f"a depth image is 32FC1 or 16UC1, got '{msg.encoding}'")
+    row_bytes = msg.width * kind.itemsize
+    if msg.step < row_bytes or msg.step * msg.height > len(msg.data):
+        raise ValueError(
+            f'{msg.width} x {msg.height} pixels of {msg.encoding} need {msg.height} steps of '
+            f'{row_bytes} bytes, got steps of {msg.step} and {len(msg.data)} bytes'
+        )
+    data = np.frombuffer(msg.data, np.uint8, msg.step * msg.height).reshape(msg.height, msg.step)
+    kind = kind.newbyteorder('>' if msg.is_bigendian else '<')
+    depth_m = np.ascontiguousarray(data[:, :row_bytes]).view(kind).astype(np.float32)
+    if kind.kind == 'u':
+        depth_m *= np.float32(0.001)
+        depth_m[depth_m == 0] = np.nan
+    return depth_m
+
+
+def millimetres(depth_m: Float) -> NDArray[np.uint16]:
+    """Return whole millimetres, and 0 where depth is not finite or beyond 65.535 m."""
+    known = np.isfinite(depth_m) & (depth_m < 65.535)
+    return np.where(known, np.round(depth_m * 1000), 0).astype(np.uint16)
+
+
 def image_message(values: NDArray[Any], encoding: str, header: Header) -> Image:
     """
     Put an array into an image message.
 
-    :param values: (H, W) or (H, W, C) of the encoding's type: rgb8, mono8, 32FC1 or 32FC3.
+    :param values: (H, W) or (H, W, C) of the encoding's type: rgb8, mono8, 16UC1, 32FC1 or
+        32FC3.
     :raises ValueError: an array that does not fit the encoding.
     """
     dtype, channels = _OUTPUTS[encoding]

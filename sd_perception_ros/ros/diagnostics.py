@@ -20,6 +20,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._times_ms: dict[str, deque[float]] = {}
+        self._notes: dict[str, str] = {}
         self._level = DiagnosticStatus.OK
         self._summary = ''
         self.last_error = ''
@@ -38,6 +39,11 @@ class Statistics:
         """Add one duration of a kind, for example 'inference'."""
         with self._lock:
             self._times_ms.setdefault(name, deque(maxlen=_WINDOW)).append(milliseconds)
+
+    def note(self, name: str, text: str) -> None:
+        """Set what the diagnostic says of the latest frame, for example a quality."""
+        with self._lock:
+            self._notes[name] = text
 
     def warn(self, message: str) -> None:
         """Make the next diagnostic a warning with this message, unless it is worse already."""
@@ -73,6 +79,7 @@ class Statistics:
             ordered = sorted(times)
             yield f'{name}_ms median', f'{statistics.median(ordered):.2f}'
             yield f'{name}_ms p95', f'{ordered[int(0.95 * (len(ordered) - 1))]:.2f}'
+        yield from self._notes.items()
         yield 'last error', self.last_error
 
 

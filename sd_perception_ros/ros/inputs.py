@@ -16,13 +16,14 @@ try:
 except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
+from sd_perception_ros.distortion import Lens
 from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.intrinsics import camera_from_info, is_distorted
+from sd_perception_ros.ros.intrinsics import camera_from_info, is_distorted, lens_from_info
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.ros.pairing import CameraInfos, FramePolicy, stamp_ns
 from sd_perception_ros.ros.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.topics import camera_info_topic, image_topic
-from sd_perception_ros.types import Camera
+from sd_perception_ros.types import Camera, UInt8
 
 # How long a topic may stay silent before the log says so.
 _SILENCE_S = 5.0
@@ -52,6 +53,7 @@ class CameraInput:
             self.topic.removesuffix('/compressed').split('/')[-1].startswith('image_rect')
         )
         self._infos = CameraInfos()
+        self._lens: Lens | None = None
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
         self._heard = time.monotonic()
         self._mismatch = ''
@@ -74,19 +76,35 @@ class CameraInput:
             )
             return None
         try:
-            camera = camera_from_info(info, width, height, self._rectified)
+            straight = self._rectified or (self._options.rectify and any(info.p))
+            camera = camera_from_info(info, width, height, straight)
         except ValueError as error:
             text = f'{error}; until it is mended {self.info_topic} gives images but no points'
             self._stats.error(text)
             self._log.error(text, throttle_duration_sec=10.0)
             return None
-        if is_distorted(info) and not self._rectified:
+        if is_distorted(info) and not self._rectified and not self._options.rectify:
             self._log.warning(
                 f'{self.topic} is distorted and points are computed as if it were not; feed '
-                'image_rect where they must be exact',
+                'image_rect, or set rectify: true, where they must be exact',
                 once=True,
             )
         return camera
+
+    def rectified(self, header: Header, rgb: UInt8) -> UInt8:
+        """
+        Take the distortion out of a picture; `camera_for` then tells the pinhole camera.
+
+        :raises ValueError: no camera info came, or it cannot be used.
+        """
+        height, width = rgb.shape[:2]
+        info = self._infos.match(header, width, height)
+        if info is None:
+            raise ValueError(f'it cannot be rectified: no camera info of it on {self.info_topic}')
+        lens = lens_from_info(info, width, height)
+        # The same lens as long as its numbers stay the same: its maps are made once.
+        self._lens = self._lens if self._lens == lens else lens
+        return self._lens.rectify(rgb)
 
     def too_old(self, header: Header) -> bool:
         """Return whether a frame has become too old while it waited; that is counted."""

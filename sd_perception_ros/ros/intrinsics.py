@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from sd_perception_ros.distortion import Lens
 from sd_perception_ros.geometry import crop_and_bin
 from sd_perception_ros.types import Camera
 
@@ -62,6 +64,22 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool)
     return camera
 
 
+def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens:
+    """
+    Read how the (height, width) picture of an info is distorted, and what it is rectified to.
+
+    :raises ValueError: what `camera_from_info` refuses.
+    """
+    raw = camera_from_info(info, width, height, rectified=False)
+    straight, rotation = raw, np.eye(3)
+    if any(info.p):
+        straight = camera_from_info(info, width, height, rectified=True)
+        rotation = np.array(info.r, np.float64).reshape(3, 3)
+        if not any(info.r):
+            rotation = np.eye(3)
+    return Lens(info.distortion_model or 'plumb_bob', tuple(info.d), raw, straight, rotation)
+
+
 def picture_size(info: CameraInfo) -> tuple[int, int]:
     """Return the width and height of the picture that an info is for; zeros where it says none."""
     *_, width, height = _region(info)
@@ -71,7 +89,7 @@ def picture_size(info: CameraInfo) -> tuple[int, int]:
 
 def is_distorted(info: CameraInfo) -> bool:
     """Return whether a picture that is not rectified bends straight lines."""
-    return any(info.d)
+    return info.distortion_model == 'equidistant' or any(info.d)
 
 
 def info_from_camera(camera: Camera, header: Header) -> CameraInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sd_perception_ros.config import check, group, option
+from sd_perception_ros.ros.metric_options import PointsOptions, ScaleOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
@@ -46,37 +47,10 @@ class InputOptions:
     drop_duplicate_stamps: bool = option(
         True, 'Drop a frame whose stamp is not later than that of the frame before'
     )
+    rectify: bool = option(
+        False, 'Take the distortion out of each picture first, as its camera info says'
+    )
     max_pixels: int = option(50_000_000, 'Larger pictures are refused', low=1, high=1_000_000_000)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
-
-
-@dataclass(frozen=True)
-class ScaleOptions:
-    """Where metres come from: depth_m = scale_m * relative + shift_m."""
-
-    mode: str = option(
-        'none',
-        'none: depth stays relative; fixed: the two numbers below',
-        choices=('none', 'fixed'),
-    )
-    scale_m: float = option(
-        1.0, 'Metres between relative depth 0 and 1', low=0.001, high=100_000.0
-    )
-    shift_m: float = option(0.0, 'Metres at relative depth 0', low=-1000.0, high=1000.0)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
-
-
-@dataclass(frozen=True)
-class PointsOptions:
-    """The point cloud."""
-
-    stride: int = option(1, 'Every so manieth row and column becomes a point', low=1, high=64)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -101,6 +75,11 @@ class DepthOptions(TaskOptions):
     """Depth in metres and the point cloud."""
 
     scale: ScaleOptions = group(ScaleOptions)
+    encoding: str = option(
+        '32FC1',
+        'Of depth/image_rect: 32FC1 are metres, 16UC1 millimetres with 0 for unknown',
+        choices=('32FC1', '16UC1'),
+    )
     min_range_m: float = option(0.0, 'Nearer depth is -Inf (REP 117)', low=0.0, high=1000.0)
     max_range_m: float = option(
         100.0, 'Farther depth is +Inf, and no point of the cloud', low=0.01, high=100_000.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
@@ -11,9 +11,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from sd_perception_ros.ros.labels import LABEL_INFO, label_info, LABEL_NOTE
+from sd_perception_ros.ros.metres import helpers, Metres, metric_task
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.qos import LATCHED, OUTPUT
-from sd_perception_ros.ros.results import always, Frame, has_mask, has_metres, Result, Shown
+from sd_perception_ros.ros.results import always, Frame, has_mask, Result, Shown
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction
 
@@ -24,8 +25,9 @@ class Output:
     A topic, the task that feeds it and the way its message is made.
 
     :ivar offered: whether a model's task and the options give this topic.
-    :ivar also: tasks that its messages are better with: they run too where the model has them,
-        they are enabled and metres are known.
+    :ivar metric: made from metres: fed by the task that they are made from, and by those that
+        help to find the scale; offered where there is a scale.
+    :ivar lifted: better with metres, but not without messages where there are none.
     """
 
     topic: str
@@ -33,15 +35,16 @@ class Output:
     task: str
     make: Callable[[Result], Any]
     offered: Callable[[Task, OutputOptions], bool] = always
-    also: tuple[str, ...] = ()
+    metric: bool = False
+    lifted: bool = False
 
 
 OUTPUTS = (
     Output('depth/relative', Image, 'depth', Result.values),
     Output('depth/color', Image, 'depth', Result.color),
-    Output('depth/image_rect', Image, 'depth', lambda r: r.image(r.depth_m, '32FC1'), has_metres),
-    Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, has_metres),
-    Output('depth/points', PointCloud2, 'depth', Result.points, has_metres),
+    Output('depth/image_rect', Image, 'depth', Result.metric_image, metric=True),
+    Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, metric=True),
+    Output('depth/points', PointCloud2, 'depth', Result.points, metric=True),
     Output('disparity/relative', Image, 'disparity', Result.values),
     Output('disparity/color', Image, 'disparity', Result.color),
     Output('normals/image', Image, 'normals', lambda r: r.image(r.prediction.values, '32FC3')),
@@ -63,8 +66,8 @@ OUTPUTS = (
     Output('foreground/mask', Image, 'foreground', lambda r: r.shares(r.prediction.alpha)),
     Output('matting/alpha', Image, 'matting', lambda r: r.shares(r.prediction.alpha)),
     Output('matting/color', Image, 'matting', Result.cutout),
-    Output('pose/markers', MarkerArray, 'pose', Result.markers, also=('depth',)),
-    Output('pose/keypoints', PointCloud2, 'pose', Result.keypoints, also=('depth',)),
+    Output('pose/markers', MarkerArray, 'pose', Result.markers, lifted=True),
+    Output('pose/keypoints', PointCloud2, 'pose', Result.keypoints, lifted=True),
     Output('pose/overlay', Image, 'pose', Result.overlay),
 )
 
@@ -100,6 +103,7 @@ class Outputs:
     The publishers of the topics that a model can fill.
 
     :ivar withheld: topics of the model's tasks that the options, or its classes, do not give.
+    :param metres: gives frames their scale.
     :param before: the outputs of another model that this one replaces: topics that both have go
         on without a break. The others stay until `before.close(keep=...)`.
     :raises ValueError: an option that does not fit the model; then nothing has changed.
@@ -110,14 +114,23 @@ class Outputs:
         node: LifecycleNode,
         tasks: Mapping[str, Task],
         options: OutputOptions,
+        metres: Metres,
         before: Outputs | None = None,
     ) -> None:
-        self._node, self._tasks, self._options = node, tasks, options
+        self._node, self._tasks, self._options, self._metres = node, tasks, options, metres
+        self._metric_task = metric_task(options.depth.scale, tasks)
         self._shown = before._shown if before else Shown()
         kept = before._publishers if before else {}
-        of_model = [output for output in OUTPUTS if output.task in tasks]
+        fed = [
+            replace(output, task=self._metric_task or output.task) if output.metric else output
+            for output in OUTPUTS
+        ]
+        of_model = [output for output in fed if output.task in tasks]
         offered: list[Output | Constant] = [
-            output for output in of_model if output.offered(tasks[output.task], options)
+            output
+            for output in of_model
+            if output.offered(tasks[output.task], options)
+            if self._metric_task or not output.metric
         ]
         self.withheld = [output.topic for output in of_model if output not in offered]
         offered += [constant for constant in CONSTANTS if constant.task in tasks]
@@ -139,7 +152,7 @@ class Outputs:
 
     def successor(self, tasks: Mapping[str, Task]) -> Outputs:
         """Make the outputs of another model, with the same options and as active as these."""
-        made = Outputs(self._node, tasks, self._options, before=self)
+        made = Outputs(self._node, tasks, self._options, self._metres, before=self)
         if any(publisher.is_activated for publisher in self._publishers.values()):
             made.activate()
         return made
@@ -155,14 +168,10 @@ class Outputs:
     def tasks_for(self, wanted: Iterable[Output], enabled: Collection[str]) -> set[str]:
         """Name the tasks to run for some outputs."""
         wanted = list(wanted)
-        also = {
-            task
-            for output in wanted
-            for task in output.also
-            if task in self._tasks and task in enabled
-            if has_metres(self._tasks[task], self._options)
-        }
-        return {output.task for output in wanted} | also
+        also = set()
+        if self._metric_task and any(output.metric or output.lifted for output in wanted):
+            also = {self._metric_task, *helpers(self._options.depth.scale)}
+        return {output.task for output in wanted} | (also & set(self._tasks) & set(enabled))
 
     def publish(
         self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
@@ -175,7 +184,9 @@ class Outputs:
         results: dict[str, Result] = {}
         for name, prediction in predictions.items():
             task = self._tasks[name]
-            results[name] = Result(frame, prediction, task, self._options, results, self._shown)
+            results[name] = Result(
+                frame, prediction, task, self._options, results, self._shown, self._metres
+            )
         sent = 0
         for output in wanted:
             message = output.make(results[output.task])

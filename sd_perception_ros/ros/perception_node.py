@@ -25,6 +25,7 @@ from sd_perception_ros.ros.faults import described, FAULTS, remedy
 from sd_perception_ros.ros.inputs import CameraInput
 from sd_perception_ros.ros.logs import NodeLog
 from sd_perception_ros.ros.mailbox import Worker
+from sd_perception_ros.ros.metres import Metres
 from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
 from sd_perception_ros.ros.outputs import Output, Outputs
 from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
@@ -62,6 +63,7 @@ class PerceptionNode(LifecycleNode):
         self._serving = Serving()
         self._reloading = Reloading(self, self._serving)
         self._input: CameraInput | None = None
+        self._metres: Metres | None = None
         self._worker: Worker[tuple[Image | CompressedImage, int]] | None = None
         self._stats = Statistics()
         self._free_ns = 0
@@ -91,7 +93,8 @@ class PerceptionNode(LifecycleNode):
             self._options = read(self, InputOptions)
             options = read(self, OutputOptions)
             engine = load(read(self, EngineConfig))
-            outputs = Outputs(self, engine.tasks, options)
+            self._metres = Metres(options.depth.scale, self._stats)
+            outputs = Outputs(self, engine.tasks, options, self._metres)
         except FAULTS as error:  # rclpy would swallow it and say nothing
             text = f'configuration failed: {described(error)}{remedy(error)}'
             self._stats.error(text)
@@ -105,10 +108,11 @@ class PerceptionNode(LifecycleNode):
         """Begin to receive."""
         outputs = self._serving.now.outputs
         self._worker = Worker(self._process)
+        self._metres.open(self)
         self._input = CameraInput(self, self._options, self._stats, self._deliver)
+        heard = [self._input.topic, self._input.info_topic, *self._metres.topics]
         self.get_logger().info(
-            f'listening to {self._input.topic} and {self._input.info_topic}; '
-            f'offering {", ".join(outputs.topics)}'
+            f'listening to {" and ".join(heard)}; offering {", ".join(outputs.topics)}'
         )
         if outputs.withheld:
             self.get_logger().info(
@@ -148,6 +152,8 @@ class PerceptionNode(LifecycleNode):
         if self._input is not None:
             self._input.close()
             self._input = None
+        if self._metres is not None:
+            self._metres.close()
 
     def _deliver(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
         if not self.enabled:
@@ -208,6 +214,8 @@ class PerceptionNode(LifecycleNode):
     ) -> None:
         convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
         rgb = convert(msg, self._options.max_pixels)
+        if self._options.rectify:
+            rgb = self._input.rectified(msg.header, rgb)
         before_ns = time.monotonic_ns()
         tasks = served.outputs.tasks_for(wanted, enabled)
         [predictions] = served.engine.predict([rgb], tasks)
@@ -239,6 +247,7 @@ class PerceptionNode(LifecycleNode):
             self.finished.set_result(FAILED)
         elif self._input is not None:
             self._input.tend()
+            self._metres.tend()
 
     def _publish_diagnostics(self) -> None:
         hardware = self._input.topic if self._input is not None else ''
@@ -266,6 +275,7 @@ class PerceptionNode(LifecycleNode):
         if self._input is not None:
             self._stats.count('time_jumps')
             self._input.reset()
+            self._metres.reset()
 
 
 def _when_used(names: Collection[str]) -> str:

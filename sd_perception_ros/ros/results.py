@@ -14,12 +14,13 @@ from visualization_msgs.msg import MarkerArray
 from sd_perception_ros.drawing import draw_people, over_checkerboard
 from sd_perception_ros.lifting import lift_joints, place_joints
 from sd_perception_ros.ros.cloud import cloud_message
-from sd_perception_ros.ros.convert import image_message, shares_to_levels
+from sd_perception_ros.ros.convert import image_message, millimetres, shares_to_levels
 from sd_perception_ros.ros.intrinsics import info_from_camera
 from sd_perception_ros.ros.labels import mask_ids, mask_of
+from sd_perception_ros.ros.metres import Metres, metric_task
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.people import keypoints_message, markers_message
-from sd_perception_ros.scale import Alignment, ScaleShift, to_metres
+from sd_perception_ros.scale import to_metres
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Camera, Float, UInt8
 
@@ -49,6 +50,7 @@ class Result:
     The prediction of one task for one frame, ready to become messages.
 
     :ivar others: results of all tasks that ran on this frame, by task name.
+    :ivar metres: gives the frame its scale; None where there is none.
     """
 
     frame: Frame
@@ -57,6 +59,7 @@ class Result:
     options: OutputOptions
     others: Mapping[str, Result] = field(default_factory=dict)
     shown: Shown = field(default_factory=Shown)
+    metres: Metres | None = None
 
     def image(self, values: Any, encoding: str) -> Image:
         """Make an image message with the header of the input."""
@@ -77,11 +80,28 @@ class Result:
     # ---- depth -----------------------------------------------------------------------------
 
     @cached_property
-    def depth_m(self) -> Float:
-        """Depth in metres by the fixed scale, computed once for all topics that need it."""
+    def depth_m(self) -> Float | None:
+        """
+        Depth in metres, computed once for all topics that need it.
+
+        None where no scale can be trusted: then all of them are silent for this frame.
+        """
+        if self.metres is None:
+            return None
+        aligned = self.metres.align(self.frame, self.task.name, self.others)
+        if aligned is None:
+            return None
         depth = self.options.depth
-        fixed = Alignment.everywhere(ScaleShift(depth.scale.scale_m, depth.scale.shift_m))
-        return to_metres(self.prediction.values, fixed, depth.min_range_m, depth.max_range_m)
+        return to_metres(self.prediction.values, aligned, depth.min_range_m, depth.max_range_m)
+
+    def metric_image(self) -> Image | None:
+        """Give depth in metres, or in millimetres where the options say so."""
+        if self.depth_m is None:
+            return None
+        encoding = self.options.depth.encoding
+        return self.image(
+            millimetres(self.depth_m) if encoding == '16UC1' else self.depth_m, encoding
+        )
 
     def camera_info(self) -> CameraInfo | None:
         """
@@ -90,14 +110,14 @@ class Result:
         The driver's own info tells two cameras, K of the raw picture and P of the rectified one,
         and `depth_image_proc` would make other points from `depth/image_rect` than we do.
         """
-        if self.frame.camera is None:
+        if self.frame.camera is None or self.depth_m is None:
             return None
         return info_from_camera(self.frame.camera, self.frame.header)
 
     def points(self) -> PointCloud2 | None:
         """Make the cloud; None without valid intrinsics or a frame to put it in."""
         frame = self.frame
-        if frame.camera is None or not frame.header.frame_id:
+        if frame.camera is None or not frame.header.frame_id or self.depth_m is None:
             return None
         stride = self.options.depth.points.stride
         return cloud_message(self.depth_m, frame.rgb, frame.camera, frame.header, stride)
@@ -118,10 +138,11 @@ class Result:
     @cached_property
     def joints_m(self) -> Float | None:
         """Joints in space, (P, 17, 3); None without a camera or a depth in metres."""
-        depth = self.others.get('depth')
-        if self.frame.camera is None or depth is None or not has_metres(self.task, self.options):
+        space = metric_task(self.options.depth.scale, self.others)
+        depth_m = self.others[space].depth_m if space else None
+        if self.frame.camera is None or depth_m is None:
             return None
-        return lift_joints(self.prediction, depth.depth_m, self.frame.camera)
+        return lift_joints(self.prediction, depth_m, self.frame.camera)
 
     def keypoints(self) -> PointCloud2 | None:
         """List the joints that were found; None without a frame to put them in."""
@@ -148,11 +169,6 @@ class Result:
     def overlay(self) -> Image:
         """Draw the skeletons over the camera's picture."""
         return self.image(draw_people(self.frame.rgb, self.prediction), 'rgb8')
-
-
-def has_metres(task: Task, options: OutputOptions) -> bool:
-    """Return whether relative depth can be made metres."""
-    return options.depth.scale.mode != 'none'
 
 
 def has_mask(task: Any, options: OutputOptions) -> bool:

@@ -1,0 +1,116 @@
+"""Camera infos of real lenses: pictures are straightened, and the camera that is told fits."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import CameraInfo
+
+from sd_perception_ros.ros.intrinsics import camera_from_info, is_distorted, lens_from_info
+
+# A lens that bends by some pixels, in each model's own terms.
+MODELS = {
+    'plumb_bob': (-0.3, 0.1, 0.001, -0.002, 0.0),
+    'rational_polynomial': (0.4, 0.1, 0.001, 0.0, 0.01, 0.7, 0.2, 0.03),
+    'equidistant': (-0.03, 0.01, 0.0, 0.0),
+}
+K = [200.0, 0.0, 159.5, 0.0, 200.0, 119.5, 0.0, 0.0, 1.0]
+
+
+def info_of(model: str, coefficients: tuple[float, ...], **changed: object) -> CameraInfo:
+    info = CameraInfo(width=320, height=240, distortion_model=model, d=list(coefficients), k=K)
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [180.0, 0.0, 160.0, 0.0, 0.0, 180.0, 118.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    for name, value in changed.items():
+        setattr(info, name, value)
+    return info
+
+
+def bent(model: str, coefficients: tuple[float, ...], rays: np.ndarray) -> np.ndarray:
+    """Project (N, 3) points through a lens with OpenCV's own projection, (N, 2)."""
+    matrix, zero = np.array(K).reshape(3, 3), np.zeros(3)
+    if model == 'equidistant':
+        points = cv2.fisheye.projectPoints(
+            rays[:, None], zero, zero, matrix, np.array(coefficients)
+        )
+    else:
+        points = cv2.projectPoints(rays, zero, zero, matrix, np.array(coefficients))
+    return points[0].reshape(-1, 2)
+
+
+def dots(places: np.ndarray, height: int = 240, width: int = 320) -> np.ndarray:
+    """Draw soft white dots."""
+    v, u = np.indices((height, width))
+    shape = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 8) for x, y in places)
+    return np.repeat((255 * np.clip(shape, 0, 1)).astype(np.uint8)[..., None], 3, 2)
+
+
+def dot_near(rgb: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return the centre of the dot near a place."""
+    u, v = np.round(place).astype(int)
+    part = rgb[v - 6 : v + 7, u - 6 : u + 7, 0].astype(float)
+    rows, columns = np.indices(part.shape)
+    return np.array([(columns * part).sum(), (rows * part).sum()]) / part.sum() + [u - 6, v - 6]
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_a_rectified_point_lies_where_the_pinhole_camera_says(model):
+    rays = np.array([[x, y, 1.0] for x in (-0.5, 0.0, 0.5) for y in (-0.35, 0.0, 0.35)])
+    info = info_of(model, MODELS[model])
+    raw = bent(model, MODELS[model], rays)
+    camera = camera_from_info(info, 320, 240, rectified=True)
+    ideal = rays[:, :2] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
+    assert np.abs(raw - (rays[:, :2] * 200 + [159.5, 119.5])).max() > 3  # it bends
+    straight = lens_from_info(info, 320, 240).rectify(dots(raw))
+    for place in ideal:
+        np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_without_p_the_rectified_camera_is_k(model):
+    lens = lens_from_info(info_of(model, MODELS[model], p=[0.0] * 12), 320, 240)
+    assert (lens.straight.fx, lens.straight.cx) == (200.0, 159.5)
+
+
+@pytest.mark.parametrize('model', ['', 'plumb_bob', 'rational_polynomial'])
+def test_a_lens_without_distortion_changes_nothing(model):
+    info = info_of(model, (), p=[0.0] * 12)
+    rgb = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    difference = lens_from_info(info, 320, 240).rectify(rgb).astype(int) - rgb
+    assert np.abs(difference).max() <= 1
+
+
+def test_binning_and_a_region_of_interest_are_taken_out_first():
+    """A quarter of the picture at half the resolution: the same dots, the same answer."""
+    info = info_of('plumb_bob', MODELS['plumb_bob'])
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 80, 60, 160, 120
+    info.binning_x = info.binning_y = 2
+    rays = np.array([[0.15, 0.1, 1.0], [-0.15, -0.1, 1.0]])
+    raw = (bent('plumb_bob', MODELS['plumb_bob'], rays) - [80, 60]) / 2
+    lens = lens_from_info(info, 80, 60)
+    ideal = rays[:, :2] * [90, 90] + [(160 - 80) / 2, (118 - 60) / 2]
+    assert (lens.straight.fx, lens.straight.cx, lens.straight.cy) == (90.0, 40.0, 29.0)
+    straight = lens.rectify(dots(raw, 60, 80))
+    for place in ideal:
+        np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
+
+
+def test_a_turned_rectified_camera_is_followed():
+    """R turns the view by 5 degrees: what was ahead is 180 * tan(5 deg) px aside."""
+    cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
+    info = info_of('plumb_bob', (0.0,) * 5, r=np.array([cos, 0, sin, 0, 1, 0, -sin, 0, cos]))
+    straight = lens_from_info(info, 320, 240).rectify(dots(np.array([[159.5, 119.5]])))
+    expected = [160 + 180 * np.tan(np.radians(5)), 118]
+    np.testing.assert_allclose(dot_near(straight, np.array(expected)), expected, atol=0.35)
+
+
+def test_an_equidistant_lens_bends_without_any_coefficient():
+    """A fisheye's radius grows with the angle: 45 degrees lie at f * pi / 4 and not at f."""
+    info = info_of('equidistant', (0.0,) * 4)
+    assert is_distorted(info)
+    assert not is_distorted(info_of('plumb_bob', (0.0,) * 5))
+    lens = lens_from_info(info, 320, 240)
+    straight = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 119.5]])))
+    expected = np.array([160 - 180 * np.tan(np.pi / 6), 118])
+    np.testing.assert_allclose(dot_near(straight, expected), expected, atol=0.35)

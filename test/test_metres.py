@@ -1,0 +1,391 @@
+"""Metres in the node: they follow a reference, or the topics stop and a diagnostic says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_helpers import (
+    answer_of,
+    connect,
+    FakeCamera,
+    Peer,
+    picture,
+    pixels,
+    Process,
+    RELIABLE,
+    ros_arguments,
+    running,
+)
+from sensor_msgs.msg import CameraInfo, Image, LaserScan
+from std_msgs.msg import Header
+
+from sd_perception_ros.config import build
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.geometry import camera_from_fov, resize_camera
+from sd_perception_ros.ros.convert import depth_from_message, image_message, millimetres
+from sd_perception_ros.ros.diagnostics import Statistics
+from sd_perception_ros.ros.intrinsics import info_from_camera, lens_from_info
+from sd_perception_ros.ros.metres import helpers, Metres, metric_task
+from sd_perception_ros.ros.metric_options import ScaleOptions
+from sd_perception_ros.ros.options import OutputOptions
+from sd_perception_ros.ros.references import ReferenceInput
+from sd_perception_ros.ros.results import Frame, Result, Shown
+from sd_perception_ros.skeleton import INDEX
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.types import DepthMap, DisparityMap, NormalMap, Person, Poses
+
+CAMERA = camera_from_fov(64, 48, 90.0)
+
+
+# ---- A real node --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Process]:
+    checkpoint = tiny_checkpoint
+    arguments = ros_arguments(
+        checkpoint=checkpoint,
+        device='cpu',
+        diagnostics_rate_hz=10.0,
+        depth__scale__source='depth',
+        rectify=True,
+    )
+    with running(tmp_path_factory.mktemp('node') / 'log', 'perception', *arguments) as process:
+        process.wait_for_output('listening to /image_raw', 120.0)
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+
+
+@pytest.fixture
+def peer(node: Process) -> Iterator[Peer]:
+    made = Peer()
+    yield made
+    made.close()
+
+
+class Rig:
+    """A camera and a depth sensor, registered to it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer, self.camera = peer, FakeCamera(peer)
+        self.depth = peer.node.create_publisher(Image, '/reference/depth', RELIABLE)
+        self.infos = peer.node.create_publisher(CameraInfo, '/reference/camera_info', RELIABLE)
+        connect(peer, self.camera)
+        for publisher in (self.depth, self.infos):
+            assert peer.until(publisher.get_subscription_count)
+        for topic, kind in (('/depth/image_rect', Image), ('/depth/relative', Image)):
+            peer.listen(topic, kind)
+        peer.spin(0.3)
+
+    def relative(self, rgb: np.ndarray) -> np.ndarray:
+        """Ask the node for the relative depth of a picture."""
+        return pixels(answer_of(Image, self.peer, self.camera, '/depth/relative', rgb)[1])
+
+    def bend(self, image: Image) -> CameraInfo:
+        """Make the info of a lens that bends, which is straightened to another focal length."""
+        info = info_from_camera(CAMERA, image.header)
+        info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+        info.p = [28.0, 0.0, 31.0, 0.0, 0.0, 28.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return info
+
+    def shoot(self, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> tuple[Any, Any]:
+        """Send depth and picture of one stamp; return relative depth and metres, None: none."""
+        for got in self.peer.received.values():
+            got.clear()
+        image = self.camera.image(rgb)
+        stamp = header.get('stamp', image.header.stamp)
+        reference = Header(frame_id=header.get('frame_id', 'lens'), stamp=stamp)
+        self.depth.publish(image_message(depth_m.astype(np.float32), '32FC1', reference))
+        self.camera.infos.publish(info_from_camera(CAMERA, image.header))
+        self.peer.spin(0.3)
+        self.camera.images.publish(image)
+        relative = self.peer.next('/depth/relative')
+        assert relative.header == image.header
+        got = self.peer.received['/depth/image_rect']
+        self.peer.until(lambda: got, 0.7)
+        assert [message.header for message in got] in ([], [image.header])
+        return relative, got.pop() if got else None
+
+
+@pytest.fixture
+def rig(peer: Peer) -> Rig:
+    return Rig(peer)
+
+
+def test_metres_follow_the_reference(rig, peer):
+    rgb = picture()
+    depth_m = 4 * rig.relative(rgb) + 1
+    sparse = np.where(np.random.default_rng(0).random(depth_m.shape) < 0.2, depth_m, np.nan)
+    _, metric = rig.shoot(rgb, sparse)
+    found = pixels(metric)
+    inside = np.isfinite(found)
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(found[inside], depth_m[inside], rtol=0.02)
+    told = peer.counters_when(lambda seen: 'references: inliers' in seen)
+    assert told['metres from'] == 'depth'
+    assert float(told['references: inliers']) > 0.95
+
+
+def test_a_picture_is_rectified_and_its_camera_info_is_that_of_the_pinhole(
+    rig, peer, tiny_checkpoint
+):
+    rgb = picture(seed=4)
+    image = rig.camera.image(rgb)
+    info = rig.bend(image)
+    straight = lens_from_info(info, 64, 48).rectify(rgb)
+    engine = Engine.load(str(tiny_checkpoint), device='cpu')
+    expected = engine.predict([straight], ['depth'])[0]['depth'].values
+    peer.listen('/depth/camera_info', CameraInfo)
+    peer.spin(0.3)
+    depth = image_message((4 * expected + 1).astype(np.float32), '32FC1', image.header)
+    rig.depth.publish(depth)
+    rig.camera.infos.publish(info)
+    peer.spin(0.3)
+    rig.camera.images.publish(image)
+    peer.until(lambda: peer.received['/depth/relative'])
+    relative = next(m for m in peer.received['/depth/relative'] if m.header == image.header)
+    np.testing.assert_allclose(pixels(relative), expected, atol=1e-3)
+    told = peer.next('/depth/camera_info')
+    assert (told.header, list(told.d)) == (image.header, [0.0] * 5)
+    assert told.k.tolist() == [28.0, 0.0, 31.0, 0.0, 28.0, 24.0, 0.0, 0.0, 1.0]
+    assert told.p.tolist() == info.p.tolist()
+
+
+WRONG = {
+    'wrong size': (
+        lambda depth_m, rgb: (depth_m[:24], {}),
+        '64 x 24 pixels and the picture 64 x 48',
+    ),
+    'wrong stamp': (
+        lambda depth_m, rgb: (depth_m, {'stamp': Header().stamp}),
+        's away from the picture',
+    ),
+    'another camera': (
+        lambda depth_m, rgb: (depth_m, {'frame_id': 'other'}),
+        "is in frame 'other' and the picture in 'lens'",
+    ),
+    'nothing known': (
+        lambda depth_m, rgb: (np.full_like(depth_m, np.nan), {}),
+        '0 references, at least 40 are needed',
+    ),
+    'another scene': (
+        lambda depth_m, rgb: (
+            np.random.default_rng(0).permutation(depth_m.ravel()).reshape(48, 64),
+            {},
+        ),
+        'the references',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', WRONG)
+def test_a_wrong_reference_stops_metres_and_nothing_else(rig, peer, kind):
+    make, words = WRONG[kind]
+    rgb = picture(seed=1)
+    depth_m = 4 * rig.relative(rgb) + 1
+    wrong, header = make(depth_m, rgb)
+    _, metric = rig.shoot(rgb, wrong, **header)
+    assert metric is None
+    told = peer.counters_when(lambda seen: words in seen.get('metres', ''))
+    assert words in told['metres']
+    assert int(told['metres withheld']) > 0
+    _, metric = rig.shoot(rgb, depth_m)
+    assert metric is not None
+
+
+def test_a_frozen_reference_stops_metres_when_the_picture_moves(rig, peer):
+    rgb = picture(seed=2)
+    depth_m = 4 * rig.relative(rgb) + 1
+    assert rig.shoot(rgb, depth_m)[1] is not None
+    assert rig.shoot(rgb, depth_m)[1] is not None
+    moved = np.roll(rgb, 9, axis=1)
+    assert rig.shoot(moved, depth_m)[1] is None
+    words = 'the same data again and again while the picture moves'
+    assert words in peer.counters_when(lambda seen: words in seen['metres'])['metres']
+
+
+# ---- Sources, without a process -----------------------------------------------------------------
+
+
+@pytest.fixture
+def lone_peer() -> Iterator[Peer]:
+    made = Peer('lone')
+    yield made
+    made.close()
+
+
+def header(seconds: int = 5, frame_id: str = 'lens') -> Header:
+    made = Header(frame_id=frame_id)
+    made.stamp.sec = seconds
+    return made
+
+
+def relative_map() -> np.ndarray:
+    rows = np.linspace(0.9, 0.1, 48)[:, None] + np.linspace(0, 0.05, 64)[None]
+    return rows.astype(np.float32)
+
+
+def result(options: dict[str, Any], relative: np.ndarray, peer: Peer | None = None, **others: Any):
+    """Make the result of depth (or disparity), with those of other tasks beside it."""
+    chosen = build(OutputOptions, {'depth': {'scale': options}})
+    metres = Metres(chosen.depth.scale, Statistics())
+    frame = Frame(header(), picture(), CAMERA)
+    results: dict[str, Result] = {}
+    space = options.get('space', 'depth')
+    kind = DisparityMap if space == 'disparity' else DepthMap
+    for name, prediction in {space: kind(relative), **others}.items():
+        results[name] = Result(
+            frame, prediction, make_task(name), chosen, results, Shown(), metres
+        )
+    return results[space]
+
+
+def test_disparity_is_made_metres_in_its_own_space():
+    fixed = {'source': 'fixed', 'space': 'disparity', 'scale_m': 0.5, 'shift_m': 0.25}
+    made = result(fixed, np.full((48, 64), 0.5, np.float32))
+    np.testing.assert_allclose(made.depth_m, 2.0)
+
+
+def test_the_ground_gives_metres_and_needs_normals():
+    """The floor is 1 m below a camera that looks straight ahead; depth is 4 * relative + 1."""
+    v = (np.arange(48) - CAMERA.cy) / CAMERA.fy
+    depth_m = np.where(v > 0.22, 1 / np.maximum(v, 0.22), 1 / 0.22)[:, None] + np.zeros(64)
+    relative = ((depth_m - 1) / 4).astype(np.float32)
+    normals = np.zeros((48, 64, 3), np.float32)
+    normals[v > 0.22] = (0, -1, 0)
+    normals[v <= 0.22] = (0, 0, -1)
+    ground = {'source': 'ground', 'camera_height_m': 1.0}
+    made = result(ground, relative, normals=NormalMap(normals)).depth_m
+    inside = np.isfinite(made)
+    assert inside.mean() > 0.9
+    np.testing.assert_allclose(made[inside], depth_m[inside], rtol=0.01)
+    options = build(ScaleOptions, ground)
+    assert metric_task(options, ['depth']) == ''
+    assert metric_task(options, ['depth', 'normals']) == 'depth'
+    assert helpers(options) == ('normals', 'segmentation')
+
+
+def test_a_person_gives_metres():
+    """80 px of eyes to ankles would be farther than the fixed scale says: all is multiplied."""
+    joints = np.full((17, 3), np.nan, np.float32)
+    for name, u, v in (
+        ('left_eye', 33, 4), ('right_eye', 31, 4), ('left_ankle', 33, 40), ('right_ankle', 31, 40)
+    ):  # fmt: skip
+        joints[INDEX[name]] = u, v, 0.9
+    poses = Poses((Person(joints, np.isfinite(joints[:, 0]), 0.9),), 48, 64)
+    person = {'source': 'person', 'scale_m': 2.0, 'shift_m': 1.0}
+    made = result(person, np.full((48, 64), 0.5, np.float32), pose=poses)
+    np.testing.assert_allclose(made.depth_m, 32 * 0.897 * 1.7 / 36, rtol=1e-5)
+    assert result(person, relative_map(), pose=Poses((), 48, 64)).depth_m is None
+
+
+def test_millimetres_are_whole_and_zero_where_unknown():
+    depth_m = np.array([[1.2345, np.nan, np.inf, -np.inf, 70.0]], np.float32)
+    assert millimetres(depth_m).tolist() == [[1234, 0, 0, 0, 0]]
+    options = {'depth': {'scale': {'source': 'fixed', 'scale_m': 2.0}, 'encoding': '16UC1'}}
+    chosen = build(OutputOptions, options)
+    metres = Metres(chosen.depth.scale, Statistics())
+    half = DepthMap(np.full((48, 64), 0.5, np.float32))
+    frame = Frame(header(), picture(), CAMERA)
+    made = Result(frame, half, make_task('depth'), chosen, {}, Shown(), metres)
+    made.others['depth'] = made
+    image = made.metric_image()
+    assert (image.encoding, image.step, image.header) == ('16UC1', 128, header())
+    assert set(np.frombuffer(image.data, np.uint16)) == {1000}
+
+
+@pytest.mark.parametrize('big', [0, 1])
+def test_depth_messages_of_both_kinds_are_read(big):
+    millimetre = np.array([[1500, 0]], '>u2' if big else '<u2')
+    msg = Image(height=1, width=2, encoding='16UC1', step=6, is_bigendian=big)
+    msg.data = millimetre.tobytes() + b'xx'
+    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
+    metre = np.array([[1.5, np.nan]], '>f4' if big else '<f4')
+    msg = Image(height=1, width=2, encoding='32FC1', step=8, is_bigendian=big)
+    msg.data = metre.tobytes()
+    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'encoding': 'rgb8'}, "32FC1 or 16UC1, got 'rgb8'"),
+        ({'step': 7}, 'need 1 steps of 8 bytes'),
+        ({'height': 2}, 'need 2 steps of 8 bytes'),
+        ({'width': 0}, 'at least one pixel'),
+    ],
+)
+def test_a_wrong_depth_message_is_refused(change, words):
+    msg = Image(height=1, width=2, encoding='32FC1', step=8, data=bytes(8))
+    for name, value in change.items():
+        setattr(msg, name, value)
+    with pytest.raises(ValueError, match=words):
+        depth_from_message(msg)
+
+
+def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]) -> ReferenceInput:
+    """Let a reference input hear messages over DDS."""
+    listener = ReferenceInput(peer.node, build(ScaleOptions, options))
+    for kind, topic, message in messages:
+        publisher = peer.node.create_publisher(kind, topic, RELIABLE)
+        assert peer.until(publisher.get_subscription_count)
+        publisher.publish(message)
+    peer.spin(0.5)
+    return listener
+
+
+def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
+    """Half the size of the same view: every pixel falls onto its place in the picture."""
+    half = resize_camera(CAMERA, 32, 24)
+    depth = image_message(np.full((24, 32), 3.0, np.float32), '32FC1', header())
+    info = info_from_camera(half, header())
+    listener = heard(
+        lone_peer,
+        {'source': 'depth'},
+        (CameraInfo, '/reference/camera_info', info),
+        (Image, '/reference/depth', depth),
+    )
+    said = listener.find(header(), CAMERA, (48, 64))
+    assert len(said.references) > 0.9 * 24 * 32
+    assert set(said.references.depth_m.tolist()) == {3.0}
+    with pytest.raises(ValueError, match='32 x 24 pixels and the picture 64 x 48'):
+        listener.find(header(), None, (48, 64))
+
+
+def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
+    """0.5 m below the camera, a wall 2 m ahead: 0.5 / 2 * 32 = 8 px below the centre."""
+    scan = LaserScan(header=header(frame_id='laser'), angle_min=-0.3, angle_increment=0.01)
+    scan.range_min, scan.range_max = 0.1, 10.0
+    angles = -0.3 + 0.01 * np.arange(61)
+    scan.ranges = [*(2 / np.cos(angles[:60])).tolist(), 11.0]
+    listener = heard(
+        lone_peer,
+        {'source': 'scan', 'scan_mounting': {'z_m': -0.5}},
+        (LaserScan, '/reference/scan', scan),
+    )
+    references = listener.find(header(), CAMERA, (48, 64)).references
+    assert set(references.rows.tolist()) == {32}
+    np.testing.assert_allclose(references.depth_m, 2.0, rtol=1e-4)
+    assert len(references) == 60
+    with pytest.raises(ValueError, match='needs the camera info'):
+        listener.find(header(), None, (48, 64))
+
+
+def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
+    listener = heard(lone_peer, {'source': 'depth'})
+    with pytest.raises(ValueError, match='nothing has come on /reference/depth'):
+        listener.find(header(), CAMERA, (48, 64))
+    depth = image_message(np.ones((48, 64), np.float32), '32FC1', header())
+    listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
+    listener.find(header(5), CAMERA, (48, 64))
+    with pytest.raises(ValueError, match=r'1.000 s away from the picture, at most 0.05 s'):
+        listener.find(header(6), CAMERA, (48, 64))
+    listener.reset()
+    with pytest.raises(ValueError, match='nothing has come'):
+        listener.find(header(5), CAMERA, (48, 64))
