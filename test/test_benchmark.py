@@ -14,6 +14,7 @@ from sd_perception_ros.engine import Engine
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmark'
 BENCHMARK = runpy.run_path(str(FOLDER / 'node_overhead.py'))
 TASK_COST = runpy.run_path(str(FOLDER / 'task_cost.py'))
+LEARN = runpy.run_path(str(FOLDER / 'backbones_learn.py'))
 
 
 def measured(received: int = 20, arrived: int = 20, overhead_ms: float = 5.0) -> dict[str, object]:
@@ -69,3 +70,24 @@ def test_task_cost_measures_one_task_five_and_all(tmp_path):
     }
     assert result['ratio']['1 task'] == 1
     assert ('FAILS' in TASK_COST['table'](result)) != result['passes']
+
+
+@pytest.mark.parametrize(
+    ('abs_rel', 'mean_deg', 'beats'),
+    [(0.39, 29, True), (0.41, 29, False), (0.39, 31, False), (float('nan'), 29, False)],
+)
+def test_a_family_passes_only_if_it_beats_the_guess(
+    abs_rel: float, mean_deg: float, beats: bool
+) -> None:
+    learnt = {'loss_after': 9.0, 'depth.abs_rel': abs_rel, 'normals.mean_deg': mean_deg}
+    guess = {'depth.abs_rel': 0.4, 'normals.mean_deg': 30.0}
+    assert LEARN['_beats'](learnt, guess) == beats
+
+
+def test_one_family_learns_for_two_steps_and_is_measured(frames: Path, tmp_path: Path) -> None:
+    data = LEARN['RoomsDataset'](frames, keep=True)
+    options = SimpleNamespace(steps=2, batch=2, learning_rate=1e-3, seed=0)
+    row = LEARN['learn']('DiT', data, data, options, tmp_path)
+    assert (row['prediction'], row['timestep']) == ('epsilon', 258)
+    assert row['loss_before'] > 0
+    assert row['depth.abs_rel'] > 0

@@ -14,6 +14,7 @@ import yaml
 
 from sd_perception_ros import checkpoint
 from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.tasks import make_task
 
 UNET = 'unet/diffusion_pytorch_model.safetensors'
 
@@ -179,3 +180,15 @@ def test_the_shipped_configs_make_stable_diffusion_2_1() -> None:
 def test_the_tiny_checkpoint_is_small(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path)
     assert sum(f.stat().st_size for f in folder.rglob('*')) < 2_000_000
+
+
+CONFIG = Path(__file__).parents[1] / 'config'
+
+
+@pytest.mark.parametrize('name', ['genpercept', 'e2e_ft', 'marigold', 'lotus'])
+def test_an_example_file_names_tasks_and_options_that_exist(name: str) -> None:
+    config, entries = checkpoint.read(CONFIG / f'{name}.yaml')
+    assert config.long_side_px == 768
+    assert entries
+    for task, entry in entries.items():
+        assert make_task(task, entry.options).name == task
