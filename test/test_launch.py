@@ -129,7 +129,7 @@ def test_a_wrong_argument_ends_the_launch_with_what_it_may_be(monkeypatch, words
 def test_the_manifest_declares_what_the_nodes_import():
     """Not torch and its company: their builds differ by machine (requirements/core.txt)."""
     keys = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'tqdm': 'python3-tqdm'}
-    keys |= {'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
+    keys |= {'numpy': 'python3-numpy', 'yaml': 'python3-yaml', 'tf2_ros': 'tf2_ros_py'}
     elsewhere = {'sd_perception_ros', 'torch', *sys.stdlib_module_names}
     package = ROOT / 'sd_perception_ros'
     files = [*package.glob('ros/*.py'), *package.glob('cli/*.py'), package / 'checkpoint.py']

@@ -29,6 +29,7 @@ from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry import camera_from_fov, resize_camera
 from sd_perception_ros.ros.convert import depth_from_message, image_message, millimetres
 from sd_perception_ros.ros.diagnostics import Statistics
+from sd_perception_ros.ros.frames import Frames
 from sd_perception_ros.ros.intrinsics import info_from_camera, lens_from_info
 from sd_perception_ros.ros.metres import helpers, Metres, metric_task
 from sd_perception_ros.ros.metric_options import ScaleOptions
@@ -331,7 +332,7 @@ def test_a_wrong_depth_message_is_refused(change, words):
 
 def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]) -> ReferenceInput:
     """Let a reference input hear messages over DDS."""
-    listener = ReferenceInput(peer.node, build(ScaleOptions, options))
+    listener = ReferenceInput(peer.node, build(ScaleOptions, options), Frames(peer.node))
     for kind, topic, message in messages:
         publisher = peer.node.create_publisher(kind, topic, RELIABLE)
         assert peer.until(publisher.get_subscription_count)

@@ -22,7 +22,7 @@ from ros_helpers import (
     running,
     set_parameter,
 )
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from sd_perception_ros.config import EngineConfig
@@ -32,6 +32,7 @@ from sd_perception_ros.ros.convert import shares_to_levels
 from sd_perception_ros.ros.labels import LABEL_INFO
 from sd_perception_ros.ros.people import POINT
 from sd_perception_ros.ros.qos import LATCHED
+from sd_perception_ros.ros.recorder import cloud_values
 from sd_perception_ros.tasks import TASKS
 
 MASKED = ('floor', 'wall', 'person')
@@ -58,6 +59,10 @@ def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         depth__scale__source='fixed',
         depth__scale__scale_m=4.0,
         depth__scale__shift_m=1.0,
+        scan__frame='base_link',
+        scan__mounting__z_m=0.3,
+        scan__increment_deg=2.0,
+        depth__points__labels=True,
     )
     log = tmp_path_factory.mktemp('node') / 'log'
     with running(log, 'perception', *arguments) as process:
@@ -138,6 +143,22 @@ def test_keypoints_and_markers_come_for_every_picture_with_or_without_people(pee
     markers = peer.next('/pose/markers').markers
     assert all(marker.header.frame_id == 'lens' for marker in markers)
     assert (len(markers) > 0) == (len(people) > 0)
+
+
+def test_scan_and_clouds_have_the_frames_and_fields_that_they_should(peer, camera, engine):
+    rgb = picture()
+    sent, scan = answer_of(LaserScan, peer, camera, '/scan', rgb)
+    assert (scan.header.frame_id, scan.header.stamp) == ('base_link', sent.header.stamp)
+    assert len(scan.ranges) == 61
+    for topic in ('/depth/points', '/depth/points_people'):
+        sent, cloud = answer_of(PointCloud2, peer, camera, topic, rgb)
+        assert (cloud.header, cloud.height, cloud.width) == (sent.header, 48, 64)
+        assert [field.name for field in cloud.fields] == ['x', 'y', 'z', 'rgb', 'label']
+        labels = cloud_values(cloud)['label'].reshape(48, 64)
+        expected = engine.predict([rgb], ['segmentation'])[0]['segmentation'].labels
+        assert np.mean(labels != expected) < 0.01
+    person = engine.tasks['segmentation'].class_names.index('person')
+    assert set(labels[np.isfinite(cloud_values(cloud)['z'].reshape(48, 64))]) <= {person}
 
 
 def test_a_task_that_is_disabled_is_silent_until_it_is_enabled_again(peer, camera):

@@ -197,6 +197,13 @@ def bytes_of(values: NDArray[Any]) -> array.array[int]:
     return data
 
 
+def floats_of(values: Float) -> array.array[float]:
+    """Copy float32 values into the type that message setters take as it is."""
+    data = array.array('f')
+    data.frombytes(memoryview(np.ascontiguousarray(values, np.float32)).cast('B'))
+    return data
+
+
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raise ValueError for a picture without pixels or with more than `max_pixels`."""
     if not (width > 0 and height > 0):

@@ -18,6 +18,8 @@ except ImportError:  # not in every ROS installation, and not among the wheels o
 from sd_perception_ros.ros.options import SegmentationOptions
 from sd_perception_ros.types import UInt8
 
+# What a class of people is called.
+PERSON = 'person'
 LABEL_INFO: type = LabelInfo or String
 LABEL_NOTE = (
     ''
@@ -33,13 +35,24 @@ def mask_ids(class_names: Sequence[str], options: SegmentationOptions) -> list[i
     :returns: empty where a model has none of the classes that are the default.
     :raises ValueError: the model has no class of a name that somebody has chosen.
     """
-    unknown = [name for name in options.mask_classes if name not in class_names]
-    if unknown and options.mask_classes != SegmentationOptions().mask_classes:
+    if options.mask_classes == SegmentationOptions().mask_classes:
+        return [i for i, name in enumerate(class_names) if name in options.mask_classes]
+    return class_ids(class_names, options.mask_classes, 'segmentation.mask_classes')
+
+
+def class_ids(class_names: Sequence[str], chosen: Sequence[str], option: str = '') -> list[int]:
+    """
+    Return the ids of the chosen classes.
+
+    :raises ValueError: the model has no class of such a name; the option is told.
+    """
+    unknown = [name for name in chosen if name not in class_names]
+    if unknown:
         raise ValueError(
-            f"segmentation.mask_classes: the checkpoint has no class '{unknown[0]}'; choose from: "
+            f"{option}: the checkpoint has no class '{unknown[0]}'; choose from: "
             f'{", ".join(class_names)}'
         )
-    return [i for i, name in enumerate(class_names) if name in options.mask_classes]
+    return [i for i, name in enumerate(class_names) if name in chosen]
 
 
 def mask_of(labels: UInt8, ids: Sequence[int]) -> UInt8:

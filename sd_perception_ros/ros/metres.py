@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
+from std_msgs.msg import Header
 
 from sd_perception_ros.alignment import align, align_by_factor, Fit, Quality
+from sd_perception_ros.geometry import Transform
 from sd_perception_ros.ground import find_ground
 from sd_perception_ros.references import from_people
 from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.metric_options import NO_SOURCE, ScaleOptions
+from sd_perception_ros.ros.frames import Frames, optical_in
+from sd_perception_ros.ros.metric_options import MountingOptions, NO_SOURCE, ScaleOptions
 from sd_perception_ros.ros.pairing import stamp_ns
 from sd_perception_ros.ros.references import ReferenceInput
 from sd_perception_ros.scale import Alignment, ScaleShift, to_metres
@@ -48,17 +51,22 @@ class Metres:
         self._filter = ScaleFilter(options.filter)
         self._frozen = FrozenReference()
         self._input: ReferenceInput | None = None
+        self._frames: Frames | None = None
 
     def open(self, node: Node) -> None:
-        """Begin to listen to a sensor, where one is the source."""
+        """Begin to listen to tf2, and to a sensor, where one is the source."""
+        if self._options.source != NO_SOURCE:
+            self._frames = Frames(node)
         if self._options.source in SENSORS:
-            self._input = ReferenceInput(node, self._options)
+            self._input = ReferenceInput(node, self._options, self._frames)
 
     def close(self) -> None:
         """Stop listening, and forget what was."""
         if self._input is not None:
             self._input.close()
-        self._input = None
+        if self._frames is not None:
+            self._frames.close()
+        self._input = self._frames = None
         self.reset()
 
     def tend(self) -> None:
@@ -91,6 +99,20 @@ class Metres:
             fit = Fit(None, None, Quality(problem=str(error)))
         self._report(fit)
         return None if fit.quality.problem else fit.alignment
+
+    def place(self, frame: str, header: Header, mounting: MountingOptions) -> Transform | None:
+        """
+        Return the transform to a frame from the optical frame of a picture.
+
+        :param mounting: of the camera in that frame, where tf2 is not installed.
+        :returns: None where tf2 does not know it, which is reported.
+        """
+        try:
+            found = self._frames.lookup(frame, header) if self._frames is not None else None
+        except ValueError as error:
+            self._stats.warn(str(error))
+            return None
+        return optical_in(mounting) if found is None else found
 
     def _fit(self, frame: Frame, space: str, results: Mapping[str, Result]) -> Fit:
         """Ask the source; raises ValueError where it has nothing to say."""

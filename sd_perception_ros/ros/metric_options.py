@@ -78,10 +78,74 @@ class ScaleOptions:
 
 @dataclass(frozen=True)
 class PointsOptions:
-    """The point cloud."""
+    """The point clouds."""
 
     stride: int = option(1, 'Every so manieth row and column becomes a point', low=1, high=64)
+    max_jump: float = option(
+        0.0,
+        'Pixels at edges, where depth jumps by more than this share, are no points; 0: all are',
+        low=0.0,
+        high=10.0,
+    )
+    voxel_m: float = option(
+        0.0, 'Side of the cubes that get one point each, an unorganized cloud; 0: no cubes',
+        low=0.0, high=10.0,
+    )  # fmt: skip
+    voxel_min_points: int = option(
+        1, 'Cubes with fewer points are noise and left out', low=1, high=10_000
+    )
+    labels: bool = option(False, 'Add a field label, the class of each point (segmentation)')
+    without: list[str] = option(
+        [], 'Classes whose points are left out, by their names in the checkpoint'
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether each point's class must be known."""
+        return self.labels or bool(self.without)
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """The laser scan that is made of metric depth."""
+
+    frame: str = option('', 'Frame of the scan, x forward and level; empty: no scan')
+    mounting: MountingOptions = group(MountingOptions)
+    min_angle_deg: float = option(-60.0, 'First beam', low=-180.0, high=180.0)
+    max_angle_deg: float = option(60.0, 'Last beam, counterclockwise', low=-180.0, high=180.0)
+    increment_deg: float = option(0.5, 'Between beams', low=0.05, high=30.0)
+    min_range_m: float = option(0.1, 'Nearer points are left out', low=0.0, high=100.0)
+    max_range_m: float = option(
+        8.0, 'Farther is free; more than the radius of the costmap', low=0.1, high=1000.0
+    )
+    min_height_m: float = option(
+        0.1, 'Lower points, in the frame of the scan, are ground', low=-100.0, high=100.0
+    )
+    max_height_m: float = option(
+        1.5, 'Higher points, in the frame of the scan, are overhead', low=-100.0, high=100.0
+    )
+    stride: int = option(2, 'Every so manieth row and column is read', low=1, high=64)
+    min_points: int = option(
+        3, 'Fewer points in a beam at one range are noise', low=1, high=10_000
+    )
+    margin: float = option(
+        0.2, 'A beam is free where all is farther than the range by this share', low=0.0, high=10.0
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+        for low, high in (
+            ('min_angle_deg', 'max_angle_deg'),
+            ('min_range_m', 'max_range_m'),
+            ('min_height_m', 'max_height_m'),
+        ):
+            if not getattr(self, low) < getattr(self, high):
+                raise ValueError(
+                    f'ScanOptions.{low} must be less than {high}, got {getattr(self, low)} and '
+                    f'{getattr(self, high)}'
+                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sd_perception_ros.config import check, group, option
-from sd_perception_ros.ros.metric_options import PointsOptions, ScaleOptions
+from sd_perception_ros.ros.metric_options import PointsOptions, ScaleOptions, ScanOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
@@ -119,9 +119,10 @@ class PoseOptions(TaskOptions):
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is made of the predictions, one group for each task."""
+    """What is made of the predictions, one group for each task, and one for the scan."""
 
     depth: DepthOptions = group(DepthOptions)
+    scan: ScanOptions = group(ScanOptions)
     disparity: TaskOptions = group(TaskOptions)
     normals: TaskOptions = group(TaskOptions)
     segmentation: SegmentationOptions = group(SegmentationOptions)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from sd_perception_ros.ros.labels import LABEL_INFO, label_info, LABEL_NOTE
+from sd_perception_ros.ros.labels import class_ids, LABEL_INFO, label_info, LABEL_NOTE
 from sd_perception_ros.ros.metres import helpers, Metres, metric_task
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.qos import LATCHED, OUTPUT
-from sd_perception_ros.ros.results import always, Frame, has_mask, Result, Shown
+from sd_perception_ros.ros.results import always, Frame, has_mask, has_scan, Result, Shown
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction
 
@@ -28,6 +28,7 @@ class Output:
     :ivar metric: made from metres: fed by the task that they are made from, and by those that
         help to find the scale; offered where there is a scale.
     :ivar lifted: better with metres, but not without messages where there are none.
+    :ivar needs: other tasks that it cannot be made without.
     """
 
     topic: str
@@ -37,6 +38,11 @@ class Output:
     offered: Callable[[Task, OutputOptions], bool] = always
     metric: bool = False
     lifted: bool = False
+    needs: Callable[[OutputOptions], tuple[str, ...]] = lambda options: ()
+
+
+def _for_points(options: OutputOptions) -> tuple[str, ...]:
+    return ('segmentation',) if options.depth.points.needs_classes else ()
 
 
 OUTPUTS = (
@@ -44,7 +50,16 @@ OUTPUTS = (
     Output('depth/color', Image, 'depth', Result.color),
     Output('depth/image_rect', Image, 'depth', Result.metric_image, metric=True),
     Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, metric=True),
-    Output('depth/points', PointCloud2, 'depth', Result.points, metric=True),
+    Output('depth/points', PointCloud2, 'depth', Result.points, metric=True, needs=_for_points),
+    Output(
+        'depth/points_people',
+        PointCloud2,
+        'depth',
+        Result.people_points,
+        metric=True,
+        needs=lambda options: ('segmentation',),
+    ),
+    Output('scan', LaserScan, 'depth', Result.scan, has_scan, metric=True),
     Output('disparity/relative', Image, 'disparity', Result.values),
     Output('disparity/color', Image, 'disparity', Result.color),
     Output('normals/image', Image, 'normals', lambda r: r.image(r.prediction.values, '32FC3')),
@@ -119,6 +134,12 @@ class Outputs:
     ) -> None:
         self._node, self._tasks, self._options, self._metres = node, tasks, options, metres
         self._metric_task = metric_task(options.depth.scale, tasks)
+        if 'segmentation' in tasks:
+            class_ids(
+                tasks['segmentation'].class_names,
+                options.depth.points.without,
+                'depth.points.without',
+            )
         self._shown = before._shown if before else Shown()
         kept = before._publishers if before else {}
         fed = [
@@ -131,6 +152,7 @@ class Outputs:
             for output in of_model
             if output.offered(tasks[output.task], options)
             if self._metric_task or not output.metric
+            if set(output.needs(options)) <= set(tasks)
         ]
         self.withheld = [output.topic for output in of_model if output not in offered]
         offered += [constant for constant in CONSTANTS if constant.task in tasks]
@@ -168,9 +190,10 @@ class Outputs:
     def tasks_for(self, wanted: Iterable[Output], enabled: Collection[str]) -> set[str]:
         """Name the tasks to run for some outputs."""
         wanted = list(wanted)
-        also = set()
+        also: set[str] = set()
         if self._metric_task and any(output.metric or output.lifted for output in wanted):
             also = {self._metric_task, *helpers(self._options.depth.scale)}
+        also |= {task for output in wanted for task in output.needs(self._options)}
         return {output.task for output in wanted} | (also & set(self._tasks) & set(enabled))
 
     def publish(

@@ -42,9 +42,8 @@ class Measurement:
 class ReferenceInput:
     """Subscribes to the sensor that the scale comes from."""
 
-    def __init__(self, node: Node, options: ScaleOptions) -> None:
-        self._node, self._options = node, options
-        self._frames = Frames(node)
+    def __init__(self, node: Node, options: ScaleOptions, frames: Frames) -> None:
+        self._node, self._options, self._frames = node, options, frames
         self._lock = threading.Lock()
         self._infos = CameraInfos()
         self._kept: OrderedDict[int, Any] = OrderedDict()
@@ -85,7 +84,6 @@ class ReferenceInput:
     def close(self) -> None:
         """End the subscriptions."""
         self._unsubscribe()
-        self._frames.close()
 
     def _keep(self, msg: Image | LaserScan) -> None:
         with self._lock:

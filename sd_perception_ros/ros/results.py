@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
@@ -16,10 +17,11 @@ from sd_perception_ros.lifting import lift_joints, place_joints
 from sd_perception_ros.ros.cloud import cloud_message
 from sd_perception_ros.ros.convert import image_message, millimetres, shares_to_levels
 from sd_perception_ros.ros.intrinsics import info_from_camera
-from sd_perception_ros.ros.labels import mask_ids, mask_of
+from sd_perception_ros.ros.labels import class_ids, mask_ids, mask_of, PERSON
 from sd_perception_ros.ros.metres import Metres, metric_task
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.people import keypoints_message, markers_message
+from sd_perception_ros.ros.scan import scan_message
 from sd_perception_ros.scale import to_metres
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Camera, Float, UInt8
@@ -115,12 +117,43 @@ class Result:
         return info_from_camera(self.frame.camera, self.frame.header)
 
     def points(self) -> PointCloud2 | None:
-        """Make the cloud; None without valid intrinsics or a frame to put it in."""
-        frame = self.frame
+        """Make the cloud; None without metres, valid intrinsics or a frame to put it in."""
+        options = self.options.depth.points
+        classes = self.others.get('segmentation')
+        if options.needs_classes and classes is None:
+            return None
+        names = classes.task.class_names if classes is not None else ()
+        return self._cloud(class_ids(names, options.without), only=False)
+
+    def people_points(self) -> PointCloud2 | None:
+        """Make the cloud of people alone."""
+        classes = self.others.get('segmentation')
+        if classes is None:
+            return None
+        return self._cloud(class_ids(classes.task.class_names, [PERSON]), only=True)
+
+    def _cloud(self, ids: Sequence[int], only: bool) -> PointCloud2 | None:
+        """Make the cloud without some classes, or of them alone."""
+        frame, options = self.frame, self.options.depth.points
         if frame.camera is None or not frame.header.frame_id or self.depth_m is None:
             return None
-        stride = self.options.depth.points.stride
-        return cloud_message(self.depth_m, frame.rgb, frame.camera, frame.header, stride)
+        depth_m, labels = self.depth_m, None
+        if ids or options.labels:
+            labels = self.others['segmentation'].prediction.labels
+        if ids:
+            depth_m = np.where(np.isin(labels, ids) == only, depth_m, np.float32(np.nan))
+        shown = labels if options.labels else None
+        return cloud_message(depth_m, frame.rgb, frame.camera, frame.header, options, shown)
+
+    def scan(self) -> LaserScan | None:
+        """Make the scan; None without metres, valid intrinsics or a place for it."""
+        frame, options = self.frame, self.options.scan
+        if frame.camera is None or not frame.header.frame_id or self.depth_m is None:
+            return None
+        place = self.metres.place(options.frame, frame.header, options.mounting)
+        if place is None:
+            return None
+        return scan_message(self.depth_m, frame.camera, place, frame.header, options)
 
     # ---- segmentation, matting -------------------------------------------------------------
 
@@ -174,6 +207,11 @@ class Result:
 def has_mask(task: Any, options: OutputOptions) -> bool:
     """Return whether there are classes to mask; raise ValueError for names of none."""
     return bool(mask_ids(task.class_names, options.segmentation))
+
+
+def has_scan(task: Task, options: OutputOptions) -> bool:
+    """Return whether the scan has a frame."""
+    return bool(options.scan.frame)
 
 
 def always(task: Task, options: OutputOptions) -> bool:

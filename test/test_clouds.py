@@ -1,0 +1,270 @@
+"""Clouds and scans: what an obstacle map reads, point by point and beam by beam."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from sd_perception_ros.clouds import voxels, without_edges
+from sd_perception_ros.config import build
+from sd_perception_ros.geometry import BODY_FROM_OPTICAL, camera_from_fov, mounting
+from sd_perception_ros.ros.cloud import cloud_message
+from sd_perception_ros.ros.diagnostics import Statistics
+from sd_perception_ros.ros.metres import Metres
+from sd_perception_ros.ros.metric_options import PointsOptions, ScanOptions
+from sd_perception_ros.ros.options import OutputOptions
+from sd_perception_ros.ros.outputs import OUTPUTS
+from sd_perception_ros.ros.results import Frame, Result, Shown
+from sd_perception_ros.ros.scan import scan_message
+from sd_perception_ros.scans import scan_ranges, ScanShape
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.types import DepthMap, LabelMap
+
+CAMERA = camera_from_fov(64, 48, 90.0)
+HEADER = Header(frame_id='lens')
+HEADER.stamp.sec = 7
+RGB = np.full((48, 64, 3), (10, 20, 30), np.uint8)
+
+
+def read(cloud: PointCloud2) -> np.ndarray:
+    kinds = {PointField.FLOAT32: 'f4', PointField.UINT32: 'u4'}
+    kind = np.dtype([(field.name, kinds[field.datatype]) for field in cloud.fields])
+    assert [field.offset for field in cloud.fields] == [kind.fields[n][1] for n in kind.names]
+    assert (cloud.point_step, cloud.row_step) == (kind.itemsize, kind.itemsize * cloud.width)
+    assert len(cloud.data) == cloud.row_step * cloud.height
+    return np.frombuffer(cloud.data, kind)
+
+
+# ---- Points -------------------------------------------------------------------------------------
+
+
+def test_pixels_at_a_jump_of_depth_are_no_points():
+    """A box at 1 m before a wall at 3 m: the columns on both sides of the jump go."""
+    depth_m = np.full((5, 8), 3.0, np.float32)
+    depth_m[:, :4] = 1.0
+    kept = np.isfinite(without_edges(depth_m, 0.1))
+    assert kept.all(0).tolist() == [True, True, True, False, False, True, True, True]
+    assert np.isfinite(without_edges(depth_m, 0.0)).all()
+
+
+def test_a_slope_and_what_is_unknown_are_no_jumps():
+    depth_m = np.tile(np.linspace(2, 3, 50, dtype=np.float32), (4, 1))
+    depth_m[0, 20], depth_m[0, 30], depth_m[3, 9] = np.nan, np.inf, -np.inf
+    made = without_edges(depth_m, 0.1)
+    assert np.isfinite(made).sum() == 4 * 50 - 3
+    assert np.isfinite(depth_m).sum() == 4 * 50 - 3
+
+
+def test_each_cube_gets_the_mean_of_its_points():
+    points = np.array([[0.01, 0, 0], [0.03, 0, 0], [-0.01, 0, 0], [0.12, 0, 0]], np.float32)
+    means, first = voxels(points, 0.1)
+    found = sorted((round(float(x), 4), int(i)) for x, i in zip(means[:, 0], first, strict=True))
+    assert found == [(-0.01, 2), (0.02, 0), (0.12, 3)]
+    means, first = voxels(points, 0.1, least=2)
+    assert first.tolist() == [0]
+
+
+@given(seed=st.integers(0, 999), side=st.floats(0.02, 2.0))
+def test_voxels_lie_among_their_points_and_are_apart(seed, side):
+    points = np.random.default_rng(seed).normal(0, 2, (200, 3)).astype(np.float32)
+    means, first = voxels(points, side)
+    assert len(np.unique(np.floor(points[first] / np.float32(side)), axis=0)) == len(means)
+    assert np.abs(means - points[first]).max() <= side * 1.001
+    assert len(means) <= 200
+
+
+def test_an_organized_cloud_keeps_every_pixel_in_its_place():
+    depth_m = np.full((48, 64), 2.0, np.float32)
+    depth_m[0, 0] = np.nan
+    cloud = cloud_message(depth_m, RGB, CAMERA, HEADER, PointsOptions(stride=2))
+    points = read(cloud)
+    assert (cloud.height, cloud.width, cloud.is_dense) == (24, 32, False)
+    assert np.isnan(points['z']).sum() == 1
+    assert set(points['rgb'].view('u4')) == {10 << 16 | 20 << 8 | 30}
+
+
+def test_labels_are_the_classes_of_the_pixels():
+    labels = np.zeros((48, 64), np.uint8)
+    labels[:, 32:] = 5
+    depth_m = np.full((48, 64), 2.0, np.float32)
+    points = read(cloud_message(depth_m, RGB, CAMERA, HEADER, PointsOptions(), labels))
+    assert points.dtype.itemsize == 20
+    assert set(points['label'][points['x'] > 0]) == {5}
+    assert set(points['label'][points['x'] < 0]) == {0}
+
+
+def test_a_cloud_of_voxels_is_a_list_of_finite_points():
+    depth_m = np.full((48, 64), 2.0, np.float32)
+    depth_m[:24] = np.nan
+    options = PointsOptions(voxel_m=0.25)
+    cloud = cloud_message(depth_m, RGB, CAMERA, HEADER, options, np.full((48, 64), 3, np.uint8))
+    points = read(cloud)
+    assert cloud.height == 1
+    assert 40 < len(points) < 200
+    assert np.isfinite(points['z']).all()
+    np.testing.assert_allclose(points['z'], 2.0, rtol=1e-6)
+    assert set(points['label']) == {3}
+
+
+@pytest.mark.parametrize('options', [PointsOptions(), PointsOptions(voxel_m=0.1)])
+def test_a_cloud_is_never_empty(options):
+    """The obstacle layer waits for ever for the observation after one with no points."""
+    nothing = np.full((48, 64), np.nan, np.float32)
+    points = read(cloud_message(nothing, RGB, CAMERA, HEADER, options))
+    assert len(points) >= 1
+    assert np.isnan([points['x'], points['y'], points['z']]).all()
+
+
+def result(options: dict, labels: np.ndarray | None) -> Result:
+    """Make a depth result: a wall at 2 m, with classes."""
+    chosen = build(
+        OutputOptions, {'depth': {'scale': {'source': 'fixed', 'scale_m': 4.0}, **options}}
+    )
+    metres = Metres(chosen.depth.scale, Statistics())
+    frame = Frame(HEADER, RGB, CAMERA)
+    results: dict[str, Result] = {}
+    made = {'depth': DepthMap(np.full((48, 64), 0.5, np.float32))}
+    if labels is not None:
+        made['segmentation'] = LabelMap(labels, np.ones((48, 64), np.float32))
+    for name, prediction in made.items():
+        task = make_task(name)
+        results[name] = Result(frame, prediction, task, chosen, results, Shown(), metres)
+    return results['depth']
+
+
+PEOPLE = np.zeros((48, 64), np.uint8)
+PEOPLE[:, 40:] = make_task('segmentation').class_names.index('person')
+
+
+def test_people_may_be_left_out_and_come_on_a_topic_of_their_own():
+    made = result({'points': {'without': ['person']}}, PEOPLE)
+    z = read(made.points())['z'].reshape(48, 64)
+    assert np.isfinite(z).all(0).tolist() == [True] * 40 + [False] * 24
+    people = read(made.people_points())['z'].reshape(48, 64)
+    assert (np.isfinite(people) == ~np.isfinite(z)).all()
+
+
+def test_without_classes_there_is_no_cloud_that_needs_them():
+    assert result({'points': {'labels': True}}, None).points() is None
+    assert result({'points': {'without': ['person']}}, None).points() is None
+    assert result({}, None).people_points() is None
+    assert result({}, None).points() is not None
+
+
+def test_outputs_that_need_classes_say_so():
+    needs = {output.topic: output.needs for output in OUTPUTS}
+    with_labels = build(OutputOptions, {'depth': {'points': {'labels': True}}})
+    assert needs['depth/points'](OutputOptions()) == ()
+    assert needs['depth/points'](with_labels) == ('segmentation',)
+    assert needs['depth/points_people'](OutputOptions()) == ('segmentation',)
+
+
+# ---- Scans --------------------------------------------------------------------------------------
+
+# The camera is 0.5 m above the scan's frame and level.
+PLACE = mounting(0.0, 0.0, 0.5, 0.0, 0.0, 0.0).after(BODY_FROM_OPTICAL)
+SHAPE = ScanShape(
+    math.radians(-60),
+    math.radians(60),
+    math.radians(5),
+    0.1,
+    5.0,
+    0.1,
+    1.5,
+    min_points=1,
+    margin=0.2,
+)
+AHEAD, ASIDE = 12, 0  # the beams at 0 and -60 degrees; the camera sees to 45
+
+
+def floor_and(wall_m: float) -> np.ndarray:
+    """Return the depth of a floor 0.5 m below the camera, and a wall (or +Inf) at a distance."""
+    rows = (np.arange(48) - CAMERA.cy) / CAMERA.fy
+    floor_m = np.where(rows > 0, 0.5 / np.maximum(rows, 1e-6), np.inf)
+    return (np.minimum(floor_m, wall_m)[:, None] + np.zeros(64)).astype(np.float32)
+
+
+def test_a_wall_ahead_is_as_far_as_it_is_and_farther_at_an_angle():
+    ranges_m = scan_ranges(floor_and(2.0), CAMERA, PLACE, SHAPE)
+    assert ranges_m[AHEAD] == pytest.approx(2.0, abs=0.01)
+    assert ranges_m[AHEAD + 6] == pytest.approx(2.0 / math.cos(math.radians(30)), abs=0.1)
+    assert np.isnan(ranges_m[ASIDE])
+
+
+def test_the_floor_is_no_obstacle_and_nothing_ahead_is_free():
+    ranges_m = scan_ranges(floor_and(np.inf), CAMERA, PLACE, SHAPE)
+    assert np.isposinf(ranges_m[4:21]).all()
+    assert np.isnan(ranges_m[[0, 1, 23, 24]]).all()
+
+
+def test_a_wall_just_beyond_the_range_is_not_called_free():
+    """At 5.5 m, less than 20 % beyond the range of 5 m: it may as well be nearer."""
+    assert np.isnan(scan_ranges(floor_and(5.5), CAMERA, PLACE, SHAPE)[AHEAD])
+    assert np.isposinf(scan_ranges(floor_and(6.5), CAMERA, PLACE, SHAPE)[AHEAD])
+
+
+def test_where_the_picture_is_unknown_nothing_is_free():
+    depth_m = floor_and(np.inf)
+    depth_m[20:30, 30:34] = np.nan
+    ranges_m = scan_ranges(depth_m, CAMERA, PLACE, SHAPE)
+    assert np.isnan(ranges_m[AHEAD])
+    assert np.isposinf(ranges_m[AHEAD + 5])
+
+
+def test_something_too_near_is_minus_infinity():
+    depth_m = floor_and(np.inf)
+    depth_m[20:30, 30:34] = -np.inf
+    assert np.isneginf(scan_ranges(depth_m, CAMERA, PLACE, SHAPE)[AHEAD])
+
+
+def test_looking_at_the_floor_alone_tells_nothing_of_what_is_beyond():
+    down = mounting(0.0, 0.0, 0.5, 0.0, 60.0, 0.0).after(BODY_FROM_OPTICAL)
+    ray = down.rotation @ np.array([0, 0, 1.0])
+    assert ray[2] < 0
+    depth_m = np.full((48, 64), 0.3, np.float32)
+    ranges_m = scan_ranges(depth_m, CAMERA, down, SHAPE)
+    assert not np.isposinf(ranges_m).any()
+
+
+def test_a_table_top_overhead_is_no_obstacle():
+    depth_m = floor_and(np.inf)
+    depth_m[:4] = 3.0  # rows far above the centre: 3 * 23.5 / 32 = 2.2 m higher
+    assert np.isposinf(scan_ranges(depth_m, CAMERA, PLACE, SHAPE)[AHEAD])
+
+
+def test_a_few_points_alone_are_noise():
+    depth_m = floor_and(3.0)
+    depth_m[22, 31] = 1.0
+    sure = ScanShape(**{**vars(SHAPE), 'min_points': 3})
+    assert scan_ranges(depth_m, CAMERA, PLACE, SHAPE)[AHEAD] == pytest.approx(1.0, abs=0.01)
+    assert scan_ranges(depth_m, CAMERA, PLACE, sure)[AHEAD] == pytest.approx(3.0, abs=0.01)
+
+
+@given(wall=st.floats(0.5, 4.5), yaw=st.floats(-40, 40), height=st.floats(0.2, 1.2))
+def test_no_beam_ends_before_the_nearest_point_of_a_wall(wall, yaw, height):
+    place = mounting(0.0, 0.0, height, 0.0, 0.0, yaw).after(BODY_FROM_OPTICAL)
+    ranges_m = scan_ranges(np.full((48, 64), wall, np.float32), CAMERA, place, SHAPE)
+    assert np.nanmin(ranges_m) >= wall * 0.999
+    assert np.nanmin(ranges_m) <= wall * 1.05
+
+
+def test_the_message_says_what_the_beams_mean():
+    options = ScanOptions(frame='base_link', increment_deg=5.0, max_range_m=5.0, min_points=1)
+    scan = scan_message(floor_and(2.0), CAMERA, PLACE, HEADER, options)
+    assert (scan.header.frame_id, scan.header.stamp) == ('base_link', HEADER.stamp)
+    assert len(scan.ranges) == 25
+    assert scan.angle_min + 24 * scan.angle_increment == pytest.approx(scan.angle_max)
+    assert scan.angle_max == pytest.approx(math.radians(60))
+    assert (scan.range_min, scan.range_max) == pytest.approx((0.1, 5.0))
+    assert scan.ranges[12] == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_scan_of_no_width_is_refused():
+    with pytest.raises(ValueError, match='min_angle_deg must be less than max_angle_deg'):
+        ScanOptions(min_angle_deg=60.0)
