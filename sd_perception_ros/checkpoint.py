@@ -116,12 +116,13 @@ class CheckpointConfig:
 
 def find(name: str) -> Path:
     """
-    Return the checkpoint.yaml of a known name, a checkpoint folder or a file.
+    Return the checkpoint.yaml of a known name, a checkpoint folder, here or on the hub, or a file.
 
     :raises FileNotFoundError: there is none.
+    :raises ValueError: a place on the hub that is none.
     """
     shipped = SHIPPED / name / FILE
-    path = Path(name)
+    path = on_disk(name) if is_on_hub(name) else Path(name)
     with contextlib.suppress(RuntimeError):  # ~nobody: there is no such user
         path = path.expanduser()
     for candidate in (shipped, path / FILE, path):

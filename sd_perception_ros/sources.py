@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
@@ -12,7 +12,9 @@ from sd_perception_ros.backbones.cards import is_restricted, license_near
 from sd_perception_ros.backbones.hub import is_on_hub, on_disk
 from sd_perception_ros.backbones.latent import LatentBackbone, NO_TEXT, Prompt
 from sd_perception_ros.backbones.layouts import (
+    DENOISERS,
     find_layout,
+    holds_adapters_alone,
     Layout,
     load_decoder,
     load_denoiser,
@@ -32,6 +34,7 @@ from sd_perception_ros.backbones.weights import (
 
 PROMPT = 'prompt.safetensors'
 STORED_PROMPTS = (PROMPT, 'empty_text_embed.npy')  # ours, and GenPercept's first version's
+TEXT_ENCODERS = ('text_encoder', 'text_encoder_2', 'text_encoder_3')
 LOGGER = logging.getLogger(__name__)
 
 
@@ -54,13 +57,18 @@ class Sources:
     reader: Reader = field(default_factory=Reader)
     _vaes: dict[Path, Any] = field(default_factory=dict)
 
-    def place(self, name: str) -> Path:
-        """Return the local path of `hub:owner/name@commit/sub` or of a path."""
-        return on_disk(name) if is_on_hub(name) else self.root / name
+    def place(self, name: str, without: Collection[str] = ()) -> Path:
+        """
+        Return the local path of `hub:owner/name@commit/sub` or of a path.
+
+        :param without: model folders that need not be fetched from the hub.
+        """
+        return on_disk(name, without) if is_on_hub(name) else self.root / name
 
     def layout(self, name: str) -> Layout:
         """Return where a denoiser and what came with it lie."""
-        return find_layout(self.place(name))
+        text = TEXT_ENCODERS if self.prompt or self.base else ()
+        return find_layout(self.place(name, ('vae', *text) if self.vae or self.base else text))
 
     def backbone(self, name: str, step: Mapping[str, Any], tunes: bool = False) -> LatentBackbone:
         """
@@ -71,8 +79,7 @@ class Sources:
         :param tunes: whether it is about to be fine-tuned rather than served as it is.
         """
         layout = self.layout(name)
-        base = self.place(self.base) if self.base else None
-        fallback = None if base is None else find_layout(base).denoiser
+        base, fallback = self._base(layout)
         folder = layout.denoiser or fallback
         if folder is None:
             raise FileNotFoundError(
@@ -94,7 +101,20 @@ class Sources:
     def license_of(self, name: str) -> str:
         """Return the licence on the card nearest to a denoiser, else of the base; '' if none."""
         found = license_near(self.place(name))
-        return found or (license_near(self.place(self.base)) if self.base else '')
+        layout = self.layout(name)
+        base = self._base(layout)[0]
+        return found or (license_near(base) if base is not None else '')
+
+    def _base(self, layout: Layout) -> tuple[Path | None, Path | None]:
+        """Return the base's folder, and its denoiser's; of the hub's no more than is needed."""
+        if not self.base:
+            return None, None
+        own = layout.denoiser
+        brings_denoiser = own is not None and not holds_adapters_alone(own)
+        unread = [*(DENOISERS if brings_denoiser else ()), *(TEXT_ENCODERS if self.prompt else ())]
+        base = self.place(self.base, [*unread, *(('vae',) if self.vae else ())])
+        folders = [base / name for name in DENOISERS if (base / name / 'config.json').is_file()]
+        return base, (folders[0] if folders else None)
 
     def _vae_folder(self, layout: Layout, base: Path | None) -> Path:
         if self.vae:

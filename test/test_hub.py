@@ -16,6 +16,7 @@ from typing import ClassVar
 from models import save_tiny
 import pytest
 
+from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.hub import needed_files, on_disk
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
@@ -48,6 +49,7 @@ def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
         'unet/diffusion_pytorch_model.fp16.safetensors',
         'unet/diffusion_pytorch_model.bin',
         'vae/diffusion_pytorch_model.fp16.safetensors',
+        'safety_checker/model.safetensors',
         'demo/picture.png',
         'sd.ckpt',
     ]
@@ -60,6 +62,10 @@ def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
         'vae/diffusion_pytorch_model.fp16.safetensors',
     ]
     assert needed_files([f for f in files if 'safetensors' not in f], '') == []
+    lean = needed_files(files, '', without=('unet', 'vae'))
+    assert 'unet/config.json' in lean
+    assert not [file for file in lean if file.endswith('.safetensors')]
+    assert needed_files(files, f'unet/{WEIGHTS}') == [f'unet/{WEIGHTS}']
 
 
 def test_a_subfolder_comes_with_the_head_beside_it_and_the_card_above() -> None:
@@ -201,3 +207,20 @@ def test_what_is_needed_is_fetched_once_and_then_comes_from_the_cache(
     assert elsewhere.startswith('FileNotFoundError')
     assert 'is not in the cache, and the hub was not reached' in elsewhere
     assert Hub.asked == []
+
+
+def test_a_checkpoint_of_ours_and_single_parts_are_read_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    folder = tmp_path / f'models--owner--model/snapshots/{COMMIT}'
+    save_tiny(folder)
+    assert checkpoint.load(PLACE)[1].long_side_px == 64
+    assert on_disk(f'{PLACE}/prompt.safetensors') == folder / 'prompt.safetensors'
+    (tmp_path / 'own').mkdir()
+    places = {'base': PLACE, 'prompt': f'{PLACE}/prompt.safetensors'}
+    tasks = {'depth': {'unet': f'{PLACE}/unet', 'head': 'decoder'}}
+    (tmp_path / 'own/checkpoint.yaml').write_text(json.dumps(places | {'tasks': tasks}))
+    assert list(checkpoint.load(str(tmp_path / 'own'))[0].tasks) == ['depth']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import json
 from pathlib import Path
 import re
@@ -13,6 +14,7 @@ PLACE = re.compile(r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)@(?P<commit>[0-9a-f]{40})(?:
 # What is read beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
 SMALL = ('.json', '.txt', '.md', '.npy', '.yaml')
 PARTS = ('unet', 'transformer', 'vae', 'text_encoder')
+UNUSED = ('safety_checker', 'image_encoder', 'feature_extractor')  # folders of pipelines
 
 
 def is_on_hub(place: str) -> bool:
@@ -20,13 +22,14 @@ def is_on_hub(place: str) -> bool:
     return place.startswith(SCHEME)
 
 
-def on_disk(place: str) -> Path:
+def on_disk(place: str, without: Collection[str] = ()) -> Path:
     """
     Return the local folder of `hub:owner/name@commit/subfolder`.
 
     What the cache has is taken without asking the network. Else the needed files of that commit
     are fetched: small ones, and of weights one format for each model folder, never a pickle.
 
+    :param without: names of model folders whose weights will not be read.
     :raises ValueError: the place is not of this form; a name or a commit that the hub does not
         know; or huggingface_hub is not installed.
     :raises FileNotFoundError: the network cannot be reached.
@@ -55,7 +58,7 @@ def on_disk(place: str) -> Path:
                 repo, revision=commit, local_files_only=True, allow_patterns=['/nothing']
             )
         )
-        if _is_complete(cached, sub):
+        if _is_complete(cached, sub, without):
             return cached / sub
     except LocalEntryNotFoundError:
         pass
@@ -65,7 +68,7 @@ def on_disk(place: str) -> Path:
     try:
         siblings = HfApi().model_info(repo, revision=commit, timeout=10).siblings or []
         files = [sibling.rfilename for sibling in siblings]
-        needed = needed_files(files, sub)
+        needed = needed_files(files, sub, without)
         if not needed:
             raise ValueError(
                 f'expected weights in safetensors at {place}, found none; it has '
@@ -86,47 +89,60 @@ def on_disk(place: str) -> Path:
     return folder / sub
 
 
-def needed_files(files: list[str], sub: str) -> list[str]:
+def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> list[str]:
     """
     Return the files of a repository that serving a folder of it needs.
 
     :param files: all paths in the repository.
-    :param sub: the wanted folder; the cards above it, and DPT heads beside it, come along.
+    :param sub: the wanted folder, or file; cards above it, and DPT heads beside it, come along.
+    :param without: names of model folders whose weights are left out.
     """
+    if sub in files:
+        return [sub]
     wanted: list[str] = []
-    folders = {path.rpartition('/')[0] for path in files}
-    inside = {f for f in folders if not sub or f == sub or f.startswith(f'{sub}/')}
     parent = sub.rpartition('/')[0]
-    beside = {
-        f
-        for f in folders
-        if sub and f.rpartition('/')[0] == parent and f.rpartition('/')[2].startswith('dpt_head')
-    }
-    for folder in sorted(inside | beside):
+    for folder in sorted({path.rpartition('/')[0] for path in files}):
+        above, _, last = folder.rpartition('/')
+        beside = bool(sub) and above == parent and last.startswith('dpt_head')
+        if sub and folder != sub and not folder.startswith(f'{sub}/') and not beside:
+            continue
         names = {p.rpartition('/')[2] for p in files if p.rpartition('/')[0] == folder}
-        prefix = f'{folder}/' if folder else ''
-        kept = next((n for n in WEIGHT_FILES if n in names), '')
-        index = next((n for n in INDEXES if n in names), '')
-        shards = [n for n in names if re.search(r'-\d+-of-\d+', n) and n.endswith('.safetensors')]
-        fp16 = '.fp16' in index
+        kept = set() if last in {*UNUSED, *without} else _weights_among(names)
         for name in sorted(names):
-            if (
-                name.endswith(SMALL)
-                or name in (kept, 'prompt.safetensors')
-                or (not kept and index and name in shards and ('.fp16' in name) == fp16)
-            ):
-                wanted.append(prefix + name)
-    if not any(path.endswith('.safetensors') for path in wanted):
+            if name.endswith(SMALL) or name in kept:
+                wanted.append(f'{folder}/{name}' if folder else name)
+    if not without and not any(path.endswith('.safetensors') for path in wanted):
         return []
     cards = [path for path in ('README.md', 'LICENSE.md') if path in files]
     return [*wanted, *(path for path in cards if path not in wanted)]
 
 
-def _is_complete(snapshot: Path, sub: str) -> bool:
-    """Return whether the cache holds weights of a folder, and of a pipeline every part."""
+def _weights_among(names: Collection[str]) -> set[str]:
+    """Return the weights that are wanted of one folder: one format, and what is only ours."""
+    ours = {n for n in names if n == 'prompt.safetensors' or n.startswith('head_')}
+    whole = next((n for n in WEIGHT_FILES if n in names), None)
+    if whole is not None:
+        return {whole} | ours
+    index = next((n for n in INDEXES if n in names), '')
+    shards = {n for n in names if re.search(r'-\d+-of-\d+\.safetensors$', n)} if index else set()
+    return {n for n in shards if ('.fp16' in n) == ('.fp16' in index)} | ours
+
+
+def _is_complete(snapshot: Path, sub: str, without: Collection[str]) -> bool:
+    """Return whether the cache holds a file, weights of a folder, or every part of a pipeline."""
     folder = snapshot / sub
+    if folder.is_file():
+        return True
     index = folder / 'model_index.json'
     if index.is_file():
-        parts = [name for name in PARTS if name in json.loads(index.read_text())]
-        return all(has_weights(folder / name) for name in parts)
-    return any(has_weights(folder / name) for name in ('', *PARTS))
+        there = json.loads(index.read_text())
+        wanted = [name for name in PARTS if name in there and name not in without]
+        return all(has_weights(folder / name) for name in wanted)
+    heads = re.findall(r'head_weights: (\S+)', _text(folder / 'checkpoint.yaml'))
+    return any(has_weights(folder / name) for name in ('', *PARTS)) and all(
+        (folder / head).exists() for head in heads
+    )
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.is_file() else ''

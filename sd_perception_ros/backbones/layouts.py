@@ -80,6 +80,11 @@ def find_layout(path: Path) -> Layout:
     return Layout(denoiser, outer if is_pipeline else None, vae, head, decoder)
 
 
+def holds_adapters_alone(folder: Path) -> bool:
+    """Return whether a model folder holds adapters without the model that they change."""
+    return is_alone(Reader(device='meta').read(folder))
+
+
 def load_denoiser(
     folder: Path, fallback: Path | None = None, reader: Reader | None = None
 ) -> nn.Module:
