@@ -38,8 +38,8 @@ demo: $(VENV)/.ros  ## run camera and perception on real pictures; results in de
 test: lint  ## run linters, type checker and all tests
 	@$(BIN)/python -m pytest -q --durations=10
 
-bench: $(VENV)/.ros  ## measure the node's own overhead, and what more tasks cost
-	@$(BIN)/python benchmark/node_overhead.py
+bench: $(VENV)/.ros  ## measure the node end to end, and what more tasks cost
+	@$(BIN)/python benchmark/through_ros.py
 	@$(BIN)/python benchmark/task_cost.py
 
 lint: $(VENV)/.dev  ## run ruff, codespell and mypy (tests run the ament linters)

@@ -1,4 +1,4 @@
-"""The benchmarks' verdicts: what got lost around the node, and what more tasks cost."""
+"""The benchmarks' verdicts."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ import pytest
 from sd_perception_ros.engine import Engine
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmark'
-BENCHMARK = runpy.run_path(str(FOLDER / 'node_overhead.py'))
+THROUGH_ROS = runpy.run_path(str(FOLDER / 'through_ros.py'))
 TASK_COST = runpy.run_path(str(FOLDER / 'task_cost.py'))
 LEARN = runpy.run_path(str(FOLDER / 'backbones_learn.py'))
+ROBOT, EVERYTHING, FAST, _ = THROUGH_ROS['SCENES']
 
 
-def measured(received: int = 20, arrived: int = 20, overhead_ms: float = 5.0) -> dict[str, object]:
-    """Summarize a run in which the camera sent 20 frames and the node processed all it got."""
+def measured(
+    scene=ROBOT, received=20, arrived=20, median_ms=5.0, p99_ms=9.0, period_s=0.2, runtime='torch'
+):
+    """Summarize 4 seconds in which the camera sent 20 frames and the node processed all it got."""
     listener = SimpleNamespace(
         values={
             'received': str(received),
             'processed': str(received),
-            'overhead_ms median': f'{overhead_ms}',
+            'overhead_ms median': f'{median_ms}',
+            'overhead_ms p99': f'{p99_ms}',
         },
-        latency_ms={'depth/points': [30.0] * arrived, 'depth/relative': [20.0] * received},
+        latency_ms={'depth/points': [30.0] * arrived, 'depth/relative': [20.0, 24.0] * 10},
+        arrivals_s={
+            'depth/points': [i * period_s for i in range(arrived)],
+            'depth/relative': [i * period_s for i in range(20)],
+        },
+        usage=[(1.0, 300.0), (3.0, 310.0)],
     )
-    return BENCHMARK['summarize'](listener, sent=20)
+    return THROUGH_ROS['summarize'](listener, scene, 20 // scene.rate_hz or 1, runtime)
 
 
 @pytest.mark.parametrize(
@@ -37,26 +46,34 @@ def measured(received: int = 20, arrived: int = 20, overhead_ms: float = 5.0) ->
         ({'received': 19, 'arrived': 19}, False),
         ({'arrived': 19}, False),
         ({'arrived': 0}, False),
-        ({'overhead_ms': 15.1}, False),
-        ({'overhead_ms': float('nan')}, False),
+        ({'median_ms': 10.1}, False),
+        ({'p99_ms': 25.1}, False),
+        ({'median_ms': float('nan')}, False),
+        ({'scene': EVERYTHING, 'median_ms': 10.1}, True),
+        ({'scene': FAST, 'period_s': 0.16}, True),
+        ({'scene': FAST, 'period_s': 0.17}, False),
+        ({'scene': FAST, 'period_s': 0.11, 'runtime': 'openvino'}, False),
+        ({'scene': FAST, 'period_s': 0.09, 'runtime': 'openvino'}, True),
     ],
 )
 def test_it_passes_only_when_nothing_is_lost_and_the_node_is_quick(run, passes):
     result = measured(**run)
     assert result['passes'] == passes
-    assert ('FAILS' in BENCHMARK['table'](result)) != passes
+    assert ('FAILS' in THROUGH_ROS['table'](result)) != passes
+
+
+def test_a_scene_tells_rate_jitter_processor_and_memory():
+    result = measured()
+    assert result['rate_hz'] == pytest.approx(5.0)
+    assert result['topics']['depth/relative']['jitter_ms'] == 2.0  # 20 and 24 ms in turn
+    assert result['processor_cores'] == 0.5  # 2 seconds of work in 4 seconds
+    assert result['memory_mib'] == 310.0
 
 
 def test_the_table_shows_a_topic_on_which_nothing_came():
-    lines = BENCHMARK['table'](measured(arrived=0)).splitlines()
+    lines = THROUGH_ROS['table'](measured(arrived=0)).splitlines()
     [points] = [line for line in lines if 'depth/points' in line]
-    assert points.split() == ['depth/points', 'nan', 'nan', '20']
-
-
-def test_the_table_says_what_inference_and_overhead_are():
-    table = BENCHMARK['table'](measured())
-    assert 'Engine.predict' in table
-    assert 'the rest of a frame on the worker thread' in table
+    assert points.split() == ['depth/points', 'nan', 'nan', 'nan', '20']
 
 
 def test_task_cost_measures_one_task_five_and_all(tmp_path):

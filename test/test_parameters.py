@@ -193,6 +193,7 @@ def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():
         'received': '1',
         'inference_ms median': '51.00',
         'inference_ms p95': '96.00',
+        'inference_ms p99': '100.00',
         'last error': 'broken',
     }
 

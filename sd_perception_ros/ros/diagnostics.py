@@ -78,7 +78,9 @@ class Statistics:
         for name, times in self._times_ms.items():
             ordered = sorted(times)
             yield f'{name}_ms median', f'{statistics.median(ordered):.2f}'
-            yield f'{name}_ms p95', f'{ordered[int(0.95 * (len(ordered) - 1))]:.2f}'
+            for percent in (95, 99):
+                value = ordered[percent * (len(ordered) - 1) // 100]
+                yield f'{name}_ms p{percent}', f'{value:.2f}'
         yield from self._notes.items()
         yield 'last error', self.last_error
 
