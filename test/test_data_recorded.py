@@ -258,8 +258,8 @@ def test_inspect_draws_every_truth_and_says_what_is_in_it(
     pixels = cv2.imread(str(sheet))
     # Two rows of 192 + 16 + 2 pixels; seven cells of a picture of 8 x 6, each with a gap of 2.
     assert pixels.shape == (2 * 210, 7 * (256 + 2), 3)
-    unknown = pixels[16 + 4, 258 + 4]  # the top left of the depth
-    assert unknown.tolist() == [96, 0, 96]
+    unknown = pixels[16 : 16 + 8, 258 : 258 + 8, 0]  # the top left of the depth: squares of 4
+    assert unknown.tolist() == np.kron([[50, 110], [110, 50]], np.ones((4, 4))).tolist()
 
 
 def test_inspect_names_every_broken_frame(

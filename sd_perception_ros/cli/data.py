@@ -86,7 +86,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(arguments.out), contact_sheet(drawn)[..., ::-1]):
             raise OSError(f'expected a picture that can be written, got {arguments.out}; try .png')
-        print(f'wrote {arguments.out}; what is unknown is violet')
+        print(f'wrote {arguments.out}; what is unknown is a checkerboard')
     if broken:
         print(
             f'error: {broken} of {statistics.frames + broken} frames are broken', file=sys.stderr

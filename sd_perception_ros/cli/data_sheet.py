@@ -17,7 +17,6 @@ from sd_perception_ros.types import Sample, UInt8
 
 HEIGHT_PX = 192  # of a picture on the sheet
 MOST_WIDE_PX = 480
-UNKNOWN = (96, 0, 96)
 TEXT_PX = 16
 
 
@@ -92,9 +91,7 @@ def _labels(sample: Sample) -> UInt8:
     hues = (ids * 111) % 180  # about the golden angle, of OpenCV's 180 degrees
     table = np.stack([hues, np.full(256, 170), np.where(ids % 2, 150, 230)], -1).astype(np.uint8)
     colors = cv2.cvtColor(table[None], cv2.COLOR_HSV2RGB)[0]
-    colors[255] = UNKNOWN
-    painted: UInt8 = colors[labels]
-    return painted
+    return _with_unknown(colors[labels], sample['labels'] != 255)
 
 
 def _share(share: Tensor) -> UInt8:
@@ -109,5 +106,8 @@ def _joints(sample: Sample) -> UInt8:
 
 
 def _with_unknown(painted: NDArray[np.uint8], known: Tensor) -> UInt8:
-    mask = known[0, 0].numpy()[..., None]
-    return np.where(mask, painted, np.array(UNKNOWN, np.uint8))
+    """Paint what is unknown as a checkerboard, as no colour is free in every painting."""
+    height, width = painted.shape[:2]
+    squares = (np.arange(height)[:, None] // 4 + np.arange(width) // 4) % 2
+    board = np.where(squares, 110, 50).astype(np.uint8)[..., None]
+    return np.where(known[0, 0].numpy()[..., None], painted, board)

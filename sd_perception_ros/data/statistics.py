@@ -53,7 +53,11 @@ class Statistics:
             'foreground': _share,
             'matte': _share,
         }
-        lines = {n: about[n](np.concatenate(parts, 1)) for n, parts in self.values.items()}
+        lines = {
+            name: describe(np.concatenate(self.values[name], 1))
+            for name, describe in about.items()
+            if name in self.values
+        }
         if self.people:
             lines['joints'] = _joints(self.people, np.concatenate(self.flags))
         return lines
