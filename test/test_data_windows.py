@@ -17,6 +17,7 @@ import torch
 from sd_perception_ros.data.dataset import stack
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.data.windows import ahead, covering, middle, resized, WindowConfig
 from sd_perception_ros.optimize import OptimizeConfig
@@ -225,6 +226,19 @@ def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) ->
         )  # fmt: skip
         losses.append([step['depth'] for _, step in run])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ('fit', 'size'), [('crop', (24, 32)), ('cover', (24, 32)), ('cover', (72, 96))]
+)
+def test_frames_that_lie_on_the_device_train_in_windows_of_any_size(
+    fit: str, size: tuple[int, int], frames: Path, tmp_path: Path
+) -> None:
+    resident = ResidentDataset(RoomsDataset(frames), torch.device('cpu'))
+    config = OptimizeConfig(steps=1, batch=2)
+    model, windows = tiny_model({'depth': 'light'}), WindowConfig(fit=fit)
+    ((_, losses),) = train(model, resident, None, config, [size], tmp_path, None, windows)
+    assert math.isfinite(losses['depth'])
 
 
 def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive() -> None:

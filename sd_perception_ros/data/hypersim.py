@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class HypersimDataset(FolderDataset):
         files = frame.files
         distance_m = read_hdf5(files['depth_m']).astype(np.float32)
         height, width = distance_m.shape
-        rays = camera_rays(height, width, self._cameras.get(frame.key.split('/')[0]))
+        rays = self._rays(height, width, frame.key.split('/')[0])
         arrays: dict[str, NDArray[Any]] = {'depth_m': to_depth_m(distance_m, rays)}
         if files['image'].suffix == '.hdf5':
             light = read_hdf5(files['image']).astype(np.float32)
@@ -82,6 +83,12 @@ class HypersimDataset(FolderDataset):
             ids = read_hdf5(files['labels']).astype(np.int32)
             arrays['labels'] = np.where((ids < 1) | (ids > len(NYU40)), 255, ids - 1)
         return arrays
+
+    def _rays(self, height: int, width: int, scene: str) -> NDArray[np.float32]:
+        camera = self._cameras.get(scene)
+        if camera is not None and not np.allclose(camera, USUAL_CAMERA, atol=1e-6):
+            return camera_rays(height, width, camera)
+        return _usual_rays(height, width)
 
     def _split_keys(self) -> set[str]:
         file = self.folder / SPLIT_FILE
@@ -115,6 +122,11 @@ def camera_rays(
     points = np.stack([*np.meshgrid(u, v), np.ones((height, width))], -1) @ matrix.T
     rays: NDArray[np.float32] = (points / -points[..., 2:]).astype(np.float32)
     return rays * np.array([1, -1, -1], np.float32)
+
+
+@lru_cache(1)
+def _usual_rays(height: int, width: int) -> NDArray[np.float32]:
+    return camera_rays(height, width)
 
 
 def to_depth_m(distance_m: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
