@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from sd_perception_ros.backbones.backbone import Backbone
+from sd_perception_ros.backbones.files import Reader
 from sd_perception_ros.backbones.hub import is_on_hub, on_disk
 from sd_perception_ros.backbones.latent import LatentBackbone
 from sd_perception_ros.backbones.layouts import Layout
 from sd_perception_ros.backbones.onestep import PREDICTIONS
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import Reader, save_model, save_tensors
+from sd_perception_ros.backbones.weights import save_model, save_tensors
 from sd_perception_ros.config import build, check, option
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head

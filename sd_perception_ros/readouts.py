@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from sd_perception_ros.backbones.backbone import Backbone
+from sd_perception_ros.backbones.files import Reader
 from sd_perception_ros.backbones.layouts import ends_in_relu
-from sd_perception_ros.backbones.weights import load_into, Reader
+from sd_perception_ros.backbones.weights import load_into
 from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head

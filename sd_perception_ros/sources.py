@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_perception_ros.backbones.cards import is_restricted, license_near
+from sd_perception_ros.backbones.files import Reader, weights_files
 from sd_perception_ros.backbones.hub import is_on_hub, on_disk
 from sd_perception_ros.backbones.latent import LatentBackbone, NO_TEXT, Prompt
 from sd_perception_ros.backbones.layouts import (
@@ -25,12 +26,7 @@ from sd_perception_ros.backbones.layouts import (
 )
 from sd_perception_ros.backbones.onestep import OneStep, PREDICTIONS
 from sd_perception_ros.backbones.prompt import prompt_of
-from sd_perception_ros.backbones.weights import (
-    load_vae,
-    read_embedding,
-    Reader,
-    weights_files,
-)
+from sd_perception_ros.backbones.weights import load_vae, read_embedding
 
 PROMPT = 'prompt.safetensors'
 STORED_PROMPTS = (PROMPT, 'empty_text_embed.npy')  # ours, and GenPercept's first version's

@@ -90,13 +90,20 @@ def test_task_cost_measures_one_task_five_and_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('abs_rel', 'mean_deg', 'beats'),
-    [(0.39, 29, True), (0.41, 29, False), (0.39, 31, False), (float('nan'), 29, False)],
+    ('abs_rel', 'mean_deg', 'loss', 'beats'),
+    [
+        (0.39, 29, 1.0, True),
+        (0.41, 29, 1.0, False),
+        (0.39, 31, 1.0, False),
+        (float('nan'), 29, 1.0, False),
+        (0.39, 29, 1.2, False),
+    ],
 )
-def test_a_family_passes_only_if_it_beats_the_guess(
-    abs_rel: float, mean_deg: float, beats: bool
+def test_a_family_passes_only_if_it_beats_the_guess_and_a_frozen_denoiser(
+    abs_rel: float, mean_deg: float, loss: float, beats: bool
 ) -> None:
-    learnt = {'loss_after': 9.0, 'depth.abs_rel': abs_rel, 'normals.mean_deg': mean_deg}
+    losses = {'loss_after': loss, 'loss_frozen': 1.1}
+    learnt = losses | {'depth.abs_rel': abs_rel, 'normals.mean_deg': mean_deg}
     guess = {'depth.abs_rel': 0.4, 'normals.mean_deg': 30.0}
     assert LEARN['_beats'](learnt, guess) == beats
 

@@ -19,7 +19,8 @@ import torch
 import yaml
 
 from sd_perception_ros import checkpoint
-from sd_perception_ros.backbones.weights import file_sha256, save_model
+from sd_perception_ros.backbones.files import file_sha256
+from sd_perception_ros.backbones.weights import save_model
 from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.model import Model

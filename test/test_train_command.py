@@ -9,7 +9,7 @@ import sys
 import time
 
 import cv2
-from models import save_tiny
+from models import save_base, save_tiny
 import pytest
 from safetensors.torch import load_file
 import torch
@@ -191,3 +191,17 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
     arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
     assert train_command.main([*arguments, '--tasks', *tasks]) == 0
     assert checkpoint.tasks_of(str(tmp_path / 'out')) == tasks
+
+
+def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licence(
+    frames: Path, tmp_path: Path
+) -> None:
+    base, out = save_base(tmp_path / 'base', 'mmdit'), tmp_path / 'out'
+    (base / 'README.md').write_text('---\nlicense: cc-by-nc-4.0\n---\n')
+    arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24']
+    numbers = ['--tasks', 'depth', '--steps', '2', '--batch', '2']
+    assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
+    config, entries = checkpoint.read(out / 'checkpoint.yaml')
+    assert config.license == 'cc-by-nc-4.0'
+    assert entries['depth'].unet == 'transformer'
+    assert (config.prediction, config.timestep, config.signal) == ('flow', 1000, 0)

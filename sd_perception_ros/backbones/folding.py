@@ -146,7 +146,7 @@ class _TwoTokens(nn.Module):
         return F.linear(share, self.write_weight, self.write_bias)
 
 
-class _ConstantTokens(nn.Module):
+class ConstantTokens(nn.Module):
     """Attention to constant tokens, whose keys and values are kept: (heads, T, width of one)."""
 
     def __init__(self, attention: Any, key: Tensor, value: Tensor) -> None:
@@ -189,7 +189,7 @@ def _fold_prompt(block: BasicTransformerBlock, prompt: Tensor) -> None:
     elif prompt.shape[1] == 2:
         block.attn2 = _TwoTokens(attention, key, value)
     else:
-        block.attn2 = _ConstantTokens(attention, key, value)
+        block.attn2 = ConstantTokens(attention, key, value)
 
 
 def _written(to_out: nn.Linear, value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 import re
 
-from sd_perception_ros.backbones.weights import has_weights, INDEXES, WEIGHT_FILES
+from sd_perception_ros.backbones.files import has_weights, INDEXES, WEIGHT_FILES
 
 SCHEME = 'hub:'
 PLACE = re.compile(r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<sub>.+))?')

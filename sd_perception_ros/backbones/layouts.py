@@ -12,19 +12,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn, Tensor
 
 from sd_perception_ros.backbones.adapters import has_adapters, is_alone, merge_adapters
+from sd_perception_ros.backbones.files import has_weights, Reader
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
 from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
 from sd_perception_ros.backbones.transformers import FAMILIES, TransformerBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import (
-    CONFIGS,
-    has_weights,
-    load_into,
-    make,
-    modern,
-    read_config,
-    Reader,
-)
+from sd_perception_ros.backbones.weights import CONFIGS, load_into, make, modern, read_config
 
 DENOISERS = ('unet', 'transformer')  # what pipelines of diffusers call the folder
 DPT_HEADS = ('dpt_head_identity', 'dpt_head')

@@ -16,6 +16,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from sd_perception_ros.backbones.folding import ConstantTokens
 from sd_perception_ros.backbones.latent import (
     check_pooled,
     check_prompt,
@@ -219,7 +220,12 @@ class PixArtBackbone(TransformerBackbone):
             text = net.caption_projection(text)
             net.caption_projection = Constant(text)
         for block in self.blocks:
-            block.attn2 = TextAttention(block.attn2, text)
+            split = (block.attn2.heads, -1)
+            key, value = (
+                to(text)[0].unflatten(1, split).transpose(0, 1)
+                for to in (block.attn2.to_k, block.attn2.to_v)
+            )
+            block.attn2 = ConstantTokens(block.attn2, key, value)
         net.adaln_single = Constant(*modulation)
 
     def _sizes(self, like: Tensor) -> dict[str, Tensor] | None:
@@ -309,28 +315,3 @@ class Constant(nn.Module):
         """Return the value, or all of them."""
         values = tuple(self.buffers())
         return values[0] if len(values) == 1 else values
-
-
-class TextAttention(nn.Module):
-    """Attention of a picture's tokens to text whose keys and values never change."""
-
-    def __init__(self, attention: Any, text: Tensor) -> None:
-        super().__init__()
-        self.heads: int = attention.heads
-        self.query, self.out = attention.to_q, attention.to_out[0]
-        self.keys: Tensor
-        self.register_buffer('keys', self._split(attention.to_k(text)))
-        self.values: Tensor
-        self.register_buffer('values', self._split(attention.to_v(text)))
-
-    def forward(self, tokens: Tensor, **_options: Any) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        batch = len(tokens)
-        keys, values = (t.expand(batch, -1, -1, -1) for t in (self.keys, self.values))
-        mixed = F.scaled_dot_product_attention(self._split(self.query(tokens)), keys, values)
-        given: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return given
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, N, heads * d) -> (B, heads, N, d)."""
-        return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from sd_perception_ros import checkpoint
+from sd_perception_ros.backbones.cards import license_near
 from sd_perception_ros.backbones.weights import weights_fingerprint
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
@@ -81,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
         default=[(128, 192), (192, 256)],
         help='Windows, each for an equal share of the steps (default: 192x128 256x192)',
     )
-    made.add_argument('--license', default=CheckpointConfig.license, help='Of the weights')
+    made.add_argument(
+        '--license',
+        default=CheckpointConfig.license,
+        help="Of the weights (default: as the base's model card says)",
+    )
     add_options(made, OptimizeConfig)
     add_options(made, TuneConfig)
     add_options(made, WindowConfig)
@@ -131,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     made = CheckpointConfig(
         long_side_px=max(arguments.sizes[-1]),
-        license=arguments.license,
+        license=_license(arguments.license, base),
         provenance={
             'base': arguments.base.name,
             'commit': commit(),
@@ -161,6 +166,15 @@ def _options(words: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"expected TASK.NAME=VALUE, got '{word}'")
         options.setdefault(task, {})[name] = yaml.safe_load(text)
     return options
+
+
+def _license(given: str, base: Path) -> str:
+    """Return the licence given, else the base's, which binds what is made of it."""
+    if given != CheckpointConfig.license:
+        return given
+    if checkpoint.is_checkpoint(base):
+        return checkpoint.read(base / checkpoint.FILE)[0].license
+    return license_near(base) or given
 
 
 if __name__ == '__main__':
