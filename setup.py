@@ -38,6 +38,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', files_in('launch', '*.py')),
         (f'share/{NAME}/config', files_in('config')),
+        (f'share/{NAME}/config/nav2', files_in('config/nav2')),
         (f'share/{NAME}/config/rviz', files_in('config/rviz')),
         (f'share/{NAME}/config/train', files_in('config/train')),
     ],

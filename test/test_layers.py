@@ -18,7 +18,7 @@ ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
         *('losses', 'measures', 'fitting', 'scale', 'references', 'ground', 'temporal'),
-        *('distortion', 'clouds', 'scans'),
+        *('distortion', 'clouds', 'scans', 'occupancy'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint', 'readouts', 'sources'},
@@ -42,7 +42,7 @@ ROS = {
 NO_TORCH = {
     *('types', 'config', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
     *('fitting', 'scale', 'references', 'ground', 'temporal', 'distortion'),
-    *('clouds', 'scans'),
+    *('clouds', 'scans', 'occupancy'),
 }
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}

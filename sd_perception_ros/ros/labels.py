@@ -44,8 +44,11 @@ def class_ids(class_names: Sequence[str], chosen: Sequence[str], option: str = '
     """
     Return the ids of the chosen classes.
 
+    An empty name chooses none: a parameter file cannot say an empty list.
+
     :raises ValueError: the model has no class of such a name; the option is told.
     """
+    chosen = [name for name in chosen if name]
     unknown = [name for name in chosen if name not in class_names]
     if unknown:
         raise ValueError(

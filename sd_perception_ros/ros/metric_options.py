@@ -96,7 +96,7 @@ class PointsOptions:
     )
     labels: bool = option(False, 'Add a field label, the class of each point (segmentation)')
     without: list[str] = option(
-        [], 'Classes whose points are left out, by their names in the checkpoint'
+        [], "Classes whose points are left out, by their names in the checkpoint; [''] is none"
     )
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class PointsOptions:
     @property
     def needs_classes(self) -> bool:
         """Whether each point's class must be known."""
-        return self.labels or bool(self.without)
+        return self.labels or any(self.without)
 
 
 @dataclass(frozen=True)
