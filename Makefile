@@ -71,7 +71,7 @@ $(VENV)/.ros: requirements/ros.txt $(VENV)/.core
 	@$(PIP) --require-hashes --no-deps -r requirements/ros.txt
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt requirements/train.txt $(VENV)/.ros
+$(VENV)/.dev: requirements/dev.txt requirements/train.txt requirements/runtimes.txt $(VENV)/.ros
 	@echo '[+] linters, type checker and test tools'
 	@$(PIP) -r requirements/dev.txt
 	@touch $@

@@ -27,6 +27,7 @@ COMMANDS = {
     'train': ('cli.train', 'fine-tune tasks in one deterministic step', False),
     'data': ('cli.data', 'look at data before a training, or write it into shards', False),
     'evaluate': ('cli.evaluate', 'measure a checkpoint against ground truth', False),
+    'export': ('cli.export', 'write a checkpoint as ONNX for other runtimes', False),
 }
 
 # Packages that pip knows by another name than Python.

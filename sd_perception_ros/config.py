@@ -131,8 +131,10 @@ class EngineConfig:
     )
     runtime: str = option(
         'torch',
-        'What runs the network; torch-compile takes a minute or more to start',
-        choices=('torch', 'torch-compile'),
+        'What runs the network; auto: the fastest one here, and the log says which and why; '
+        'torch-compile takes a minute or more to start, onnxruntime and openvino some seconds '
+        'the first time',
+        choices=('auto', 'torch', 'torch-compile', 'onnxruntime', 'openvino'),
     )
     cuda_graphs: bool = option(
         True, 'On CUDA, record what a frame does and replay it: one launch instead of hundreds'

@@ -26,9 +26,10 @@ from sd_perception_ros.images import (
     unpad,
 )
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes.compiled import compile_model
+from sd_perception_ros.runtimes.choice import choose
+from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
-from sd_perception_ros.runtimes.graphs import CudaGraphs
+from sd_perception_ros.runtimes.prepare import prepare, Runnable
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
@@ -45,7 +46,7 @@ class _View(NamedTuple):
 class _Part(NamedTuple):
     """The tasks of one checkpoint. Parts of one encoder and one view share its latent."""
 
-    model: Model
+    model: Runnable
     encoder: str
     view: _View
 
@@ -82,25 +83,21 @@ class Engine:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = find_device(config.device)
+        self._choice = choose(config, self.device)
         self.dtype = number_format(config.precision, self.device)
         self.tasks: dict[str, Task] = {}
         self.license = ', '.join(dict.fromkeys(about.license for _, about in loaded))
         self._parts: list[_Part] = []
-        trained = sum(_parameters(model) for model, _ in loaded)
+        trained, served = sum(_parameters(model) for model, _ in loaded), 0
         for model, about in loaded:
             self.tasks |= model.tasks
             encoder = model.encoder_id() if len(loaded) > 1 else ''
             view = _View(about.resize == 'pad', config.long_side_px or about.long_side_px)
             model.fold()
-            model.to(self.device, self.dtype).eval()
-            # Measured on a CPU: the encoder takes half the time, the denoiser five sixths.
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if config.runtime == 'torch-compile':
-                compile_model(model, self.device)
-            self._parts.append(_Part(model, encoder, view))
-        served = sum(_parameters(part.model) for part in self._parts)
+            served += _parameters(model)
+            runnable, self._choice = prepare(model, self._choice, self.device, self.dtype)
+            self._parts.append(_Part(runnable, encoder, view))
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
-        self._runtime = config.runtime
         self._graphs: CudaGraphs[_Answer] | None = None
         if self.device.type == 'cuda':
             if self.dtype == torch.float32:
@@ -145,7 +142,7 @@ class Engine:
     @classmethod
     def from_config(cls, config: EngineConfig) -> Engine:
         """Load the checkpoints that `config` names; raises what `load` raises."""
-        find_device(config.device)  # before a minute of reading weights
+        choose(config, find_device(config.device))  # before a minute of reading weights
         others = config.checkpoint_of()
         chosen = config.tasks or list(
             dict.fromkeys([*checkpoint.tasks_of(config.checkpoint), *others])
@@ -197,7 +194,7 @@ class Engine:
     def summary(self) -> str:
         """Return one line about what runs where."""
         sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
-        runtime = self._runtime
+        runtime = f'{self._choice.runtime} ({self._choice.why})'
         if self._graphs is not None:
             problem = self._graphs.problem
             runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.runtimes.graphs import CudaGraphs
+from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='torch sees no CUDA device on this machine'

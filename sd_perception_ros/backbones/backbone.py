@@ -49,6 +49,10 @@ class Backbone(nn.Module, ABC):
         :param decodes: whether `decode` is still needed.
         """
 
+    def traces(self) -> bool:
+        """Return whether, folded, one recorded trace of it is right for pictures of any size."""
+        return False
+
     @abstractmethod
     def encoder_id(self) -> str:
         """Return a name of the encoder's weights: equal names give equal latents."""

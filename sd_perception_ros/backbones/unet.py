@@ -83,6 +83,10 @@ class UNetBackbone(LatentBackbone):
         for hook in self._hooks:
             hook.remove()
 
+    def traces(self) -> bool:
+        """Return whether the UNet was folded; the stock one decides by the size what it does."""
+        return isinstance(self.unet, FoldedUNet)
+
     def _condition(self, batch: int, dtype: torch.dtype) -> dict[str, Any]:
         """Return everything frozen but the timestep, as the UNet's forward takes it."""
         frozen: dict[str, Any] = {

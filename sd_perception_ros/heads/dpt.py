@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
@@ -135,7 +136,8 @@ class _Fusion(nn.Module):
 
     def forward(self, level: Tensor, coarser: Tensor | None) -> Tensor:
         if coarser is not None:
-            if level.shape != coarser.shape:
+            # Of an even size they are alike; a graph that was traced must do others, too.
+            if torch.onnx.is_in_onnx_export() or level.shape != coarser.shape:
                 level = F.interpolate(level, coarser.shape[-2:], mode='bilinear')
             level = coarser + self.residual_layer1(level)
         level = self.residual_layer2(level)

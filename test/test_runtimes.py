@@ -1,0 +1,338 @@
+"""Every runtime gives torch's numbers, from graphs that are written once and checked."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+import threading
+
+from models import tiny_model, tiny_vae, unet_with
+import numpy as np
+import pytest
+import torch
+from torch import nn, Tensor
+import torch._dynamo.utils
+
+from sd_perception_ros import checkpoint
+from sd_perception_ros.__main__ import main
+from sd_perception_ros.backbones.backbone import Backbone, Denoised
+from sd_perception_ros.backbones.unet import UNetBackbone
+from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.model import Model
+from sd_perception_ros.runtimes import exporting
+from sd_perception_ros.runtimes.choice import choose
+from sd_perception_ros.runtimes.parts import digest_of, parts_of
+from sd_perception_ros.runtimes.sessions import SESSIONS
+from sd_perception_ros.tasks import make_task
+
+CPU = torch.device('cpu')
+HEADS = {'depth': 'light', 'normals': 'decoder', 'disparity': 'dpt', 'pose': 'light'}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep graphs in a folder of the test."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return exporting.cache_folder()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a checkpoint with a head of each kind, on levels of several sizes."""
+    torch.manual_seed(0)
+    unet = unet_with(
+        block_out_channels=(8, 16, 16),
+        down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'),
+    )
+    backbone = UNetBackbone(tiny_vae(), unet, torch.randn(1, 2, 8), timestep=1)
+    tasks = {name: make_task(name) for name in HEADS}
+    heads = {
+        name: checkpoint.make_head(kind, tasks[name].channels, backbone, 16)
+        for name, kind in HEADS.items()
+    }
+    model = Model({'unet': backbone}, tasks, heads, dict.fromkeys(HEADS, 'unet'))
+    made = tmp_path_factory.mktemp('heads')
+    checkpoint.save(made, model, CheckpointConfig(long_side_px=64))
+    return made
+
+
+@pytest.fixture(scope='module')
+def reference(folder: Path) -> Engine:
+    return Engine.load(str(folder), device='cpu', runtime='torch')
+
+
+def assert_alike(ours: Engine, theirs: Engine, pictures: list[np.ndarray]) -> None:
+    found, expected = ours.readout(pictures), theirs.readout(pictures)
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == list(other)
+        for task, (raw, grid) in other.items():
+            assert one[task][1] == grid
+            # A random decoder makes 1e-4 of fp32's rounding; the bundled model 2e-5 in all.
+            torch.testing.assert_close(one[task][0], raw, atol=3e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('runtime', SESSIONS)
+def test_a_runtime_gives_torch_s_numbers_at_any_size_and_batch(
+    folder: Path, reference: Engine, runtime: str
+) -> None:
+    engine = Engine.load(str(folder), device='cpu', runtime=runtime)
+    for size in ((48, 64), (97, 31), (5, 7)):
+        assert_alike(engine, reference, [picture(*size)])
+    assert_alike(engine, reference, [picture(48, 64, seed) for seed in range(3)])
+    assert f'{runtime} (as asked)' in engine.summary()
+
+
+class Convolutions(Backbone):
+    """The smallest backbone: a real one takes inductor's C++ compiler half a minute."""
+
+    stride, latent_channels, gives_latent, feature_channels = 2, 4, True, (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.level = nn.Conv2d(4, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.encoder(image)
+
+    def step(self, latent: Tensor) -> Denoised:
+        level = self.level(latent).tanh()
+        return Denoised(self.last(level), (level,))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def encoder_id(self) -> str:
+        return 'convolution'
+
+    def trainable(self) -> nn.Module:
+        return self.level
+
+
+def test_torch_compile_gives_torch_s_numbers() -> None:
+    torch.manual_seed(0)
+    task, backbone = make_task('depth'), Convolutions()
+    head = checkpoint.make_head('light', 1, backbone, 16)
+    engines = []
+    for runtime in ('torch', 'torch-compile'):
+        model = Model({'unet': backbone}, {'depth': task}, {'depth': head}, {'depth': 'unet'})
+        config = EngineConfig(device='cpu', runtime=runtime)
+        about = CheckpointConfig(long_side_px=32)
+        engines.append(Engine([(copy.deepcopy(model).eval(), about)], config))
+    torch._dynamo.reset()
+    assert_alike(engines[1], engines[0], [picture(24, 32)])
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 3  # and none was broken
+
+
+def test_a_denoiser_without_its_last_convolution_has_levels_only() -> None:
+    model = tiny_model({'depth': 'light'})
+    model.backbones['unet'].gives_latent = False
+    parts = parts_of(model)
+    assert parts[1].outputs == parts[2].inputs == ('level_0', 'level_1')
+
+
+def test_a_graph_that_fits_one_size_only_is_not_served(tmp_path: Path) -> None:
+    """Levels of one size make the DPT head pool them to a size that its trace fixes."""
+    model, about = tiny_model({'disparity': 'dpt'}), CheckpointConfig(long_side_px=64)
+    config = EngineConfig(device='cpu', runtime='onnxruntime')
+    with pytest.raises(ValueError, match="other numbers than torch for the model's head_disp"):
+        Engine([(model, about)], config)
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'auto'])
+def test_a_model_with_another_graph_for_each_size_stays_in_torch(runtime: str) -> None:
+    model = tiny_model({'depth': 'light'})
+    # So that it is not folded.
+    model.backbones['unet'].unet.register_to_config(center_input_sample=True)
+    config, about = EngineConfig(device='cpu', runtime=runtime), CheckpointConfig(long_side_px=64)
+    if runtime == 'auto':
+        assert 'torch (auto: the graph of this model' in Engine([(model, about)], config).summary()
+    else:
+        with pytest.raises(ValueError, match='takes models whose graph is the same at every size'):
+            Engine([(model, about)], config)
+
+
+def test_only_the_heads_of_wanted_tasks_run(folder: Path) -> None:
+    engine = Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    sessions = engine._parts[0].model._sessions
+    ran = []
+    for name, session in list(sessions.items()):
+        sessions[name] = lambda *x, name=name, run=session: (ran.append(name), run(*x))[1]
+    engine.predict([picture(48, 64)], ['pose', 'depth'])
+    assert ran == ['encoder', 'denoiser_0', 'head_depth', 'head_pose']
+
+
+def stamps(cache: Path) -> dict[str, int]:
+    return {file.parent.name: file.stat().st_mtime_ns for file in cache.glob('*/graph.onnx')}
+
+
+def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) -> None:
+    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    before = stamps(cache)
+    assert sorted(name.rpartition('-')[0] for name in before) == sorted(
+        ['encoder', 'denoiser_0', *(f'head_{task}' for task in HEADS)]
+    )
+    Engine.load(str(folder), device='cpu', runtime='openvino')
+    Engine.load(str(folder), device='cpu', runtime='onnxruntime', tasks=['pose', 'normals'])
+    assert stamps(cache) == before
+    about = json.loads(next(cache.glob('head_pose-*/graph.json')).read_text())
+    assert set(about['largest_difference']) == set(SESSIONS)
+
+
+def test_a_damaged_graph_is_written_again(tiny_checkpoint: Path, cache: Path) -> None:
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime', tasks=['depth'])
+    whole = {file: file.read_bytes() for file in cache.glob('*/graph.onnx')}
+    for file, data in whole.items():
+        file.write_bytes(data[:-100])
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime', tasks=['depth'])
+    assert {file: file.read_bytes() for file in cache.glob('*/graph.onnx')} == whole
+    assert [path.name for path in cache.iterdir() if path.name.startswith('.')] == []
+
+
+@pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])
+def test_a_graph_that_nobody_vouches_for_is_not_whole(tmp_path: Path, about: str) -> None:
+    (tmp_path / 'graph.json').write_text(about)
+    assert not exporting.is_intact(tmp_path, 'a')
+    (tmp_path / 'graph.json').write_text('{"digest": "a", "sha256": {}}')
+    assert exporting.is_intact(tmp_path, 'a')
+    assert not exporting.is_intact(tmp_path, 'b')
+
+
+def test_two_that_write_the_same_graphs_at_once_both_serve(
+    tiny_checkpoint: Path, cache: Path
+) -> None:
+    model = checkpoint.load(str(tiny_checkpoint))[0]
+    model.fold()
+    part = parts_of(model)[0]
+    examples = exporting.Examples(model, parts_of(model))
+    examples('trace')
+    threads = [
+        threading.Thread(target=exporting.publish, args=(made, cache / 'graph'))
+        for made in (cache / 'one', cache / 'two')
+    ]
+    for made in (cache / 'one', cache / 'two'):
+        exporting.write_graph(part, made, examples)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert exporting.is_intact(cache / 'graph', part.digest)
+    assert [path.name for path in cache.iterdir()] == ['graph']
+
+
+def test_other_weights_or_settings_are_other_graphs() -> None:
+    def digests(seed: int = 0, bias: float = 0.0) -> list[str]:
+        model = tiny_model({'depth': 'light'}, seed)
+        with torch.no_grad():
+            model.heads['depth'].out.bias += bias
+        return [part.digest for part in parts_of(model)]
+
+    assert digests() == digests()
+    encoder, _, head = digests()
+    assert digests(seed=1)[0] != encoder
+    assert digests(bias=1.0)[0] == encoder
+    assert digests(bias=1.0)[2] != head
+    fine, coarse = torch.nn.GroupNorm(2, 8), torch.nn.GroupNorm(4, 8)
+    assert digest_of(fine) != digest_of(coarse)
+
+
+def test_a_runtime_that_gives_other_numbers_does_not_serve(
+    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(SESSIONS['onnxruntime']):
+        def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(
+                tensor + 0.01 * tensor.abs().max() for tensor in super().__call__(*tensors)
+            )
+
+    monkeypatch.setitem(SESSIONS, 'onnxruntime', Wrong)
+    with pytest.raises(ValueError, match="other numbers than torch for the model's encoder"):
+        Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+
+
+@pytest.mark.parametrize(
+    ('options', 'device', 'runtime', 'why'),
+    [
+        ({}, 'cuda', 'torch', 'on CUDA it replays'),
+        ({}, 'cpu', 'onnxruntime', 'on a CPU it is faster'),
+        ({'precision': 'bf16'}, 'cpu', 'torch', 'it alone has bf16'),
+        ({'runtime': 'openvino'}, 'cpu', 'openvino', 'as asked'),
+        ({'runtime': 'torch-compile'}, 'cuda', 'torch-compile', 'as asked'),
+    ],
+)
+def test_the_choice_fits_the_device_and_says_why(
+    options: dict[str, str], device: str, runtime: str, why: str
+) -> None:
+    config = EngineConfig(**({'runtime': 'auto'} | options))
+    choice = choose(config, torch.device(device))
+    assert choice.runtime == runtime
+    assert why in choice.why
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda n: None if n in names else find(n))
+
+
+def test_without_other_runtimes_the_choice_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, 'onnxruntime')
+    assert choose(EngineConfig(runtime='auto'), CPU).runtime == 'openvino'
+    without(monkeypatch, *SESSIONS)
+    choice = choose(EngineConfig(runtime='auto'), CPU)
+    assert choice[:2] == ('torch', 'auto: none of onnxruntime, openvino is installed')
+
+
+@pytest.mark.parametrize('lost', [('openvino',), ('onnx',), ('openvino', 'onnx')])
+def test_a_runtime_that_is_not_installed_says_how_to_get_it(
+    lost: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, *lost)
+    with pytest.raises(ValueError, match=f'pip install {" ".join(lost)} '):
+        choose(EngineConfig(runtime='openvino'), CPU)
+
+
+@pytest.mark.parametrize(('device', 'precision'), [('cuda', 'fp32'), ('cpu', 'bf16')])
+def test_graphs_run_on_the_cpu_in_fp32(device: str, precision: str) -> None:
+    config = EngineConfig(runtime='onnxruntime', precision=precision)
+    with pytest.raises(ValueError, match='runs on the CPU in fp32, got device'):
+        choose(config, torch.device(device))
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_or_torch(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    with pytest.raises(OSError, match='file'):
+        Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+    engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='auto')
+    assert 'torch (auto: no graphs for onnxruntime, ' in engine.summary()
+
+
+def test_export_writes_every_part_and_what_tensorrt_needs(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of 64 x 32 is a latent of 8 x 4; the UNet's levels rise from it, halved once."""
+    out = tmp_path / 'graphs'
+    words = ['--checkpoint', str(tiny_checkpoint), '--out', str(out), '--size', '64x32']
+    assert main(['export', *words, '--runtime', 'onnxruntime']) == 0
+    told = capsys.readouterr().out
+    parts = ['encoder', 'denoiser_0', 'head_depth', 'head_normals']
+    for part in parts:
+        assert f'trtexec --onnx={out}/{part}/graph.onnx' in told
+    shapes = 'clean:1x4x4x8,level_0:1x32x4x8,level_1:1x16x4x8'
+    assert f'head_depth.engine --fp16 --shapes={shapes}' in told
+    record = json.loads((out / 'model.json').read_text())
+    assert list(record['parts']) == parts
+    assert record['parts']['encoder']['largest_difference']['onnxruntime'] < 1e-5
+    assert record['license'] == 'Apache-2.0'
