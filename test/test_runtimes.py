@@ -6,6 +6,8 @@ import copy
 import importlib.util
 import json
 from pathlib import Path
+import subprocess
+import sys
 import threading
 
 from models import tiny_model, tiny_vae, unet_with
@@ -30,6 +32,7 @@ from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks import make_task
 
 CPU = torch.device('cpu')
+ROOT = Path(__file__).parents[1]
 HEADS = {'depth': 'light', 'normals': 'decoder', 'disparity': 'dpt', 'pose': 'light'}
 
 
@@ -336,3 +339,12 @@ def test_export_writes_every_part_and_what_tensorrt_needs(
     assert list(record['parts']) == parts
     assert record['parts']['encoder']['largest_difference']['onnxruntime'] < 1e-5
     assert record['license'] == 'Apache-2.0'
+
+
+def test_onnxruntime_keeps_no_record_of_what_it_did(tiny_checkpoint: Path, cache: Path) -> None:
+    """Its builds on PyPI put a database for telemetry beside our folder."""
+    words = f"'{tiny_checkpoint}', device='cpu', runtime='onnxruntime', tasks=['depth']"
+    code = f'from sd_perception_ros.engine import Engine; Engine.load({words})'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+    home = cache.parents[1]
+    assert [path.name for path in home.iterdir()] == ['sd_perception_ros']

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self, file: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int
     ) -> None:
+        # The builds on PyPI collect telemetry from their import on, unless this says no.
+        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
         import onnxruntime
 
-        onnxruntime.disable_telemetry_events()  # Microsoft's builds collect them by default
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads sleep instead of spinning: the middleware needs the processor, too.
