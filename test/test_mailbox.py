@@ -22,41 +22,48 @@ def header(sec: int, frame_id: str = 'lens') -> Header:
 
 def test_a_new_item_replaces_one_that_nobody_took():
     mailbox: Mailbox[str] = Mailbox()
-    assert [mailbox.put('old'), mailbox.put('new')] == [False, True]
-    assert mailbox.take() == 'new'
-    assert mailbox.put('next') is False
+    assert [mailbox.put('front', 'old'), mailbox.put('front', 'new')] == [False, True]
+    assert mailbox.take() == ['new']
+    assert mailbox.put('front', 'next') is False
 
 
-def test_a_closed_mailbox_gives_none_at_once_and_later():
+def test_each_camera_has_a_slot_and_all_are_taken_together():
     mailbox: Mailbox[str] = Mailbox()
-    mailbox.put('lost')
+    replaced = [mailbox.put(*item) for item in (('front', 'a'), ('rear', 'b'), ('front', 'c'))]
+    assert replaced == [False, False, True]
+    assert mailbox.take() == ['c', 'b']
+
+
+def test_a_closed_mailbox_gives_nothing_at_once_and_later():
+    mailbox: Mailbox[str] = Mailbox()
+    mailbox.put('front', 'lost')
     mailbox.close()
-    mailbox.put('late')
-    assert [mailbox.take(), mailbox.take()] == [None, None]
+    mailbox.put('front', 'late')
+    assert [mailbox.take(), mailbox.take()] == [[], []]
 
 
 def test_closing_wakes_whoever_waits():
     mailbox: Mailbox[str] = Mailbox()
-    got: list[str | None] = []
+    got: list[list[str]] = []
     waiting = threading.Thread(target=lambda: got.append(mailbox.take()))
     waiting.start()
     mailbox.close()
     waiting.join(5)
-    assert got == [None]
+    assert got == [[]]
 
 
 def test_a_slow_worker_gets_the_first_and_the_newest_item():
     started, go_on, handled = threading.Event(), threading.Event(), []
 
-    def handle(item: int) -> None:
-        handled.append(item)
+    def handle(items: list[int]) -> None:
+        handled.extend(items)
         started.set()
         go_on.wait(5)
 
     worker = Worker(handle)
-    worker.put(1)
+    worker.put('front', 1)
     assert started.wait(5)
-    replaced = [worker.put(item) for item in (2, 3, 4)]
+    replaced = [worker.put('front', item) for item in (2, 3, 4)]
     go_on.set()
     while len(handled) < 2 and worker.alive:
         pass

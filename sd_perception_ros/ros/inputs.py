@@ -36,6 +36,7 @@ class CameraInput:
 
     :param deliver: takes an image message and when it arrived, in nanoseconds of
         `time.monotonic_ns`; called by the executor.
+    :param camera: its name, where there are several.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class CameraInput:
         options: InputOptions,
         stats: Statistics,
         deliver: Callable[[Image | CompressedImage, int], None],
+        camera: str = '',
     ) -> None:
         self._node, self._options, self._stats, self._deliver = node, options, stats, deliver
         self._log = node.get_logger()
-        self.topic = image_topic(node, options.image_transport)
-        self.info_topic = camera_info_topic(node, self.topic)
+        self.topic = image_topic(node, options.image_transport, camera)
+        self.info_topic = camera_info_topic(node, self.topic, camera)
         self._rectified = (
             self.topic.removesuffix('/compressed').split('/')[-1].startswith('image_rect')
         )

@@ -44,10 +44,11 @@ class Metres:
     Makes depth in metres, frame by frame, or tells why there is none.
 
     :param options: where the scale comes from.
+    :param camera: whose frames, where there are several.
     """
 
-    def __init__(self, options: ScaleOptions, stats: Statistics) -> None:
-        self._options, self._stats = options, stats
+    def __init__(self, options: ScaleOptions, stats: Statistics, camera: str = '') -> None:
+        self._options, self._stats, self._camera = options, stats, camera
         self._filter = ScaleFilter(options.filter)
         self._frozen = FrozenReference()
         self._input: ReferenceInput | None = None
@@ -58,7 +59,7 @@ class Metres:
         if self._options.source != NO_SOURCE:
             self._frames = Frames(node)
         if self._options.source in SENSORS:
-            self._input = ReferenceInput(node, self._options, self._frames)
+            self._input = ReferenceInput(node, self._options, self._frames, self._camera)
 
     def close(self) -> None:
         """Stop listening, and forget what was."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import re
 
 from sd_perception_ros.config import check, group, option
 from sd_perception_ros.ros.metric_options import PointsOptions, ScaleOptions, ScanOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
+_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Which frames are taken from the camera."""
+    """Which frames are taken, and from which cameras."""
 
+    cameras: list[str] = option(
+        [],
+        'Names of several cameras whose frames run as one batch, for example [front, rear]: '
+        'front/image_raw gives front/depth/relative; empty: one camera, without a name',
+    )
     image_transport: str = option(
         'raw',
         'raw: image_raw is subscribed; compressed: image_raw/compressed',
@@ -55,6 +62,12 @@ class InputOptions:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+        wrong = [name for name in self.cameras if not _NAME.fullmatch(name)]
+        if wrong or len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(
+                'InputOptions.cameras must be different names of letters, digits and underscores, '
+                f'such as [front, rear], got {self.cameras}'
+            )
 
 
 @dataclass(frozen=True)

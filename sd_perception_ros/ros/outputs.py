@@ -15,6 +15,7 @@ from sd_perception_ros.ros.metres import helpers, Metres, metric_task
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.qos import LATCHED, OUTPUT
 from sd_perception_ros.ros.results import always, Frame, has_mask, has_scan, Result, Shown
+from sd_perception_ros.ros.topics import named
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction
 
@@ -119,6 +120,7 @@ class Outputs:
 
     :ivar withheld: topics of the model's tasks that the options, or its classes, do not give.
     :param metres: gives frames their scale.
+    :param camera: the first part of each topic's name, where there are several cameras.
     :param before: the outputs of another model that this one replaces: topics that both have go
         on without a break. The others stay until `before.close(keep=...)`.
     :raises ValueError: an option that does not fit the model; then nothing has changed.
@@ -130,9 +132,11 @@ class Outputs:
         tasks: Mapping[str, Task],
         options: OutputOptions,
         metres: Metres,
+        camera: str = '',
         before: Outputs | None = None,
     ) -> None:
         self._node, self._tasks, self._options, self._metres = node, tasks, options, metres
+        self._camera = camera
         self._metric_task = metric_task(options.depth.scale, tasks)
         if 'segmentation' in tasks:
             class_ids(
@@ -174,7 +178,7 @@ class Outputs:
 
     def successor(self, tasks: Mapping[str, Task]) -> Outputs:
         """Make the outputs of another model, with the same options and as active as these."""
-        made = Outputs(self._node, tasks, self._options, self._metres, before=self)
+        made = Outputs(self._node, tasks, self._options, self._metres, self._camera, self)
         if any(publisher.is_activated for publisher in self._publishers.values()):
             made.activate()
         return made
@@ -228,4 +232,6 @@ class Outputs:
 
     def _publisher(self, what: Output | Constant) -> Any:
         qos = LATCHED if isinstance(what, Constant) else OUTPUT
-        return self._node.create_lifecycle_publisher(what.kind, what.topic, qos)
+        return self._node.create_lifecycle_publisher(
+            what.kind, named(self._camera, what.topic), qos
+        )

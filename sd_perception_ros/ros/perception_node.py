@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+import contextlib
 import sys
 import time
+from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from numpy.typing import NDArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, JumpThreshold
 from rclpy.clock_type import ClockType
@@ -14,18 +18,17 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 import torch
 
 from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.ros.cameras import Arrival, CameraOutputs, Streams
 from sd_perception_ros.ros.convert import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.faults import described, FAULTS, remedy
-from sd_perception_ros.ros.inputs import CameraInput
 from sd_perception_ros.ros.logs import NodeLog
 from sd_perception_ros.ros.mailbox import Worker
-from sd_perception_ros.ros.metres import Metres
 from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
 from sd_perception_ros.ros.outputs import Output, Outputs
 from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
@@ -33,17 +36,27 @@ from sd_perception_ros.ros.reloading import Reloading
 from sd_perception_ros.ros.results import Frame
 from sd_perception_ros.ros.serving import load, Served, Serving
 from sd_perception_ros.ros.shutdown import FAILED, GONE, run_node
+from sd_perception_ros.types import Prediction
 
 GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (OutputOptions, ''))
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _TEND_PERIOD_S = 0.5
 
 
+class _Job(NamedTuple):
+    """A frame that somebody wants something of."""
+
+    arrival: Arrival
+    rgb: NDArray[np.uint8]
+    wanted: list[Output]
+    tasks: set[str]
+
+
 class PerceptionNode(LifecycleNode):
     """
-    One image, one pass, many tasks.
+    One image of each camera, one pass, many tasks.
 
-    The executor only receives; a worker thread takes the newest frame, so a late frame is
+    The executor only receives; a worker thread takes the newest frames, so a late frame is
     dropped and never queued, and services answer while the network runs.
 
     :raises ValueError: a wrong parameter value.
@@ -62,9 +75,8 @@ class PerceptionNode(LifecycleNode):
         self.enabled = True
         self._serving = Serving()
         self._reloading = Reloading(self, self._serving)
-        self._input: CameraInput | None = None
-        self._metres: Metres | None = None
-        self._worker: Worker[tuple[Image | CompressedImage, int]] | None = None
+        self._streams: Streams | None = None
+        self._worker: Worker[Arrival] | None = None
         self._stats = Statistics()
         self._free_ns = 0
         options = read(self, NodeOptions)
@@ -93,8 +105,8 @@ class PerceptionNode(LifecycleNode):
             self._options = read(self, InputOptions)
             options = read(self, OutputOptions)
             engine = load(read(self, EngineConfig))
-            self._metres = Metres(options.depth.scale, self._stats)
-            outputs = Outputs(self, engine.tasks, options, self._metres)
+            self._streams = Streams(self._options, options, self._stats)
+            outputs = CameraOutputs.of(self, engine.tasks, options, self._streams.metres)
         except FAULTS as error:  # rclpy would swallow it and say nothing
             text = f'configuration failed: {described(error)}{remedy(error)}'
             self._stats.error(text)
@@ -108,11 +120,10 @@ class PerceptionNode(LifecycleNode):
         """Begin to receive."""
         outputs = self._serving.now.outputs
         self._worker = Worker(self._process)
-        self._metres.open(self)
-        self._input = CameraInput(self, self._options, self._stats, self._deliver)
-        heard = [self._input.topic, self._input.info_topic, *self._metres.topics]
+        self._streams.open(self, self._deliver)
         self.get_logger().info(
-            f'listening to {" and ".join(heard)}; offering {", ".join(outputs.topics)}'
+            f'listening to {" and ".join(self._streams.topics)}; '
+            f'offering {", ".join(outputs.topics)}'
         )
         if outputs.withheld:
             self.get_logger().info(
@@ -145,37 +156,35 @@ class PerceptionNode(LifecycleNode):
         self._reloading.join()
 
     def _stop(self) -> None:
-        # The worker first: until it has ended it asks the input for the camera of its frame.
+        # The worker first: until it has ended it asks the inputs for the cameras of its frames.
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        if self._input is not None:
-            self._input.close()
-            self._input = None
-        if self._metres is not None:
-            self._metres.close()
+        if self._streams is not None:
+            self._streams.close()
 
-    def _deliver(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
+    def _deliver(self, arrival: Arrival) -> None:
         if not self.enabled:
             self._stats.count('dropped: disabled')
-        elif self._worker.put((msg, arrival_ns)):
+        elif self._worker.put(arrival.camera, arrival):
             self._stats.count('dropped: newer_frame_came')
 
-    def _process(self, item: tuple[Image | CompressedImage, int]) -> None:
-        """Handle one frame, on the worker thread; a frame that fails is dropped and reported."""
-        msg, arrival_ns = item
+    def _process(self, arrivals: list[Arrival]) -> None:
+        """Handle a frame of each camera that has one, on the worker thread."""
         try:
-            self._perceive_if_wanted(msg, arrival_ns)
+            with self._reporting(), self._serving.frame() as served:
+                enabled = self._enabled_tasks(served)
+                jobs = [self._job(arrival, served, enabled) for arrival in arrivals]
+                if ready := [job for job in jobs if job is not None]:
+                    self._perceive(ready, served)
         finally:
             self._free_ns = time.monotonic_ns()
 
-    def _perceive_if_wanted(self, msg: Image | CompressedImage, arrival_ns: int) -> None:
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Drop and report a frame that fails: the node lives on."""
         try:
-            with self._serving.frame() as served:
-                enabled = self._enabled_tasks(served)
-                wanted = self._wanted(served, enabled)
-                if wanted and not self._input.too_old(msg.header):
-                    self._perceive(msg, arrival_ns, served, wanted, enabled)
+            yield
         except GONE:  # first: rclpy's errors are RuntimeErrors, and so is torch's of full memory
             if self.context.ok():
                 raise
@@ -193,9 +202,9 @@ class PerceptionNode(LifecycleNode):
             task for task in served.engine.tasks if self.get_parameter(f'{task}.enabled').value
         }
 
-    def _wanted(self, served: Served, enabled: Collection[str]) -> list[Output]:
+    def _wanted(self, outputs: Outputs, enabled: Collection[str]) -> list[Output]:
         """List the outputs to make, and count why there are none or fewer than subscribed to."""
-        subscribed = served.outputs.subscribed()
+        subscribed = outputs.subscribed()
         wanted = [output for output in subscribed if output.task in enabled]
         for task in sorted({output.task for output in subscribed} - set(enabled)):
             self._stats.count(f'task disabled: {task}')
@@ -204,26 +213,52 @@ class PerceptionNode(LifecycleNode):
             self._stats.count(f'dropped: {reason}')
         return wanted
 
-    def _perceive(
-        self,
-        msg: Image | CompressedImage,
-        arrival_ns: int,
-        served: Served,
-        wanted: Sequence[Output],
-        enabled: Collection[str],
-    ) -> None:
-        convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
-        rgb = convert(msg, self._options.max_pixels)
-        if self._options.rectify:
-            rgb = self._input.rectified(msg.header, rgb)
+    def _job(self, arrival: Arrival, served: Served, enabled: Collection[str]) -> _Job | None:
+        """Unpack a frame that somebody wants something of; None where nobody does."""
+        with self._reporting():
+            outputs, stream = served.outputs[arrival.camera], self._streams[arrival.camera]
+            wanted = self._wanted(outputs, enabled)
+            if not wanted or stream.too_old(arrival.msg.header):
+                return None
+            msg = arrival.msg
+            convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
+            rgb = convert(msg, self._options.max_pixels)
+            if self._options.rectify:
+                rgb = stream.rectified(msg.header, rgb)
+            return _Job(arrival, rgb, wanted, outputs.tasks_for(wanted, enabled))
+        return None
+
+    def _perceive(self, jobs: Sequence[_Job], served: Served) -> None:
+        """Run frames as one batch, and publish what each one gives."""
         before_ns = time.monotonic_ns()
-        tasks = served.outputs.tasks_for(wanted, enabled)
-        [predictions] = served.engine.predict([rgb], tasks)
+        tasks = set().union(*(job.tasks for job in jobs))
+        try:
+            found = served.engine.predict([job.rgb for job in jobs], tasks)
+        except FAULTS:
+            if len(jobs) == 1:
+                raise
+            for job in jobs:  # one camera's frame that fails must not cost the others theirs
+                with self._reporting():
+                    self._perceive([job], served)
+            return
         inference_ns = time.monotonic_ns() - before_ns
-        height, width = rgb.shape[:2]
-        camera = self._input.camera_for(msg.header, width, height)
-        frame = Frame(msg.header, rgb, camera)
-        sent = served.outputs.publish(frame, predictions, wanted)
+        for job, predictions in zip(jobs, found, strict=True):
+            with self._reporting():
+                self._publish(job, predictions, served, inference_ns)
+
+    def _publish(
+        self,
+        job: _Job,
+        predictions: Mapping[str, Prediction],
+        served: Served,
+        inference_ns: int,
+    ) -> None:
+        camera, msg, arrival_ns = job.arrival
+        height, width = job.rgb.shape[:2]
+        info = self._streams[camera].camera_for(msg.header, width, height)
+        frame = Frame(msg.header, job.rgb, info)
+        own = {task: predictions[task] for task in job.tasks}
+        sent = served.outputs[camera].publish(frame, own, job.wanted)
         end_ns = time.monotonic_ns()
         # A frame that came while the one before was in hand waited for that one's inference.
         begin_ns = max(arrival_ns, self._free_ns)
@@ -245,12 +280,11 @@ class PerceptionNode(LifecycleNode):
         if self._worker is not None and not self._worker.alive:
             self.get_logger().fatal('the worker thread ended by the exception above')
             self.finished.set_result(FAILED)
-        elif self._input is not None:
-            self._input.tend()
-            self._metres.tend()
+        elif self._streams is not None:
+            self._streams.tend()
 
     def _publish_diagnostics(self) -> None:
-        hardware = self._input.topic if self._input is not None else ''
+        hardware = self._streams.hardware if self._streams is not None else ''
         served = self._serving.now
         healthy = served.engine.summary() if served is not None else 'no model is loaded'
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
@@ -272,10 +306,9 @@ class PerceptionNode(LifecycleNode):
         return SetParametersResult(successful=True, reason=_when_used(change))
 
     def _time_jumped(self, jump: object) -> None:
-        if self._input is not None:
+        if self._streams is not None and self._streams.hardware:
             self._stats.count('time_jumps')
-            self._input.reset()
-            self._metres.reset()
+            self._streams.reset()
 
 
 def _when_used(names: Collection[str]) -> str:

@@ -20,6 +20,7 @@ from sd_perception_ros.ros.intrinsics import camera_from_info
 from sd_perception_ros.ros.metric_options import ScaleOptions
 from sd_perception_ros.ros.pairing import CameraInfos, stamp_ns
 from sd_perception_ros.ros.qos import input_qos, resolve_reliability
+from sd_perception_ros.ros.topics import named
 from sd_perception_ros.types import Camera
 
 DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference/scan'
@@ -42,7 +43,9 @@ class Measurement:
 class ReferenceInput:
     """Subscribes to the sensor that the scale comes from."""
 
-    def __init__(self, node: Node, options: ScaleOptions, frames: Frames) -> None:
+    def __init__(
+        self, node: Node, options: ScaleOptions, frames: Frames, camera: str = ''
+    ) -> None:
         self._node, self._options, self._frames = node, options, frames
         self._lock = threading.Lock()
         self._infos = CameraInfos()
@@ -50,7 +53,10 @@ class ReferenceInput:
         kind, topic = (Image, DEPTH) if options.source == 'depth' else (LaserScan, SCAN)
         wanted = [(kind, topic, self._keep)]
         wanted += [(CameraInfo, DEPTH_INFO, self._infos.add)] if options.source == 'depth' else []
-        self._topics = [(kind, node.resolve_topic_name(topic), use) for kind, topic, use in wanted]
+        self._topics = [
+            (kind, node.resolve_topic_name(named(camera, topic)), use)
+            for kind, topic, use in wanted
+        ]
         self.topic = self._topics[0][1]
         self._offered = self._reliabilities()
         self._subscriptions = self._subscribe()

@@ -12,8 +12,8 @@ from std_srvs.srv import Trigger
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
+from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.faults import described, FAULTS, remedy
-from sd_perception_ros.ros.outputs import Outputs
 from sd_perception_ros.ros.parameters import read
 from sd_perception_ros.ros.serving import free_memory, load, Served, Serving
 
@@ -63,7 +63,7 @@ class Reloading:
             self._node.get_logger().error(f'reload failed: {response.message}; all is as before')
         return response
 
-    def _replace(self, outputs: Outputs, engine: Engine) -> str:
+    def _replace(self, outputs: CameraOutputs, engine: Engine) -> str:
         """Serve another model from the next frame on; return why not."""
         now = self._serving.now
         if now is None or now.outputs is not outputs:

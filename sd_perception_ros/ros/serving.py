@@ -12,7 +12,7 @@ import torch
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.outputs import Outputs
+from sd_perception_ros.ros.cameras import CameraOutputs
 
 # What the first real frame probably has, so that it is not the slow one.
 _WARM_UP_SIZE = (480, 640)
@@ -22,7 +22,7 @@ class Served(NamedTuple):
     """A model and the topics that it fills."""
 
     engine: Engine
-    outputs: Outputs
+    outputs: CameraOutputs
 
 
 class Serving:

@@ -5,25 +5,32 @@ from __future__ import annotations
 from rclpy.node import Node
 
 
-def image_topic(node: Node, transport: str) -> str:
-    """Name the image topic after remapping, with the suffix of its transport."""
+def named(camera: str, topic: str) -> str:
+    """Return a topic of one of several cameras; a camera without a name has the topic itself."""
+    return f'{camera}/{topic}' if camera else topic
+
+
+def image_topic(node: Node, transport: str, camera: str = '') -> str:
+    """Name a camera's image topic after remapping, with the suffix of its transport."""
+    base = named(camera, 'image_raw')
     if transport == 'raw':
-        return node.resolve_topic_name('image_raw')
-    plain = node.resolve_topic_name('image_raw/compressed')
-    remapped = plain != _unmapped(node, 'image_raw/compressed')
+        return node.resolve_topic_name(base)
+    plain = node.resolve_topic_name(f'{base}/compressed')
+    remapped = plain != _unmapped(node, f'{base}/compressed')
     # Remapping the base name moves all its transports, as with image_transport.
-    return plain if remapped else f'{node.resolve_topic_name("image_raw")}/compressed'
+    return plain if remapped else f'{node.resolve_topic_name(base)}/compressed'
 
 
-def camera_info_topic(node: Node, image: str) -> str:
+def camera_info_topic(node: Node, image: str, camera: str = '') -> str:
     """
-    Name the camera info topic after remapping.
+    Name a camera's info topic after remapping.
 
     :param image: the image topic after remapping; unless camera_info is remapped itself, it is
         the image's sibling.
     """
-    own = node.resolve_topic_name('camera_info')
-    if own != _unmapped(node, 'camera_info'):
+    name = named(camera, 'camera_info')
+    own = node.resolve_topic_name(name)
+    if own != _unmapped(node, name):
         return own
     return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
 
