@@ -41,6 +41,7 @@ test: lint  ## run linters, type checker and all tests
 bench: $(VENV)/.ros  ## measure the node end to end, and what more tasks cost
 	@$(BIN)/python benchmark/through_ros.py
 	@$(BIN)/python benchmark/task_cost.py
+	@$(BIN)/python benchmark/metric_depth.py
 
 lint: $(VENV)/.dev  ## run ruff, codespell and mypy (tests run the ament linters)
 	@$(BIN)/ruff check $(wildcard $(LINTED))

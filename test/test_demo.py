@@ -13,8 +13,10 @@ from ros_helpers import Process, running
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from sd_perception_ros.cli.demo_birdseye import birdseye, WITHHELD
 from sd_perception_ros.cli.demo_nodes import DemoError, Nodes
 from sd_perception_ros.cli.demo_pictures import (
+    CELL_PX,
     GAP_PX,
     LABEL_PX,
     overview,
@@ -298,8 +300,29 @@ def test_pictures_in_a_row_keep_their_pixels() -> None:
 def test_an_overview_has_room_for_photographs_only() -> None:
     tile = ('camera', np.full((30, 60, 3), 200, np.uint8))
     sheet = overview([], [[tile, tile, tile]] * 2)
-    assert sheet.shape[1] == 3 * 220 + 2 * GAP_PX
-    assert overview([[tile] * 5], [[tile] * 3] * 2).shape[1] == 5 * 220 + 4 * GAP_PX
+    width = CELL_PX[0]
+    assert sheet.shape[1] == 3 * width + 2 * GAP_PX
+    assert overview([[tile] * 5], [[tile] * 3] * 2).shape[1] == 5 * width + 4 * GAP_PX
+
+
+def test_obstacles_seen_from_above_are_right_where_the_prediction_is_the_truth() -> None:
+    """The scale comes from the camera's height; a depth that fits no scale is withheld."""
+    sample = RoomsDataset(DEMO / 'frames')[0]
+    depth_m = sample['depth_m'][0, 0].numpy()
+    values = {
+        'depth/relative': depth_m / 20 + np.float32(0.1),
+        'normals/image': sample['normals'][0].permute(1, 2, 0).numpy(),
+        'segmentation/labels': sample['labels'][0, 0].numpy().astype(np.uint8),
+    }
+    found, true = birdseye(values, depth_m, Path(f'{FIRST}.camera.json'))
+    assert found.shape == true.shape == (HEIGHT, WIDTH, 3)
+    white, phantom = ((found == color).all(-1).sum() for color in ((225,) * 3, (235, 70, 50)))
+    assert white > 0.8 * (true == (225,) * 3).all(-1).sum() > 0
+    assert phantom < 0.05 * white
+    rng = np.random.default_rng(0)
+    values['depth/relative'] = rng.permutation(values['depth/relative'].ravel()).reshape(240, 320)
+    withheld, _ = birdseye(values, depth_m, Path(f'{FIRST}.camera.json'))
+    assert (withheld == WITHHELD).all()
 
 
 def test_a_jpeg_gets_smaller_until_it_fits(tmp_path: Path) -> None:

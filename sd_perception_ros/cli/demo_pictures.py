@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sd_perception_ros.cli.demo_birdseye import birdseye, LABEL, NEEDED
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.drawing import draw_people, true_poses
@@ -26,7 +27,7 @@ GAP_PX = 4
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 UNKNOWN = 96  # grey where the truth knows nothing
-CELL_PX = (220, 165)  # width and height of a picture of the overview: eight make 1788 px
+CELL_PX = (196, 147)  # width and height of a picture of the overview: nine make 1796 px
 HEADING_PX = 34
 # Task, what it is called in pictures, and the topic with its picture.
 SHOWN = (
@@ -56,6 +57,12 @@ def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
             true.append(
                 (f'true {task}', true_picture(task, sample, picture) if known else unknown)
             )
+    folder = recording.part.truth
+    if folder is not None and sample is not None and set(NEEDED) <= set(recording.topics):
+        camera = folder / f'{RoomsDataset(folder).key(index)}.camera.json'
+        above, truly = birdseye(frame, sample['depth_m'][0, 0].numpy(), camera)
+        found.append((LABEL, above))
+        true.append((f'true {LABEL}', truly))
     return [found] if sample is None else [found, true]
 
 

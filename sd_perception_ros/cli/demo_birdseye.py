@@ -1,0 +1,94 @@
+"""The demo seen from above: the cells that a robot would mark, beside the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.alignment import align, Limits
+from sd_perception_ros.clouds import voxels, without_edges
+from sd_perception_ros.geometry import back_project, BODY_FROM_OPTICAL, mounting, Transform
+from sd_perception_ros.ground import find_ground
+from sd_perception_ros.occupancy import draw_grids, GridShape, occupied
+from sd_perception_ros.ros.sources import read_camera
+from sd_perception_ros.scale import to_metres
+from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
+from sd_perception_ros.types import Camera, Float, UInt8
+
+Bool = NDArray[np.bool_]
+
+LABEL = 'obstacles, 0-4 m ahead'
+# What was published, that metres are made from here.
+NEEDED = ('depth/relative', 'normals/image', 'segmentation/labels')
+GRID = GridShape(resolution_m=0.1, range_m=4.0)
+NEAR_CELLS = 2  # 0.2 m: a cell counts as right with a true one so near
+# As config/nav2/perception.yaml.
+MAX_JUMP, VOXEL_M, VOXEL_POINTS, MAX_RANGE_M = 0.04, 0.05, 3, 10.0
+FLOOR = ROOM_CLASSES.index('floor')
+WITHHELD = (64, 64, 72)
+
+
+def birdseye(
+    values: Mapping[str, NDArray[Any]], truth_m: Float, camera_file: Path
+) -> tuple[UInt8, UInt8]:
+    """
+    Draw the obstacles of a frame from above, and the true ones.
+
+    The scale comes from the height of the camera alone. White is right, red a phantom, blue
+    missed; the robot, green, looks up. A frame whose metres would be withheld is grey.
+
+    :param values: what was published for the frame, by topic.
+    :param truth_m: (H, W) the true depth.
+    :param camera_file: the frame's camera.json.
+    :returns: two pictures of the size of the frame.
+    """
+    about = json.loads(camera_file.read_text(encoding='utf-8'))
+    camera = read_camera(camera_file)
+    place = mounting(0, 0, about['camera_height_m'], about['roll_deg'], about['pitch_deg'], 0)
+    place = place.after(BODY_FROM_OPTICAL)
+    true = _cells(back_project(truth_m, camera), place)
+    depth_m = _metres(values, camera, about)
+    size = (camera.width, camera.height)
+    seen = _view(draw_grids(true, true), size)
+    if depth_m is None:
+        return np.full_like(seen, WITHHELD), seen
+    points = back_project(without_edges(depth_m, MAX_JUMP), camera).reshape(-1, 3)
+    points, _ = voxels(points[np.isfinite(points[:, 2])], VOXEL_M, VOXEL_POINTS)
+    found = _cells(points, place)
+    return _view(draw_grids(found, true, NEAR_CELLS), size), seen
+
+
+def _metres(
+    values: Mapping[str, NDArray[Any]], camera: Camera, about: Mapping[str, float]
+) -> Float | None:
+    """Return depth in metres without the floor; None where it would be withheld."""
+    relative, normals, labels = (values[topic] for topic in NEEDED)
+    floor = labels == FLOOR
+    height_m, pitch_deg = about['camera_height_m'], about['pitch_deg']
+    ground = find_ground(normals, camera, height_m, pitch_deg, floor)
+    fit = align(relative, ground.references, False, Limits())
+    if fit.alignment is None or fit.quality.problem:
+        return None
+    depth_m = to_metres(relative, fit.alignment, 0.0, MAX_RANGE_M)
+    depth_m[floor] = np.nan
+    return depth_m
+
+
+def _cells(points: Float, place: Transform) -> Bool:
+    """Mark the cells of points in the optical frame."""
+    return occupied(np.asarray(place.apply(points), np.float32), place.translation, GRID)
+
+
+def _view(grid: UInt8, size: tuple[int, int]) -> UInt8:
+    """Cut out what is ahead and enlarge it: all of the range, as wide as the picture is."""
+    ahead = len(grid) // 2 + 2
+    half = round(ahead * size[0] / size[1] / 2)
+    middle = len(grid) // 2
+    part = np.ascontiguousarray(grid[:ahead, middle - half : middle + half])
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_NEAREST), np.uint8)
