@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import math
 from pathlib import Path
 import signal
+from types import SimpleNamespace
 from typing import Any
 
+from geometry_msgs.msg import TransformStamped
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from ros_helpers import (
@@ -27,6 +32,8 @@ from std_msgs.msg import Header
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry import camera_from_fov, resize_camera
+from sd_perception_ros.references import from_depth
+from sd_perception_ros.ros import frames
 from sd_perception_ros.ros.convert import depth_from_message, image_message, millimetres
 from sd_perception_ros.ros.diagnostics import Statistics
 from sd_perception_ros.ros.frames import Frames
@@ -390,3 +397,65 @@ def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener.reset()
     with pytest.raises(ValueError, match='nothing has come'):
         listener.find(header(5), CAMERA, (48, 64))
+
+
+@given(
+    width=st.integers(0, 9),
+    height=st.integers(0, 9),
+    step=st.integers(0, 40),
+    encoding=st.sampled_from(['32FC1', '16UC1', 'mono16', 'mono8', '']),
+    big=st.integers(0, 1),
+    data=st.binary(max_size=400),
+)
+def test_no_depth_message_gives_anything_but_metres_or_a_reason(
+    width, height, step, encoding, big, data
+):
+    msg = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big)
+    msg.data = data
+    try:
+        depth_m = depth_from_message(msg)
+    except ValueError:
+        return
+    assert depth_m.shape == (height, width)
+    references = from_depth(depth_m)
+    assert (np.isfinite(references.depth_m) & (references.depth_m > 0)).all()
+
+
+# ---- Frames -------------------------------------------------------------------------------------
+
+
+class KnownTransform:
+    """Stands in for tf2's buffer, which is not among the wheels."""
+
+    def __init__(self, **options: Any) -> None:
+        self.found = TransformStamped()
+        self.found.transform.translation.x = 1.0
+        self.found.transform.rotation.z = self.found.transform.rotation.w = math.sqrt(0.5)
+
+    def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
+        if source != 'lens':
+            raise LookupError(f'no frame {source}')
+        return self.found
+
+
+@pytest.fixture
+def with_tf(monkeypatch: pytest.MonkeyPatch) -> Frames:
+    monkeypatch.setattr(frames, 'Buffer', KnownTransform, raising=False)
+    monkeypatch.setattr(frames, 'TransformListener', lambda *_: None, raising=False)
+    monkeypatch.setattr(frames, 'TransformException', LookupError, raising=False)
+    monkeypatch.setattr(frames, 'Time', SimpleNamespace(from_msg=lambda s: s), raising=False)
+    monkeypatch.setattr(Frames, 'has_tf', True)
+    return Frames(None)
+
+
+def test_a_transform_of_tf2_turns_and_moves(with_tf):
+    """A quarter turn to the left, then a metre ahead."""
+    place = with_tf.lookup('base_link', header())
+    np.testing.assert_allclose(place.apply(np.array([[2.0, 0.0, 0.5]])), [[1, 2, 0.5]], atol=1e-9)
+    same = with_tf.lookup('lens', header())
+    assert same.apply(np.array([[2.0, 0.0, 0.5]])).tolist() == [[2.0, 0.0, 0.5]]
+
+
+def test_a_transform_that_tf2_does_not_know_is_told(with_tf):
+    with pytest.raises(ValueError, match="no transform from 'other' to 'base_link'"):
+        with_tf.lookup('base_link', header(frame_id='other'))
