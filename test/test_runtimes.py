@@ -253,6 +253,8 @@ def test_a_runtime_that_gives_other_numbers_does_not_serve(
     tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(SESSIONS['onnxruntime']):
+        """Numbers that are off by 1 %."""
+
         def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(
                 tensor + 0.01 * tensor.abs().max() for tensor in super().__call__(*tensors)

@@ -58,7 +58,7 @@ class Streams:
 
     @property
     def hardware(self) -> str:
-        """The pictures' topics, for diagnostics; empty while nothing is received."""
+        """Topics of the pictures, for diagnostics; empty while nothing is received."""
         return ', '.join(one.topic for one in self._inputs.values())
 
     def open(self, node: Node, deliver: Callable[[Arrival], None]) -> None:

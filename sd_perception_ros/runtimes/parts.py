@@ -97,6 +97,8 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
 
 
 class _Encoder(nn.Module):
+    """The picture's latent."""
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
@@ -106,6 +108,8 @@ class _Encoder(nn.Module):
 
 
 class _Denoiser(nn.Module):
+    """The one step, and the levels on its way."""
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
@@ -116,6 +120,8 @@ class _Denoiser(nn.Module):
 
 
 class _Readout(nn.Module):
+    """The head of a task."""
+
     def __init__(self, head: Head, gives_latent: bool) -> None:
         super().__init__()
         self.head = head
