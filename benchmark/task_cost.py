@@ -1,16 +1,17 @@
 """
-Measure what more tasks cost: one denoiser pass serves them all.
+Measure what more tasks, cameras and pixels cost: one denoiser pass serves all tasks.
 
   python benchmark/task_cost.py --json benchmark/results/my_machine_tasks.json
 
-One picture is predicted with the first task alone, with five, and with all of the checkpoint, in
-turn, so that a drifting machine slows all of them alike.
+One picture is predicted with the first task alone, with five, and with all of the checkpoint; then
+pictures of several cameras as one batch, and one at other sizes of the network. All take turns, so
+that a drifting machine slows all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -30,6 +31,8 @@ from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 
 BAR = 1.3
+CAMERAS = (2, 4)
+SIDES_PX = (128, 512)
 FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
 
 
@@ -38,9 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if argv is None and (tuning := tuning_environment(os.environ)):  # read at start: as the node's
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
-    engine = Engine.load(options.checkpoint, device=options.device, threads=options.threads)
+    engine, *others = (
+        Engine.load(
+            options.checkpoint,
+            device=options.device,
+            threads=options.threads,
+            runtime=options.runtime,
+            long_side_px=side,
+        )
+        for side in (0, *SIDES_PX)
+    )
     print(engine.summary())
-    result = measure(engine, options.rounds)
+    result = measure(engine, options.rounds, dict(zip(SIDES_PX, others, strict=True)))
     print(table(result))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -48,27 +60,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if result['passes'] else 1
 
 
-def measure(engine: Engine, rounds: int) -> dict[str, Any]:
-    """Predict a VGA picture with each set of tasks, round after round."""
+def measure(
+    engine: Engine, rounds: int, others: Mapping[int, Engine] | None = None
+) -> dict[str, Any]:
+    """
+    Predict a VGA picture in each way, round after round.
+
+    :param others: the same model at other long sides.
+    """
+    others = others or {}
     five = [task for task in FIVE if task in engine.tasks]
     sets = {'1 task': five[:1], f'{len(five)} tasks': five, 'all tasks': list(engine.tasks)}
     picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    times_ms: dict[str, list[float]] = {name: [] for name in sets}
+    runs: dict[str, tuple[Engine, int, list[str]]] = {
+        name: (engine, 1, tasks) for name, tasks in sets.items()
+    }
+    runs |= {f'{count} cameras': (engine, count, five) for count in CAMERAS}
+    runs |= {f'long side {side} px': (other, 1, five) for side, other in others.items()}
+    times_ms: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in tqdm(range(rounds + 2), unit='round'):
-        for name, tasks in sets.items():
+        for name, (one, count, tasks) in runs.items():
             begin = time.perf_counter()
-            engine.predict([picture], tasks)
+            one.predict([picture] * count, tasks)
             if round_number >= 2:  # the first ones warm up
                 times_ms[name].append((time.perf_counter() - begin) * 1000)
     medians = {name: statistics.median(values) for name, values in times_ms.items()}
-    one = medians['1 task']
+    alone = medians['1 task']
     return {
         'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
+        'engine': engine.summary(),
         'load_average': os.getloadavg()[0],
-        'tasks': sets,
+        'tasks': {name: tasks for name, (_, _, tasks) in runs.items()},
         'median_ms': medians,
-        'ratio': {name: value / one for name, value in medians.items()},
-        'passes': medians[f'{len(five)} tasks'] / one <= BAR,
+        'spread_ms': {name: statistics.pstdev(values) for name, values in times_ms.items()},
+        'ratio': {name: value / alone for name, value in medians.items()},
+        'passes': medians[f'{len(five)} tasks'] / alone <= BAR,
     }
 
 
@@ -77,7 +103,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f'VGA picture, load average {result["load_average"]:.1f}', '']
     for name, median in result['median_ms'].items():
         tasks = ', '.join(result['tasks'][name])
-        lines.append(f'  {name:10}{median:8.1f} ms  {result["ratio"][name]:5.2f} x  {tasks}')
+        lines.append(f'  {name:18}{median:8.1f} ms  {result["ratio"][name]:5.2f} x  {tasks}')
     verdict = 'passes' if result['passes'] else 'FAILS'
     return '\n'.join([*lines, '', f'  {verdict}: five tasks cost at most {BAR} times one'])
 
@@ -89,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
+    add('--runtime', default='torch', help='as the parameter runtime')
     add('--threads', type=int, default=0, help='as the parameter threads')
     add('--rounds', type=int, default=20, help='how often each set is predicted')
     add('--json', type=Path, help='also write the result to this file')

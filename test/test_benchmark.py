@@ -76,14 +76,18 @@ def test_the_table_shows_a_topic_on_which_nothing_came():
     assert points.split() == ['depth/points', 'nan', 'nan', 'nan', '20']
 
 
-def test_task_cost_measures_one_task_five_and_all(tmp_path):
+def test_task_cost_measures_tasks_cameras_and_sizes(tmp_path):
     tasks = ('depth', 'normals', 'segmentation', 'foreground', 'matting', 'pose')
     folder = save_tiny(tmp_path, dict.fromkeys(tasks, 'light'))
-    result = TASK_COST['measure'](Engine.load(str(folder), device='cpu'), rounds=2)
+    engine, other = (Engine.load(str(folder), device='cpu', long_side_px=s) for s in (64, 32))
+    result = TASK_COST['measure'](engine, 2, {32: other})
     assert {name: len(names) for name, names in result['tasks'].items()} == {
         '1 task': 1,
         '5 tasks': 5,
         'all tasks': 6,
+        '2 cameras': 5,
+        '4 cameras': 5,
+        'long side 32 px': 5,
     }
     assert result['ratio']['1 task'] == 1
     assert ('FAILS' in TASK_COST['table'](result)) != result['passes']
