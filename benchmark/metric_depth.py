@@ -118,9 +118,9 @@ def measure(
         return find_ground(normals, shot.camera, height_m, shots[0].pitch_deg, mask).references
 
     result: dict[str, Any] = {'space': space, 'frames': len(shots), 'share': share, 'noise': noise}
-    result['sparse'] = _summary(shots, sparse, space, floor, local=True)
+    result['sparse'] = _summary(shots, sparse, space, local=True)
     if 'normals' in engine.tasks:
-        result['ground'] = _summary(shots, ground, space, floor, local=False)
+        result['ground'] = _summary(shots, ground, space, local=False)
     figures = {
         'abs_rel': result['sparse']['abs_rel'],
         'jitter': result['sparse']['jitter'],
@@ -139,9 +139,7 @@ def measure(
     return result
 
 
-def _summary(
-    shots: Sequence[Shot], references_of: Any, space: str, floor: int | None, local: bool
-) -> dict[str, Any]:
+def _summary(shots: Sequence[Shot], references_of: Any, space: str, local: bool) -> dict[str, Any]:
     steady, kept = ScaleFilter(FilterOptions()), []
     problems: dict[str, int] = {}
     for shot in shots:
@@ -175,7 +173,7 @@ def _summary(
         'jitter_worst': float(np.max(steps)) if len(steps) else 0.0,
         'inliers': float(np.mean([fit.quality.inliers for _, fit, _ in kept])),
         'residual': float(np.mean([fit.quality.residual for _, fit, _ in kept])),
-        'cells': _cells([(shot, depth_m) for shot, _, depth_m in kept], floor),
+        'cells': _cells([(shot, depth_m) for shot, _, depth_m in kept]),
     }
 
 
@@ -190,14 +188,12 @@ def _fit(shot: Shot, references: References, space: str, steady: ScaleFilter, lo
     )
 
 
-def _cells(kept: Sequence[tuple[Shot, Float]], floor: int | None) -> dict[str, dict[str, float]]:
+def _cells(kept: Sequence[tuple[Shot, Float]]) -> dict[str, dict[str, float]]:
     """Mark the grid from predicted and from true depth, and compare."""
     grids = []
     for shot, depth_m in kept:
         sensor = shot.place.translation
         cloud = without_edges(depth_m, MAX_JUMP)
-        if floor is not None:
-            cloud = np.where(shot.found['segmentation'].labels == floor, np.float32(np.nan), cloud)
         points = back_project(cloud, shot.camera).reshape(-1, 3)
         points, _ = voxels(points[np.isfinite(points[:, 2])], VOXEL_M, VOXEL_POINTS)
         true = back_project(shot.depth_m, shot.camera).reshape(-1, 3)

@@ -67,17 +67,14 @@ def birdseye(
 def _metres(
     values: Mapping[str, NDArray[Any]], camera: Camera, about: Mapping[str, float]
 ) -> Float | None:
-    """Return depth in metres without the floor; None where it would be withheld."""
+    """Return depth in metres; None where it would be withheld."""
     relative, normals, labels = (values[topic] for topic in NEEDED)
-    floor = labels == FLOOR
     height_m, pitch_deg = about['camera_height_m'], about['pitch_deg']
-    ground = find_ground(normals, camera, height_m, pitch_deg, floor)
+    ground = find_ground(normals, camera, height_m, pitch_deg, labels == FLOOR)
     fit = align(relative, ground.references, False, Limits())
     if fit.alignment is None or fit.quality.problem:
         return None
-    depth_m = to_metres(relative, fit.alignment, 0.0, MAX_RANGE_M)
-    depth_m[floor] = np.nan
-    return depth_m
+    return to_metres(relative, fit.alignment, 0.0, MAX_RANGE_M)
 
 
 def _cells(points: Float, place: Transform) -> Bool:
