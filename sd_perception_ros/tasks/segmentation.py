@@ -117,8 +117,9 @@ class Segmentation(Task):
     def colorize(self, prediction: LabelMap) -> NDArray[np.uint8]:
         """Paint each class in its colour."""
         colors = ((self._colors() + 1) / 2 * 255).round().to(torch.uint8).numpy()
-        painted: NDArray[np.uint8] = colors[prediction.labels]
-        return painted
+        table = np.zeros((256, 1, 3), np.uint8)
+        table[: len(colors), 0] = colors
+        return np.asarray(cv2.LUT(cv2.merge([prediction.labels] * 3), table), np.uint8)
 
     def _nearest(self, raw: Tensor) -> LabelMap:
         nearest = torch.full_like(raw[0], torch.inf)
