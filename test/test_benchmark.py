@@ -21,7 +21,7 @@ ROBOT, EVERYTHING, FAST, _ = THROUGH_ROS['SCENES']
 def measured(
     scene=ROBOT, received=20, arrived=20, median_ms=5.0, p99_ms=9.0, period_s=0.2, runtime='torch'
 ):
-    """Summarize 4 seconds in which the camera sent 20 frames and the node processed all it got."""
+    """Summarize a scene in which the camera sent 20 frames and the node processed all it got."""
     listener = SimpleNamespace(
         values={
             'received': str(received),
@@ -66,7 +66,7 @@ def test_a_scene_tells_rate_jitter_processor_and_memory():
     result = measured()
     assert result['rate_hz'] == pytest.approx(5.0)
     assert result['topics']['depth/relative']['jitter_ms'] == 2.0  # 20 and 24 ms in turn
-    assert result['processor_cores'] == 0.5  # 2 seconds of work in 4 seconds
+    assert result['processor_cores'] == 1.0  # 2 seconds of work in 2 seconds
     assert result['memory_mib'] == 310.0
 
 
