@@ -17,7 +17,6 @@ import os
 from pathlib import Path
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'torch': torch.__version__,
             'diffusers': diffusers.__version__,
         },
-        'commit': _commit(),
+        'commit': commit(),
         'picture': [options.width, options.height],
         'tasks': list(truth),
         'checkpoint': options.checkpoint,
@@ -182,14 +182,6 @@ def _machine(device: str) -> str:
     if device != 'cpu':
         return f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
     return f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores'
-
-
-def _commit() -> str:
-    command = ['git', 'rev-parse', '--short', 'HEAD']
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ''
 
 
 def _parser() -> argparse.ArgumentParser:

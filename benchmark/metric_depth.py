@@ -24,7 +24,6 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from sd_perception_ros.alignment import align, Fit, Limits  # noqa: E402
-from sd_perception_ros.clouds import voxels, without_edges  # noqa: E402
 from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.geometry import (  # noqa: E402
@@ -34,7 +33,7 @@ from sd_perception_ros.geometry import (  # noqa: E402
     Transform,
 )
 from sd_perception_ros.ground import find_ground  # noqa: E402
-from sd_perception_ros.occupancy import compare, GridShape, occupied  # noqa: E402
+from sd_perception_ros.occupancy import compare, GridShape, marked, occupied  # noqa: E402
 from sd_perception_ros.references import from_depth, References  # noqa: E402
 from sd_perception_ros.ros.sources import DEMO, open_source  # noqa: E402
 from sd_perception_ros.scale import to_metres  # noqa: E402
@@ -45,8 +44,7 @@ from sd_perception_ros.types import Camera, Float  # noqa: E402
 BARS = {'abs_rel': 0.10, 'jitter': 0.02, 'ground_scale_error': 0.10, 'f1': 0.80}
 TOLERANCES_M = (0.0, 0.1, 0.2)
 GRID = GridShape(resolution_m=0.1, range_m=4.0)
-# As config/nav2/perception.yaml.
-MAX_JUMP, VOXEL_M, VOXEL_POINTS, FLOOR = 0.04, 0.05, 3, 'floor'
+FLOOR = 'floor'
 MAX_RANGE_M = 20.0
 TASKS = ('depth', 'disparity', 'normals', 'segmentation')
 
@@ -192,12 +190,9 @@ def _cells(kept: Sequence[tuple[Shot, Float]]) -> dict[str, dict[str, float]]:
     """Mark the grid from predicted and from true depth, and compare."""
     grids = []
     for shot, depth_m in kept:
-        sensor = shot.place.translation
-        cloud = without_edges(depth_m, MAX_JUMP)
-        points = back_project(cloud, shot.camera).reshape(-1, 3)
-        points, _ = voxels(points[np.isfinite(points[:, 2])], VOXEL_M, VOXEL_POINTS)
-        true = back_project(shot.depth_m, shot.camera).reshape(-1, 3)
-        grids.append(tuple(occupied(shot.place.apply(p), sensor, GRID) for p in (points, true)))
+        points = shot.place.apply(back_project(shot.depth_m, shot.camera))
+        true = occupied(points, shot.place.translation, GRID)
+        grids.append((marked(depth_m, shot.camera, shot.place, GRID), true))
     cells = {}
     for tolerance_m in TOLERANCES_M:
         near = round(tolerance_m / GRID.resolution_m)

@@ -45,6 +45,7 @@ from tqdm import tqdm  # noqa: E402
 import yaml  # noqa: E402
 
 from sd_perception_ros.backbones.weights import save_tensors  # noqa: E402
+from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402
@@ -154,7 +155,7 @@ def summarize(
     return {
         'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
         'versions': {'torch': torch.__version__, 'diffusers': diffusers.__version__},
-        'commit': _commit(),
+        'commit': commit(),
         'runtime': options.runtime,
         'picture': SIZES[options.tiny],
         'load_average': os.getloadavg()[0],
@@ -273,12 +274,6 @@ def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def _commit() -> str:
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def _parser() -> argparse.ArgumentParser:

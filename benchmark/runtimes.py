@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 import json
 import os
 from pathlib import Path
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -30,6 +28,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
 from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
@@ -89,8 +88,8 @@ def measure(engines: dict[str, Engine], picture: np.ndarray, rounds: int) -> dic
     return {
         'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
         'load_average': os.getloadavg()[0],
-        'commit': _commit(),
-        'versions': {name: _version(name) for name in PACKAGES},
+        'commit': commit(),
+        'versions': versions(),
         'picture': [picture.shape[1], picture.shape[0]],
         'tasks': sets,
         'rounds': rounds,
@@ -145,21 +144,6 @@ def table(result: dict[str, Any]) -> str:
 def _picture(width: int, height: int) -> np.ndarray:
     """Return the first picture of the bundled film, enlarged."""
     return np.ascontiguousarray(cv2.resize(open_source('demo').shot(0).rgb, (width, height)))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return 'not installed'
-
-
-def _commit() -> str:
-    command = ['git', 'describe', '--always', '--dirty']
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ''
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,6 +29,7 @@ import cv2  # noqa: E402
 import psutil  # noqa: E402
 
 from sd_perception_ros.cli.up import node_environment, start, stop_all  # noqa: E402
+from sd_perception_ros.cli.versions import commit  # noqa: E402
 
 DOMAIN = 60 + os.getpid() % 40
 MEDIAN_BAR_MS, P99_BAR_MS = 10.0, 25.0  # of the node's own overhead, in the first scene
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print('\n'.join(['', *EXPLANATION]))
     whole = {
         'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'commit': _commit(),
+        'commit': commit(),
         'checkpoint': options.checkpoint,
         'runtime': options.runtime,
         'scenes': results,
@@ -280,13 +280,6 @@ def _write_pictures(folder: Path, scene: Scene, count: int) -> None:
 
 def _p95(values: Sequence[float]) -> float:
     return sorted(values)[int(0.95 * (len(values) - 1))]
-
-
-def _commit() -> str:
-    with contextlib.suppress(OSError):
-        command = ['git', 'rev-parse', '--short', 'HEAD']
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return ''
 
 
 def _parser() -> argparse.ArgumentParser:

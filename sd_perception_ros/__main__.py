@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         code: int = importlib.import_module(f'sd_perception_ros.{module}').main(rest)
     except (OSError, ValueError, FloatingPointError) as error:
         # What the package raises about files and options is written for people.
-        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'error: {told(error)}', file=sys.stderr)
         return 1
     except ImportError as error:
         package = (error.name or '').partition('.')[0]
@@ -76,6 +76,16 @@ def main(argv: list[str] | None = None) -> int:
         print('stopped; the same command goes on from here', file=sys.stderr)
         return 128 + signal.SIGINT  # not 0: a script must not take half a training for a whole
     return code
+
+
+def told(error: Exception) -> str:
+    """Write an error in one line; the system's own say neither what was wanted nor what to do."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return (
+            f"'{error.filename}' cannot be used ({error.strerror}); name another file or folder, "
+            'or change this one'
+        )
+    return ' '.join(str(error).split())
 
 
 def missing(package: str) -> str:

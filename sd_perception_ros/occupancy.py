@@ -8,13 +8,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.types import Float, UInt8
+from sd_perception_ros.clouds import voxels, without_edges
+from sd_perception_ros.geometry import back_project, Transform
+from sd_perception_ros.types import Camera, Float, UInt8
 
 Bool = NDArray[np.bool_]
 
 # Colours of a comparison: nothing, right, phantom, missed, and the robot.
 _NOTHING, _RIGHT, _PHANTOM, _MISSED = (28, 28, 32), (225, 225, 225), (235, 70, 50), (60, 130, 255)
 _ROBOT = (60, 200, 90)
+# How config/nav2/perception.yaml makes points of depth.
+MAX_JUMP, VOXEL_M, VOXEL_MIN_POINTS = 0.04, 0.05, 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,19 @@ class Scores:
         """Harmonic mean of precision and recall."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
+
+
+def marked(depth_m: Float, camera: Camera, place: Transform, shape: GridShape) -> Bool:
+    """
+    Mark the cells that a picture's depth marks by way of the cloud that Nav2 gets.
+
+    :param depth_m: (H, W), NaN or infinite where there is no surface.
+    :param place: of the optical frame in the robot's.
+    :returns: as `occupied`.
+    """
+    points = back_project(without_edges(depth_m, MAX_JUMP), camera).reshape(-1, 3)
+    points, _ = voxels(points[np.isfinite(points[:, 2])], VOXEL_M, VOXEL_MIN_POINTS)
+    return occupied(np.asarray(place.apply(points), np.float32), place.translation, shape)
 
 
 def occupied(points: Float, sensor: NDArray[np.float64], shape: GridShape) -> Bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import importlib.util
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +31,26 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import save_tiny
 
     return save_tiny(tmp_path_factory.mktemp('checkpoint'))
+
+
+@pytest.fixture
+def peer(node: Any) -> Iterator[Any]:
+    """Make another node, beside the one that the fixture `node` of the file serves."""
+    from ros_helpers import Peer
+
+    made = Peer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def camera(peer: Any) -> Any:
+    """Make a camera that the served node hears."""
+    from ros_helpers import connect, FakeCamera
+
+    made = FakeCamera(peer)
+    connect(peer, made)
+    return made
 
 
 @pytest.fixture(scope='session')

@@ -289,6 +289,16 @@ def running(log: Path, *arguments: str) -> Iterator[Process]:
             process.end()
 
 
+@contextlib.contextmanager
+def serving(log: Path, **parameters: Any) -> Iterator[Process]:
+    """Run a perception node that listens, for the time of a block; it must end well."""
+    with running(log, 'perception', *ros_arguments(**parameters)) as process:
+        process.wait_for_output('listening to /', 120.0)
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+
+
 def remove_orphaned_shared_memory() -> None:
     """Remove Fast DDS files that no living process has mapped."""
     mapped = ''

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-import signal
 
 import numpy as np
 import pytest
-from ros_helpers import connect, FakeCamera, Peer, picture, pixels, Process, ros_arguments, running
+from ros_helpers import connect, FakeCamera, Peer, picture, pixels, Process, serving
 from sensor_msgs.msg import Image
 
 from sd_perception_ros.config import build
@@ -21,22 +20,14 @@ from sd_perception_ros.ros.options import InputOptions, OutputOptions
 
 @pytest.fixture(scope='module')
 def node(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    arguments = ros_arguments(
-        checkpoint=tiny_checkpoint, device='cpu', cameras='[front, rear]', diagnostics_rate_hz=10.0
-    )
-    log = tmp_path_factory.mktemp('node') / 'log'
-    with running(log, 'perception', *arguments) as process:
-        process.wait_for_output('listening to /front/image_raw')
+    with serving(
+        tmp_path_factory.mktemp('node') / 'log',
+        checkpoint=tiny_checkpoint,
+        device='cpu',
+        cameras='[front, rear]',
+        diagnostics_rate_hz=10.0,
+    ) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-
-
-@pytest.fixture
-def peer(node: Process) -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
 
 
 @pytest.fixture

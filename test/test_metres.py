@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 import math
 from pathlib import Path
-import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,8 +22,7 @@ from ros_helpers import (
     pixels,
     Process,
     RELIABLE,
-    ros_arguments,
-    running,
+    serving,
 )
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from std_msgs.msg import Header
@@ -55,26 +53,15 @@ CAMERA = camera_from_fov(64, 48, 90.0)
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Process]:
-    checkpoint = tiny_checkpoint
-    arguments = ros_arguments(
-        checkpoint=checkpoint,
+    with serving(
+        tmp_path_factory.mktemp('node') / 'log',
+        checkpoint=tiny_checkpoint,
         device='cpu',
         diagnostics_rate_hz=10.0,
         depth__scale__source='depth',
         rectify=True,
-    )
-    with running(tmp_path_factory.mktemp('node') / 'log', 'perception', *arguments) as process:
-        process.wait_for_output('listening to /image_raw', 120.0)
+    ) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-
-
-@pytest.fixture
-def peer(node: Process) -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
 
 
 class Rig:

@@ -17,7 +17,14 @@ from sd_perception_ros.config import build
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry import back_project, BODY_FROM_OPTICAL, mounting
-from sd_perception_ros.occupancy import compare, GridShape, occupied
+from sd_perception_ros.occupancy import (
+    compare,
+    GridShape,
+    MAX_JUMP,
+    occupied,
+    VOXEL_M,
+    VOXEL_MIN_POINTS,
+)
 from sd_perception_ros.ros.cloud import cloud_message
 from sd_perception_ros.ros.options import CameraOptions, OutputOptions
 from sd_perception_ros.ros.outputs import CONSTANTS, OUTPUTS
@@ -142,6 +149,15 @@ def test_the_voxel_layer_holds_the_heights_that_it_marks():
     assert layer['z_voxels'] <= 16
     top_m = layer['origin_z'] + layer['z_voxels'] * layer['z_resolution']
     assert layer['cloud']['max_obstacle_height'] <= top_m
+
+
+def test_cells_are_counted_from_the_points_that_the_costmaps_get():
+    points = node_options('perception.yaml').depth.points
+    assert (points.max_jump, points.voxel_m, points.voxel_min_points) == (
+        MAX_JUMP,
+        VOXEL_M,
+        VOXEL_MIN_POINTS,
+    )
 
 
 def test_the_semantic_layer_finds_its_classes_and_an_organized_cloud():

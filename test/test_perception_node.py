@@ -29,6 +29,7 @@ from ros_helpers import (
     Process,
     ros_arguments,
     running,
+    serving,
     set_parameter,
     state,
 )
@@ -58,7 +59,8 @@ def engine(tiny_checkpoint: Path) -> Engine:
 
 @pytest.fixture(scope='module')
 def node(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    arguments = ros_arguments(
+    with serving(
+        tmp_path_factory.mktemp('node') / 'log',
         checkpoint=tiny_checkpoint,
         device='cpu',
         diagnostics_rate_hz=10.0,
@@ -67,20 +69,8 @@ def node(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         depth__scale__scale_m=SCALE_M,
         depth__scale__shift_m=SHIFT_M,
         checkpiont='a typo',
-    )
-    log = tmp_path_factory.mktemp('node') / 'log'
-    with running(log, 'perception', *arguments) as process:
-        process.wait_for_output('listening to /image_raw')
+    ) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-
-
-@pytest.fixture
-def peer(node: Process) -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -88,13 +78,6 @@ def peer_alone() -> Iterator[Peer]:
     made = Peer()
     yield made
     made.close()
-
-
-@pytest.fixture
-def camera(peer: Peer) -> FakeCamera:
-    made = FakeCamera(peer)
-    connect(peer, made)
-    return made
 
 
 def answer(peer: Peer, camera: FakeCamera, topic: str, rgb: np.ndarray) -> tuple[Image, object]:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 import json
 from pathlib import Path
-import signal
 
 from models import save_tiny
 import numpy as np
 import pytest
 from ros_helpers import (
     answer_of,
-    connect,
-    FakeCamera,
-    Peer,
     picture,
     pixels,
     Process,
     ros_arguments,
-    running,
+    serving,
     set_parameter,
 )
 from sensor_msgs.msg import Image, LaserScan, PointCloud2
@@ -51,7 +47,8 @@ def engine(all_tasks: Path) -> Engine:
 
 @pytest.fixture(scope='module')
 def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    arguments = ros_arguments(
+    with serving(
+        tmp_path_factory.mktemp('node') / 'log',
         checkpoint=all_tasks,
         device='cpu',
         diagnostics_rate_hz=10.0,
@@ -63,27 +60,8 @@ def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         scan__mounting__z_m=0.3,
         scan__increment_deg=2.0,
         depth__points__labels=True,
-    )
-    log = tmp_path_factory.mktemp('node') / 'log'
-    with running(log, 'perception', *arguments) as process:
-        process.wait_for_output('listening to /image_raw', 120.0)
+    ) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-
-
-@pytest.fixture
-def peer(node: Process) -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def camera(peer: Peer) -> FakeCamera:
-    made = FakeCamera(peer)
-    connect(peer, made)
-    return made
 
 
 def white(labels: np.ndarray, engine: Engine) -> np.ndarray:

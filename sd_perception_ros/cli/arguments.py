@@ -23,7 +23,9 @@ def size(text: str) -> tuple[int, int]:
     :raises argparse.ArgumentTypeError: not two multiples of 8.
     """
     parts = text.lower().split('x')
-    if len(parts) != 2 or not all(part.isdigit() and int(part) % 8 == 0 for part in parts):
+    if len(parts) != 2 or not all(
+        part.isdigit() and int(part) % 8 == 0 < int(part) for part in parts
+    ):
         raise argparse.ArgumentTypeError(
             f"expected WIDTHxHEIGHT in multiples of 8, such as 256x192, got '{text}'"
         )

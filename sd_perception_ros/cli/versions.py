@@ -9,7 +9,10 @@ import subprocess
 
 import cv2
 
-PACKAGES = ('torch', 'diffusers', 'numpy', 'scipy', 'pysodmetrics', 'pycocotools')
+PACKAGES = (
+    *('torch', 'diffusers', 'numpy', 'scipy', 'pysodmetrics', 'pycocotools'),
+    *('onnx', 'onnxruntime', 'openvino'),
+)
 
 
 def commit() -> str:
