@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from sd_perception_ros.__main__ import COMMANDS, main
+from sd_perception_ros.cli.arguments import size
 
 OFFLINE = [name for name, (module, *_) in COMMANDS.items() if module.startswith('cli.')]
 
@@ -34,6 +36,7 @@ def test_every_command_explains_itself_with_an_example(
         (['pretrain', '--data', 'nowhere', '--out', 'x'], 'make some with the synthesize command'),
         (['synthesize', '--assets', 'nowhere', '--out', 'x'], 'sweethome3d-furniture'),
         (['bake-bodies', '--out', 'x'], 'python -m pip install anny'),
+        (['export', '--out', '/dev/null/graphs'], "'/dev/null/graphs' cannot be used (Not a dir"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -48,6 +51,13 @@ def test_a_mistake_is_one_line(
     errors = capsys.readouterr().err.splitlines()
     assert [line for line in errors if message in line] == errors[-1:]
     assert errors[-1].startswith('error: ')
+
+
+@pytest.mark.parametrize('text', ['0x192', '256', '100x99', '-8x8', 'axb'])
+def test_a_size_is_two_positive_multiples_of_eight(text: str) -> None:
+    assert size('256x192') == (192, 256)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"such as 256x192, got '{text}'"):
+        size(text)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sd_perception_ros.scale import to_metres
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
 from sd_perception_ros.types import Camera, Float, UInt8
 
-LABEL = 'obstacles (red: none there, blue: missed)'
+LABEL, TRUE_LABEL = 'obstacles (red: phantoms)', 'true obstacles, to 4 m'
 # What was published, that metres are made from here.
 NEEDED = ('depth/relative', 'normals/image', 'segmentation/labels')
 GRID = GridShape(resolution_m=0.1, range_m=4.0)

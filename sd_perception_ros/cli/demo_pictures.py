@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sd_perception_ros.cli.demo_birdseye import birdseye, LABEL, NEEDED
+from sd_perception_ros.cli.demo_birdseye import birdseye, LABEL, NEEDED, TRUE_LABEL
 from sd_perception_ros.cli.demo_recording import Recording
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.drawing import draw_people, true_poses
@@ -62,7 +62,7 @@ def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
         camera = folder / f'{RoomsDataset(folder).key(index)}.camera.json'
         above, truly = birdseye(frame, sample['depth_m'][0, 0].numpy(), camera)
         found.append((LABEL, above))
-        true.append((f'true {LABEL}', truly))
+        true.append((TRUE_LABEL, truly))
     return [found] if sample is None else [found, true]
 
 
