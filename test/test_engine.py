@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from sd_perception_ros import checkpoint
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
@@ -138,10 +139,30 @@ def test_an_unknown_task_is_answered_with_the_known_ones(engine: Engine) -> None
         engine.predict([picture(48, 64)], tasks=['pose'])
 
 
-def test_a_network_that_gives_nan_is_an_error_and_not_a_picture() -> None:
+@pytest.mark.parametrize('tasks', [['depth'], ['pose', 'matting', 'depth'], list(FIVE)])
+def test_heads_that_run_as_one_give_what_each_gives_by_itself(tasks: list[str]) -> None:
+    """Two widths of light heads and a decoder, in whatever order the tasks are asked for."""
+    model = tiny_model(FIVE | {'disparity': 'decoder', 'foreground': 'light'})
+    backbone = next(iter(model.backbones.values()))
+    model.heads |= {'normals': checkpoint.make_head('light', 3, backbone, 32)}
+    wanted = ['foreground', *tasks, 'disparity']
+    latent = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        alone = model.read(latent, wanted)
+        model.join_heads()
+        joined = model.read(latent, wanted)
+    assert list(joined) == wanted
+    for name, raw in alone.items():
+        assert raw.std() > 1e-3, name
+        torch.testing.assert_close(joined[name], raw, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
+def test_a_network_that_gives_one_bad_number_is_an_error_and_not_a_picture(value: float) -> None:
+    """Of four output cells for each latent cell, one channel's bias is bad."""
     model = tiny_model({'depth': 'light'})
     with torch.no_grad():
-        model.heads['depth'].out.bias.fill_(torch.nan)
+        model.heads['depth'].out.bias[0] = value
     broken = Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
     broken.warm_up(48, 64)
     with pytest.raises(FloatingPointError, match='depth values that are not finite'):

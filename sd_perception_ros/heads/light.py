@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -49,12 +51,19 @@ class LightHead(Head):
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """(B, c, h, w) and levels -> (B, channels, rise * h, rise * w)."""
         assert latent is not None  # the checkpoint's loader has seen to it
-        fused = None
-        for project, level in zip(self.project, (*features, latent), strict=True):
-            finer = project(level)
-            # From level to level: enlarging each one to the latent's size moves more memory.
-            fused = finer if fused is None else finer + _to_size(fused, finer.shape[-2:])
-        return F.pixel_shuffle(self.out(self.fuse(fused)), self.rise)
+        fused = self.fuse(summed(self.project, (*features, latent)))
+        return F.pixel_shuffle(self.out(fused), self.rise)
+
+
+def summed(project: Iterable[nn.Module], levels: Iterable[Tensor]) -> Tensor:
+    """Return the sum of projected levels, coarse first, at the size of the last one."""
+    fused = None
+    for conv, level in zip(project, levels, strict=True):
+        finer: Tensor = conv(level)
+        # From level to level: enlarging each one to the latent's size moves more memory.
+        fused = finer if fused is None else finer + _to_size(fused, finer.shape[-2:])
+    assert fused is not None
+    return fused
 
 
 def _to_size(level: Tensor, size: torch.Size) -> Tensor:
