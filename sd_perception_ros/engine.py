@@ -252,8 +252,8 @@ class Engine:
             wanted = [task for task in tasks if task in part.model.tasks]
             if wanted:
                 raw |= self._run_part(part, levels, wanted, latents)
-        # Checked at the network's own size, where there is less of it.
-        finite = [output.isfinite().all() for output in raw.values()]
+        # At the network's own size there is less to check; a sum says it in a tenth of the time.
+        sums = [output.sum(dtype=torch.float32) for output in raw.values()]
         for part in self._parts:
             inner, seen = part.sizes(*levels.shape[-2:])
             for name, task in part.model.tasks.items():
@@ -262,7 +262,7 @@ class Engine:
                     if task.dense:
                         output = resize(unpad(output, seen, inner), *levels.shape[-2:])
                     raw[name] = output
-        return _Answer(raw, torch.stack(finite) if finite else image.new_zeros(0))
+        return _Answer(raw, torch.stack(sums).isfinite() if sums else image.new_zeros(0))
 
     def _run_part(
         self,

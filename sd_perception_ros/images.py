@@ -59,14 +59,6 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
     return pinned.numpy()
 
 
-def interleaved(planes: Sequence[Tensor]) -> NDArray[Any]:
-    """C planes of (H, W) -> (H, W, C)."""
-    if planes[0].is_cuda:
-        return to_numpy(torch.stack(list(planes), -1))
-    merged: NDArray[Any] = cv2.merge([plane.numpy() for plane in planes])  # 5 x as fast as stack
-    return merged
-
-
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """
     Resize with an antialiased bilinear filter.

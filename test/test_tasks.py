@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.tasks import make_task, TASKS
+from sd_perception_ros.tasks import normals as normals_file
 from sd_perception_ros.tasks import segmentation as segmentation_file
 from sd_perception_ros.tasks.task import Task
 
@@ -169,6 +170,16 @@ def test_a_sign_turns_the_axis_of_a_checkpoint() -> None:
     turned = make_task('normals', {'y_sign': -1}).decode(raw).values[0, 0]
     np.testing.assert_allclose(plain, [0, 0.6, 0.8], atol=1e-6)
     np.testing.assert_allclose(turned, [0, -0.6, 0.8], atol=1e-6)
+
+
+def test_normals_read_on_a_device_are_those_read_here() -> None:
+    raw = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    raw[:, 7, 9] = 0.0
+    here, there = (
+        read(raw, (1, -1, 1)) for read in (normals_file._units, normals_file._units_on_device)
+    )
+    np.testing.assert_allclose(here, there, atol=1e-6)
+    assert here[7, 9].tolist() == [0, 0, 0]
 
 
 def test_a_colour_between_two_classes_has_no_confidence() -> None:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.config import check, option
-from sd_perception_ros.images import interleaved
+from sd_perception_ros.images import to_numpy
 from sd_perception_ros.losses import angular_loss
 from sd_perception_ros.measures.normals import angle_counts, angle_summary, angles_deg
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import Grid, NormalMap, Sample
+from sd_perception_ros.types import Float, Grid, NormalMap, Sample
 
 # Rows give red, green, blue from (x, y, z, 1); no sum is negative, so taking it as 8-bit is safe.
 TO_LEVELS = np.array([[127, 0, 0, 128], [0, -127, 0, 128], [0, 0, -127, 128]], np.float32)
@@ -57,13 +57,8 @@ class Normals(Task):
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> NormalMap:
         """Normalize, and turn the checkpoint's axes to the optical frame's."""
-        # Plane by plane: interleaving first makes this five times slower at VGA.
-        x, y, z = raw
-        factor = 1 / (x * x + y * y + z * z).sqrt().clamp(min=1e-12)
-        planes = [
-            plane * (sign * factor) for sign, plane in zip(self._signs(), (x, y, z), strict=True)
-        ]
-        return NormalMap(interleaved(planes))
+        signs = self._signs()
+        return NormalMap(_units_on_device(raw, signs) if raw.is_cuda else _units(raw, signs))
 
     def measure(self, prediction: NormalMap, sample: Sample) -> NDArray[np.float32]:
         """Return how many valid pixels have which angle."""
@@ -82,3 +77,17 @@ class Normals(Task):
 
     def _signs(self) -> tuple[int, int, int]:
         return self.x_sign, self.y_sign, self.z_sign
+
+
+def _units(raw: Tensor, signs: Sequence[int]) -> Float:
+    """Do it plane by plane in OpenCV: 0.8 instead of 2.1 ms at VGA."""
+    planes = list(raw.contiguous().numpy())
+    length = cv2.sqrt(sum(cv2.multiply(plane, plane) for plane in planes))
+    np.maximum(length, 1e-12, out=length)
+    units = [cv2.divide(plane, length, scale=s) for plane, s in zip(planes, signs, strict=True)]
+    return np.asarray(cv2.merge(units), np.float32)
+
+
+def _units_on_device(raw: Tensor, signs: Sequence[int]) -> Float:
+    factor = raw.new_tensor(signs).view(3, 1, 1) / raw.norm(dim=0).clamp(min=1e-12)
+    return to_numpy((raw * factor).permute(1, 2, 0).contiguous())
