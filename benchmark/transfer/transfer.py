@@ -31,6 +31,7 @@ from tqdm import tqdm  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
 from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E402
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.cli.arguments import size  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.data.latents import latents_of  # noqa: E402
 from sd_perception_ros.data.resident import resident  # noqa: E402
@@ -85,7 +86,6 @@ def run(
     dataset = resident(labelled, device())
     torch.manual_seed(seed)
     model = begin(options.base, start)
-    height, width = dataset.images([0]).shape[-2:]
     config = OptimizeConfig(
         steps=options.steps,
         batch=options.batch,
@@ -99,12 +99,13 @@ def run(
     folder = options.out / f'{start}_{frames}_{seed}'
     began = time.monotonic()
     log = train(
-        model, dataset, latents[:, chosen].to(device()), config, [(height, width)], folder, tuning
+        model, dataset, latents[:, chosen].to(device()), config, [options.size], folder, tuning
     )
     losses = [losses for _, losses in log]
     discard_state(folder)
     folder.rmdir()
-    engine = Engine([(model, CheckpointConfig(long_side_px=width))], EngineConfig(device='auto'))
+    side = max(held.image(0).shape[-2:])
+    engine = Engine([(model, CheckpointConfig(long_side_px=side))], EngineConfig(device='auto'))
     measured: Measured = {}
     for _ in measure(engine, held, measured):
         pass
@@ -115,6 +116,7 @@ def run(
         'seed': seed,
         'steps': options.steps,
         'batch': options.batch,
+        'window': list(options.size),
         'learning_rate': options.learning_rate,
         'base': options.base.name,
         'held_frames': len(held),
@@ -146,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--out', type=Path, required=True, help='Folder of the results')
     add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')
-    add('--steps', type=int, default=300, help='default: %(default)s')
+    add('--size', type=size, default=(144, 192), help='Windows of training, default 192x144')
+    add('--steps', type=int, default=1000, help='default: %(default)s')
     add('--batch', type=int, default=8, help='default: %(default)s')
     add('--learning-rate', type=float, default=5e-4, help='default: %(default)s')
     return parser
