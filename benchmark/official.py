@@ -192,7 +192,7 @@ def make_models(work: Path, tiny: bool) -> None:
     """Write random weights as a Marigold pipeline, and our checkpoint files that point at them."""
     if (work / 'light' / 'checkpoint.yaml').is_file():
         return
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # noqa: PLC0415: slow
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # slow
 
     torch.manual_seed(0)
     vae = AutoencoderKL.from_config(_config('vae', tiny))

@@ -196,7 +196,7 @@ def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
         if tuning.tune == 'full':
             denoiser.requires_grad_(True)
         elif tuning.tune == 'lora':
-            from peft import get_peft_model, LoraConfig  # noqa: PLC0415: slow, and seldom used
+            from peft import get_peft_model, LoraConfig  # slow, and seldom used
 
             layers = LoraConfig(
                 r=tuning.lora_rank,

@@ -96,7 +96,7 @@ class Hub(BaseHTTPRequestHandler):
     folder: ClassVar[Path]
     asked: ClassVar[list[str]]
 
-    def do_HEAD(self) -> None:  # noqa: N802: named by the standard library
+    def do_HEAD(self) -> None:  # named by the standard library
         self.answer()
 
     def do_GET(self) -> None:

@@ -43,7 +43,7 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
         )
     repo, commit, sub = found['repo'], found['commit'], (found['sub'] or '').strip('/')
     try:
-        from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415: only for the hub
+        from huggingface_hub import HfApi, snapshot_download  # only for the hub
         from huggingface_hub.errors import (
             HfHubHTTPError,
             LocalEntryNotFoundError,

@@ -96,7 +96,7 @@ def _t5(encoder: Path) -> _Embedded:
 
 def _transformers() -> Any:
     try:
-        import transformers  # noqa: PLC0415: slow, and not needed to serve
+        import transformers  # slow, and not needed to serve
     except ImportError:
         raise ValueError(f"a text encoder needs 'pip install transformers'; {STORE}") from None
     return transformers
