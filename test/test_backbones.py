@@ -19,6 +19,7 @@ from torch import nn, Tensor
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
 from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
+from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet
 from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -351,3 +352,12 @@ def test_transformers_give_four_levels_from_evenly_spaced_blocks(tmp_path: Path)
     assert isinstance(backbone, TransformerBackbone)
     assert backbone.taps == [1, 2, 3, 4]
     assert backbone.feature_channels == (16, 16, 16, 16)
+
+
+def test_the_small_denoiser_has_the_levels_that_are_asked_for() -> None:
+    unet = small_unet((16, 24, 32))
+    assert [block.resnets[-1].out_channels for block in unet.up_blocks] == [32, 24, 16]
+    assert unet(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 1, PROMPT_WIDTH)).sample.std() > 0
+    for channels in ((), (16, 20), (0, 8)):
+        with pytest.raises(ValueError, match='multiples of 8'):
+            small_unet(channels)

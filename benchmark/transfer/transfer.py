@@ -1,6 +1,8 @@
 """
 Measure what pre-training is worth: the paper's ablation (arXiv 2403.06090) in miniature.
 
+  python -m sd_perception_ros pretrain --data data/rooms/train --frame-size 128x96 \
+      --denoiser-size 128x96 --denoiser-channels 32 64 96 --out runs/pretrained
   python benchmark/transfer/transfer.py --base runs/pretrained --data data/rooms/train \
       --held data/rooms/heldout --out runs/transfer
 
@@ -33,8 +35,10 @@ from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E40
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
 from sd_perception_ros.cli.arguments import size  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
+from sd_perception_ros.data.dataset import Dataset  # noqa: E402
 from sd_perception_ros.data.latents import latents_of  # noqa: E402
-from sd_perception_ros.data.resident import resident  # noqa: E402
+from sd_perception_ros.data.mixture import Framed  # noqa: E402
+from sd_perception_ros.data.resident import ResidentDataset  # noqa: E402
 from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluate import measure, Measured, summarize  # noqa: E402
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do the runs that are not done yet."""
     options = _parser().parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    everything = RoomsDataset(options.data)
+    everything = Framed(RoomsDataset(options.data), options.size)
     source = f'{everything.fingerprint()} {weights_fingerprint(options.base / "vae")}'
     latents = latents_of(options.base / 'latents.safetensors', source)
     if latents is None:
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f'expected the latents of {options.data} in {options.base}, found none; make them '
             'with: python -m sd_perception_ros pretrain'
         )
-    held = RoomsDataset(options.held, options.held_frames, keep=True)
+    held = Framed(RoomsDataset(options.held, options.held_frames, keep=True), options.size)
     runs = [(s, n, start) for s in options.seeds for n in options.frames for start in STARTS]
     for seed, frames, start in tqdm(runs, unit='run'):
         file = options.out / f'{start}_{frames}_{seed}.json'
@@ -71,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(
     options: argparse.Namespace,
-    everything: RoomsDataset,
+    everything: Dataset,
     latents: torch.Tensor,
-    held: RoomsDataset,
+    held: Dataset,
     start: str,
     frames: int,
     seed: int,
@@ -83,7 +87,7 @@ def run(
     chosen = np.sort(rng.permutation(len(everything))[:frames]).tolist()
     labelled = RoomsDataset(options.data, keep=True)
     labelled.choose(chosen)
-    dataset = resident(labelled, device())
+    dataset = ResidentDataset(Framed(labelled, options.size), device())
     torch.manual_seed(seed)
     model = begin(options.base, start)
     config = OptimizeConfig(
@@ -104,8 +108,8 @@ def run(
     losses = [losses for _, losses in log]
     discard_state(folder)
     folder.rmdir()
-    side = max(held.image(0).shape[-2:])
-    engine = Engine([(model, CheckpointConfig(long_side_px=side))], EngineConfig(device='auto'))
+    about = CheckpointConfig(long_side_px=max(options.size))
+    engine = Engine([(model, about)], EngineConfig(device='auto', runtime='torch'))
     measured: Measured = {}
     for _ in measure(engine, held, measured):
         pass
@@ -116,7 +120,7 @@ def run(
         'seed': seed,
         'steps': options.steps,
         'batch': options.batch,
-        'window': list(options.size),
+        'pictures': list(options.size),
         'learning_rate': options.learning_rate,
         'base': options.base.name,
         'held_frames': len(held),
@@ -148,10 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     add('--out', type=Path, required=True, help='Folder of the results')
     add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')
-    add('--size', type=size, default=(144, 192), help='Windows of training, default 192x144')
+    add('--size', type=size, default=(96, 128), help='Of all pictures, default 128x96')
     add('--steps', type=int, default=1000, help='default: %(default)s')
-    add('--batch', type=int, default=8, help='default: %(default)s')
-    add('--learning-rate', type=float, default=5e-4, help='default: %(default)s')
+    add('--batch', type=int, default=16, help='default: %(default)s')
+    add('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
     return parser
 
 

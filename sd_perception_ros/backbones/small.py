@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 PROMPT_WIDTH = 32
+UNET_CHANNELS = (32, 48, 96, 160, 192)
 
 
 def small_vae() -> AutoencoderKL:
@@ -28,12 +31,21 @@ def small_vae() -> AutoencoderKL:
     )
 
 
-def small_unet() -> UNet2DConditionModel:
-    """Return a fresh denoiser: 12.9 M parameters, attention where a map is small."""
+def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
+    """
+    Return a fresh denoiser with attention where a map is small; 12.7 M parameters by default.
+
+    :param channels: of the levels, fine to coarse; the last two have attention.
+    :raises ValueError: no levels, or channels that are no multiples of 8.
+    """
+    if not channels or any(count < 8 or count % 8 for count in channels):
+        raise ValueError(f'expected channels of levels in multiples of 8, got {list(channels)}')
+    levels = len(channels)
+    plain = max(levels - 2, 0)
     return UNet2DConditionModel(
-        block_out_channels=(32, 48, 96, 160, 192),
-        down_block_types=('DownBlock2D',) * 3 + ('CrossAttnDownBlock2D',) * 2,
-        up_block_types=('CrossAttnUpBlock2D',) * 2 + ('UpBlock2D',) * 3,
+        block_out_channels=tuple(channels),
+        down_block_types=('DownBlock2D',) * plain + ('CrossAttnDownBlock2D',) * (levels - plain),
+        up_block_types=('CrossAttnUpBlock2D',) * (levels - plain) + ('UpBlock2D',) * plain,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,

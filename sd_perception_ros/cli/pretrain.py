@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, small_vae
+from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, small_vae, UNET_CHANNELS
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.backbones.weights import (
     load_vae,
@@ -60,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--denoiser-size', type=size, default=(128, 192), help='Windows, default 192x128'
     )
+    parser.add_argument(
+        '--denoiser-channels', type=int, nargs='+', default=UNET_CHANNELS, metavar='N',
+        help=f'Of its levels, fine to coarse, multiples of 8, default {UNET_CHANNELS}',
+    )  # fmt: skip
     parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
     parser.add_argument(
         '--precision', choices=('fp32', 'bf16'), default='fp32', help='default: %(default)s'
@@ -133,7 +137,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     assert latents is not None
     latents = latents.to(device())
     state = arguments.out / 'unet_training'
-    unet = small_unet()
+    unet = small_unet(arguments.denoiser_channels)
     config = OptimizeConfig(
         steps=arguments.denoiser_steps,
         batch=arguments.batch,
