@@ -177,6 +177,33 @@ def load(
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: a file is broken, does not fit, or lacks a task.
     """
+    model, config, _ = _read_model(name, tasks, device, None)
+    return model, config
+
+
+def outline(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
+    """
+    Load a model without its numbers: it knows what they are, and reads them when asked for.
+
+    All files are hashed, as `load` does. Arguments and errors are those of `load`.
+    """
+    model, config, hashes = _read_model(name, tasks, 'meta', {})
+    model.load = lambda: _read_model(name, tasks, 'cpu', hashes)[0]
+    return model, config
+
+
+def _read_model(
+    name: str,
+    tasks: Collection[str],
+    device: str,
+    hashes: Mapping[str, str] | None,
+) -> tuple[Model, CheckpointConfig, dict[str, str]]:
+    """
+    Load as `load` does.
+
+    :param hashes: as `Reader` takes them.
+    :returns: model, config, and the hashes of all files.
+    """
     file = find(name)
     config, entries = read(file)
     for task in tasks:
@@ -187,14 +214,16 @@ def load(
         task: make_task(task, entry.options, f'{file}: tasks.{task}')
         for task, entry in entries.items()
     }
-    reader = Reader(config.sha256, device)
+    reader = Reader(config.sha256, device, hashes)
     sources = Sources(file.parent, config.base, config.vae, config.prompt, reader)
     step = step_options(config.timestep, config.prediction, config.signal)
     backbones: dict[str, Backbone] = {}
     backbone_of = {task: entry.unet for task, entry in entries.items()}
     for unet in dict.fromkeys(backbone_of.values()):
         try:
-            backbones[unet] = sources.backbone(unet, step)
+            with reader.noting() as files:
+                backbones[unet] = sources.backbone(unet, step)
+            backbones[unet].origin = reader.origin(files, backbones[unet].state_dict())
         except ValueError as error:
             raise ValueError(f'{file}: {error}') from None
     heads = {}
@@ -202,15 +231,18 @@ def load(
         kind, weights = _head_of(sources, entry, backbones[entry.unet])
         where = f"{file}: tasks.{task}, '{entry.unet}'"
         backbone = backbones[entry.unet]
-        heads[task] = load_head(where, kind, weights, made[task].channels, backbone, reader)
-    if device != 'meta' and len(entries) == len(config.tasks):
+        with reader.noting() as files:
+            heads[task] = load_head(where, kind, weights, made[task].channels, backbone, reader)
+        heads[task].origin = reader.origin(files, heads[task].state_dict())
+    if reader.verifies and len(entries) == len(config.tasks):
         reader.check_all_met()
     if config.license == UNKNOWN:
         found = [sources.license_of(unet) for unet in backbones]
         config = replace(config, license=', '.join(dict.fromkeys(filter(None, found))) or UNKNOWN)
-    log_files(reader, config.license)
+    if not hashes:  # or the outline has said so
+        log_files(reader, config.license)
     model = Model(backbones, made, heads, backbone_of).to(device)
-    return model.eval().requires_grad_(False), config
+    return model.eval().requires_grad_(False), config, reader.hashes
 
 
 def _head_of(sources: Sources, entry: TaskEntry, backbone: Backbone) -> tuple[str, Path | None]:

@@ -30,6 +30,7 @@ from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
 from sd_perception_ros.runtimes.prepare import prepare, Runnable
+from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
@@ -72,8 +73,9 @@ class Engine:
     """
     One or more loaded models on their device.
 
-    :param loaded: models in float32, and what their checkpoints say of them. No two of them have
-        the same task. They are folded in place (`Model.fold`), so that they serve and never train.
+    :param loaded: models in float32, or their outlines, and what their checkpoints say of them.
+        No two of them have the same task. They are folded in place (`Model.fold`), so that they
+        serve and never train.
     :param config: how to run them.
     """
 
@@ -91,11 +93,11 @@ class Engine:
         trained, served = sum(_parameters(model) for model, _ in loaded), 0
         for model, about in loaded:
             self.tasks |= model.tasks
-            encoder = model.encoder_id() if len(loaded) > 1 else ''
             view = _View(about.resize == 'pad', config.long_side_px or about.long_side_px)
             model.fold()
             served += _parameters(model)
             runnable, self._choice = prepare(model, self._choice, self.device, self.dtype)
+            encoder = runnable.encoder_id() if len(loaded) > 1 else ''
             self._parts.append(_Part(runnable, encoder, view))
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
         self._graphs: CudaGraphs[_Answer] | None = None
@@ -142,7 +144,9 @@ class Engine:
     @classmethod
     def from_config(cls, config: EngineConfig) -> Engine:
         """Load the checkpoints that `config` names; raises what `load` raises."""
-        choose(config, find_device(config.device))  # before a minute of reading weights
+        # Before a minute of reading weights, and perhaps instead of it.
+        choice = choose(config, find_device(config.device))
+        load = checkpoint.outline if choice.runtime in SESSIONS else checkpoint.load
         others = config.checkpoint_of()
         chosen = config.tasks or list(
             dict.fromkeys([*checkpoint.tasks_of(config.checkpoint), *others])
@@ -150,7 +154,7 @@ class Engine:
         owners: dict[str, list[str]] = {}
         for task in chosen:
             owners.setdefault(others.get(task, config.checkpoint), []).append(task)
-        return cls([checkpoint.load(name, tasks) for name, tasks in owners.items()], config)
+        return cls([load(name, tasks) for name, tasks in owners.items()], config)
 
     def predict(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None

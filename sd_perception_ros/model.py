@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from torch import nn, Tensor
 
@@ -21,6 +21,8 @@ class Model(nn.Module):
     :param tasks: by task name.
     :param heads: by task name.
     :param backbone_of: task name to the name of the backbone that it reads.
+    :ivar load: of an outline, which has shapes without numbers (the meta device): reads the
+        numbers.
     """
 
     def __init__(
@@ -39,6 +41,11 @@ class Model(nn.Module):
         self.backbone_of = backbone_of
         self.stride = next(iter(backbones.values())).stride
         self._joint: JointHeads | None = None
+        self.load: Callable[[], Model] | None = None
+
+    def whole(self) -> Model:
+        """Return the model with its numbers: itself, or, of an outline, one that is read now."""
+        return self if self.load is None else self.load()
 
     def encoder_id(self) -> str:
         """Return a name of the encoder's weights: equal names give equal latents."""

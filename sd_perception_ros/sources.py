@@ -124,9 +124,11 @@ class Sources:
     def _shared_vae(self, folder: Path) -> Any:
         """Read an autoencoder once; all denoisers of a checkpoint must read the same latents."""
         if folder in self._vaes:
+            for file in weights_files(folder):
+                self.reader.check(file)  # read before, but this backbone has it, too
             return self._vaes[folder]
         vae = load_vae(folder, self.reader)
-        if self._vaes and self.reader.device != 'meta':
+        if self._vaes and self.reader.verifies:
             first = next(iter(self._vaes))
             hashes = [
                 [self.reader.hashes[str(f)] for f in weights_files(f)] for f in (first, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import importlib.util
 import json
 from pathlib import Path
@@ -10,24 +12,29 @@ import subprocess
 import sys
 import threading
 
-from models import tiny_model, tiny_vae, unet_with
+from models import DENOISERS, save_base, save_tiny, tiny_model, tiny_vae, unet_with
 import numpy as np
+import onnx
 import pytest
+from safetensors.torch import load_file
 import torch
 from torch import nn, Tensor
 import torch._dynamo.utils
 
 from sd_perception_ros import checkpoint
 from sd_perception_ros.__main__ import main
+from sd_perception_ros.backbones import files
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
 from sd_perception_ros.backbones.unet import UNetBackbone
+from sd_perception_ros.backbones.weights import save_tensors
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes import exporting
+from sd_perception_ros.runtimes import exporting, graphs, prepare, sessions
+from sd_perception_ros.runtimes.attention import whole_attention
 from sd_perception_ros.runtimes.choice import choose
-from sd_perception_ros.runtimes.parts import digest_of, parts_of
+from sd_perception_ros.runtimes.parts import digest_of, digests_of, parts_of
 from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks import make_task
 
@@ -44,7 +51,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep graphs in a folder of the test."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return exporting.cache_folder()
+    return graphs.cache_folder()
 
 
 @pytest.fixture(scope='module')
@@ -170,7 +177,9 @@ def test_only_the_heads_of_wanted_tasks_run(folder: Path) -> None:
     sessions = engine._parts[0].model._sessions
     ran = []
     for name, session in list(sessions.items()):
-        sessions[name] = lambda *x, name=name, run=session: (ran.append(name), run(*x))[1]
+        sessions[name] = lambda *x, name=name, run=session, **o: (ran.append(name), run(*x, **o))[
+            1
+        ]
     engine.predict([picture(48, 64)], ['pose', 'depth'])
     assert ran == ['encoder', 'denoiser_0', 'head_depth', 'head_pose']
 
@@ -192,23 +201,135 @@ def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) ->
     assert set(about['largest_difference']) == set(SESSIONS)
 
 
-def test_a_damaged_graph_is_written_again(tiny_checkpoint: Path, cache: Path) -> None:
-    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime', tasks=['depth'])
-    whole = {file: file.read_bytes() for file in cache.glob('*/graph.onnx')}
-    for file, data in whole.items():
-        file.write_bytes(data[:-100])
-    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime', tasks=['depth'])
-    assert {file: file.read_bytes() for file in cache.glob('*/graph.onnx')} == whole
-    assert [path.name for path in cache.iterdir() if path.name.startswith('.')] == []
+@pytest.mark.parametrize(
+    ('runtime', 'name'), [('openvino', 'graph.onnx'), ('onnxruntime', 'weights.bin')]
+)
+def test_what_is_damaged_is_written_again(
+    tiny_checkpoint: Path, cache: Path, runtime: str, name: str
+) -> None:
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime=runtime, tasks=['depth'])
+    sizes = {file: file.stat().st_size for file in cache.rglob(name)}
+    assert len(sizes) == 3
+    for file in sizes:
+        file.write_bytes(file.read_bytes()[:-100])
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime=runtime, tasks=['depth'])
+    assert {file: file.stat().st_size for file in cache.rglob(name)} == sizes
+    for about in cache.rglob('graph.json'):
+        assert graphs.is_intact(about.parent, json.loads(about.read_text())['digest'])
+    assert [path.name for path in cache.rglob('.*')] == []
+
+
+def test_a_served_session_model_holds_no_weights_of_torch(
+    tiny_checkpoint: Path, cache: Path
+) -> None:
+    """Neither when it writes the graphs, nor when it finds them."""
+
+    def weights() -> dict[int, Tensor]:
+        return {
+            id(each): each
+            for each in gc.get_objects()
+            if type(each) is nn.Parameter and not each.is_meta
+        }
+
+    others = weights()
+    torches = Engine.load(str(tiny_checkpoint), device='cpu', runtime='torch')
+    assert len(weights()) > len(others) + 50
+    del torches
+    for _ in range(2):
+        engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+        assert weights().keys() == others.keys()
+        assert engine.predict([picture(48, 64)])[0]['depth'].values.shape == (48, 64)
+
+
+def test_graphs_that_are_there_are_served_without_reading_a_number(
+    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+    monkeypatch.setattr(files, 'load_file', None)
+    again = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+    assert_alike(again, first, [picture(48, 64)])
+    assert again.summary() == first.summary()
+
+
+def test_a_changed_checkpoint_is_exported_again(tmp_path: Path, cache: Path) -> None:
+    place = save_tiny(tmp_path / 'model')
+    first = Engine.load(str(place), device='cpu', runtime='onnxruntime')
+    before = stamps(cache)
+    weights = load_file(place / 'head_depth.safetensors')
+    save_tensors(place / 'head_depth.safetensors', {n: 2 * t for n, t in weights.items()})
+    second = Engine.load(str(place), device='cpu', runtime='onnxruntime')
+    assert {name.rpartition('-')[0] for name in stamps(cache).keys() - before.keys()} == {
+        'head_depth'
+    }
+    assert_alike(second, Engine.load(str(place), device='cpu', runtime='torch'), [picture(9, 9)])
+    with pytest.raises(AssertionError):
+        assert_alike(second, first, [picture(9, 9)])
+
+
+@pytest.mark.parametrize('kind', DENOISERS)
+def test_an_outline_names_the_same_parts_as_the_whole_model(kind: str, tmp_path: Path) -> None:
+    """So that what is written from one is found by the other, for every kind of denoiser."""
+    save_base(tmp_path, kind)
+    name = 'unet' if (tmp_path / 'unet').is_dir() else 'transformer'
+    (tmp_path / 'checkpoint.yaml').write_text(f'base: .\ntasks: {{depth: {{unet: {name}}}}}\n')
+    outline, _ = checkpoint.outline(str(tmp_path))
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    whole = outline.whole()
+    assert not any(tensor.is_meta for tensor in whole.state_dict().values())
+    for model in (outline, whole):
+        model.fold()
+    assert [p[:2] + p[3:] for p in parts_of(outline)] == [p[:2] + p[3:] for p in parts_of(whole)]
+    assert [b.traces() for b in outline.backbones.values()] == [
+        b.traces() for b in whole.backbones.values()
+    ]
+
+
+def test_attention_is_one_operator_where_the_cache_is_written(tmp_path: Path) -> None:
+    """Self-attention of the tiny UNet's four blocks; its prompt of one token needs none."""
+    model = tiny_model({'depth': 'light'})
+    model.fold()
+    parts = parts_of(model)
+    examples = exporting.Examples(model, parts)
+    found = []
+    for name, way in (('export', contextlib.nullcontext()), ('cache', whole_attention())):
+        with way:
+            exporting.write_graph(parts[1], tmp_path / name, examples, 'a', {})
+        nodes = [node.op_type for node in onnx.load(tmp_path / name / 'graph.onnx').graph.node]
+        found.append((nodes.count('Softmax'), nodes.count('MultiHeadAttention')))
+    assert found == [(4, 0), (0, 4)]
+
+
+def test_a_large_model_gives_memory_back_and_goes_on(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = Engine.load(str(tiny_checkpoint), device='cpu', runtime='torch')
+    monkeypatch.setattr(sessions, 'LARGE_BYTES', 1)
+    monkeypatch.setattr(prepare, 'LARGE_PX', 1)
+    engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+    places = [s._weights for s in engine._parts[0].model._sessions.values()]
+    assert len(places) == 4
+
+    def resident_kb(file: Path) -> int:
+        found = -1
+        for line in Path('/proc/self/smaps').read_text().splitlines():
+            if '-' in line.split()[0]:
+                is_it = line.endswith(str(file))
+            elif is_it and line.startswith('Rss:'):
+                found = max(found, 0) + int(line.split()[1])
+        return found
+
+    for _ in range(2):
+        assert_alike(engine, reference, [picture(48, 64)])
+        assert [resident_kb(place) for place in places if place] == [0] * len(places)
 
 
 @pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])
 def test_a_graph_that_nobody_vouches_for_is_not_whole(tmp_path: Path, about: str) -> None:
     (tmp_path / 'graph.json').write_text(about)
-    assert not exporting.is_intact(tmp_path, 'a')
+    assert not graphs.is_intact(tmp_path, 'a')
     (tmp_path / 'graph.json').write_text('{"digest": "a", "sha256": {}}')
-    assert exporting.is_intact(tmp_path, 'a')
-    assert not exporting.is_intact(tmp_path, 'b')
+    assert graphs.is_intact(tmp_path, 'a')
+    assert not graphs.is_intact(tmp_path, 'b')
 
 
 def test_two_that_write_the_same_graphs_at_once_both_serve(
@@ -220,16 +341,16 @@ def test_two_that_write_the_same_graphs_at_once_both_serve(
     examples = exporting.Examples(model, parts_of(model))
     examples('trace')
     threads = [
-        threading.Thread(target=exporting.publish, args=(made, cache / 'graph'))
+        threading.Thread(target=graphs.publish, args=(made, cache / 'graph'))
         for made in (cache / 'one', cache / 'two')
     ]
     for made in (cache / 'one', cache / 'two'):
-        exporting.write_graph(part, made, examples)
+        exporting.write_graph(part, made, examples, 'a', {})
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert exporting.is_intact(cache / 'graph', part.digest)
+    assert graphs.is_intact(cache / 'graph', 'a')
     assert [path.name for path in cache.iterdir()] == ['graph']
 
 
@@ -238,7 +359,7 @@ def test_other_weights_or_settings_are_other_graphs() -> None:
         model = tiny_model({'depth': 'light'}, seed)
         with torch.no_grad():
             model.heads['depth'].out.bias += bias
-        return [part.digest for part in parts_of(model)]
+        return [*digests_of(model).values()]
 
     assert digests() == digests()
     encoder, _, head = digests()
@@ -255,10 +376,8 @@ def test_a_runtime_that_gives_other_numbers_does_not_serve(
     class Wrong(SESSIONS['onnxruntime']):
         """Numbers that are off by 1 %."""
 
-        def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(
-                tensor + 0.01 * tensor.abs().max() for tensor in super().__call__(*tensors)
-            )
+        def __call__(self, *tensors: Tensor, frugal: bool = False) -> tuple[Tensor, ...]:
+            return tuple(each + 0.01 * each.abs().max() for each in super().__call__(*tensors))
 
     monkeypatch.setitem(SESSIONS, 'onnxruntime', Wrong)
     with pytest.raises(ValueError, match="other numbers than torch for the model's encoder"):

@@ -29,6 +29,7 @@ class Backbone(nn.Module, ABC):
     gives_latent: bool  # False: `step` gives features only
     paints: bool  # False: it has no decoder
     feature_channels: tuple[int, ...]  # channels of Denoised.features
+    origin: str = ''  # names the numbers where there are only shapes
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:

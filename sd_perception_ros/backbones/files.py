@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -32,14 +33,32 @@ class Reader:
 
     :param sha256: what a file must hash to, by the end of its path, such as
         `unet/diffusion_pytorch_model.safetensors`.
-    :param device: 'cpu', or 'meta' for shapes alone, which reads and hashes nothing.
+    :param device: 'cpu', or 'meta' for shapes without numbers.
+    :param hashes: of files that need not be hashed again; None: of none, and with shapes alone
+        no file is hashed at all.
     :ivar hashes: SHA-256 of each file read, by path.
     """
 
-    def __init__(self, sha256: Mapping[str, str] | None = None, device: str = 'cpu') -> None:
+    def __init__(
+        self,
+        sha256: Mapping[str, str] | None = None,
+        device: str = 'cpu',
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
         self.sha256 = dict(sha256 or {})
         self.device = device
-        self.hashes: dict[str, str] = {}
+        self.hashes = dict(hashes or {})
+        self.verifies = device != 'meta' or hashes is not None
+        self._noted: set[str] = set()
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[set[str]]:
+        """Give a set that the paths of all files read from here on are added to."""
+        before, self._noted = self._noted, set()
+        try:
+            yield self._noted
+        finally:
+            self._noted = before | self._noted
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """
@@ -59,9 +78,26 @@ class Reader:
                 ) from None
         return tensors
 
+    def origin(self, files: Collection[str], tensors: Mapping[str, Tensor]) -> str:
+        """
+        Name the numbers of a module that was read as shapes alone; '' for any other.
+
+        :param files: what `noting` gave while it was read.
+        :param tensors: the module's; those that have numbers did not come from these files.
+        """
+        if self.device != 'meta' or not self.verifies:
+            return ''
+        digest = hashlib.sha256(' '.join(sorted(self.hashes[file] for file in files)).encode())
+        for name, tensor in tensors.items():
+            if not tensor.is_meta:
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def check(self, file: Path) -> None:
         """Hash a file and compare it with what was expected, if anything was."""
-        if self.device == 'meta' or str(file) in self.hashes:
+        self._noted.add(str(file))
+        if not self.verifies or str(file) in self.hashes:
             return
         found = self.hashes[str(file)] = file_sha256(file)
         expected = self._expected(file)

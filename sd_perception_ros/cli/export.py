@@ -12,7 +12,8 @@ import torch
 from sd_perception_ros import checkpoint
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.runtimes.exporting import export, GRAPH
+from sd_perception_ros.runtimes.exporting import export
+from sd_perception_ros.runtimes.graphs import GRAPH
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS
 
 EXAMPLE = f"""\

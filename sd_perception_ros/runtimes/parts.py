@@ -34,7 +34,6 @@ class Part(NamedTuple):
     :ivar module: (inputs) -> outputs, each (B, C, h, w) of any B, h and w.
     :ivar inputs: names of what it takes.
     :ivar outputs: names of what it gives.
-    :ivar digest: of the weights and the code that they go through.
     """
 
     name: str
@@ -42,28 +41,40 @@ class Part(NamedTuple):
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    digest: str
 
 
 def parts_of(model: Model) -> list[Part]:
     """Return the parts of a folded model, each after its source."""
-    digests = {key: digest_of(backbone) for key, backbone in model.backbones.items()}
-    first, backbone = next(iter(model.backbones.items()))
-    found = [Part('encoder', '', _Encoder(backbone), ('image',), ('latent',), digests[first])]
+    backbone = next(iter(model.backbones.values()))
+    found = [Part('encoder', '', _Encoder(backbone), ('image',), ('latent',))]
     denoisers = {}
     for index, (key, backbone) in enumerate(model.backbones.items()):
         levels = tuple(f'level_{i}' for i in range(len(backbone.feature_channels)))
         outputs = ('clean', *levels) if backbone.gives_latent else levels
         denoisers[key] = Part(
-            f'denoiser_{index}', 'encoder', _Denoiser(backbone), ('latent',), outputs, digests[key]
+            f'denoiser_{index}', 'encoder', _Denoiser(backbone), ('latent',), outputs
         )
     found += denoisers.values()
     for task, head in model.heads.items():
         key = model.backbone_of[task]
         source = denoisers[key]
         module = _Readout(head, model.backbones[key].gives_latent)
-        digest = digest_of(head, digests[key])  # a decoder head reads through its backbone
-        found.append(Part(f'head_{task}', source.name, module, source.outputs, ('raw',), digest))
+        found.append(Part(f'head_{task}', source.name, module, source.outputs, ('raw',)))
+    return found
+
+
+def digests_of(model: Model) -> dict[str, str]:
+    """
+    Name the weights of each part of a folded model, and the code that they go through.
+
+    Of an outline, which has no numbers, the files that they lie in are named.
+    """
+    backbones = {key: digest_of(backbone) for key, backbone in model.backbones.items()}
+    found = {'encoder': next(iter(backbones.values()))}
+    found |= {f'denoiser_{i}': digest for i, digest in enumerate(backbones.values())}
+    for task, head in model.heads.items():
+        # A decoder head reads through its backbone.
+        found[f'head_{task}'] = digest_of(head, backbones[model.backbone_of[task]])
     return found
 
 
@@ -77,7 +88,11 @@ def run_parts(parts: Sequence[Part], image: Tensor) -> dict[str, tuple[Tensor, .
 
 
 def digest_of(module: nn.Module, salt: str = '') -> str:
-    """Name a module's numbers, its settings and our code: equal names make equal graphs."""
+    """
+    Name a module's numbers, its settings and our code: equal names make equal graphs.
+
+    Where there are shapes alone, its setting `origin` names the numbers.
+    """
     digest = hashlib.sha256(f'{salt} {torch.__version__}'.encode())
     for folder in CODE:
         for file in sorted((PACKAGE / folder).glob('*.py')):
@@ -92,7 +107,8 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
         digest.update(f'{name} {type(one).__qualname__} {settings}'.encode())
     for name, tensor in module.state_dict().items():
         digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()[:16]
 
 

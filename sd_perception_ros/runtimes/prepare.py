@@ -15,12 +15,17 @@ from sd_perception_ros.runtimes.exporting import sessions_of
 from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.task import Task
 
+LARGE_PX = 2**17  # of all pictures of a batch: 418 x 314
+
 
 class Runnable(Protocol):
     """What the engine asks of a model, whatever runs it; see `Model`."""
 
     tasks: dict[str, Task]
     stride: int
+
+    def encoder_id(self) -> str:
+        """Return a name of the encoder's weights: equal names give equal latents."""
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w)."""
@@ -30,7 +35,11 @@ class Runnable(Protocol):
 
 
 class SessionModel:
-    """A model whose parts run in another runtime; it holds no weights of its own."""
+    """
+    A model whose parts run in another runtime; it holds no weights of its own.
+
+    :param model: folded; an outline will do.
+    """
 
     def __init__(self, model: Model, runtime: str, threads: int) -> None:
         self.tasks = model.tasks
@@ -39,29 +48,42 @@ class SessionModel:
         self._denoiser_of = {
             task: f'denoiser_{keys.index(key)}' for task, key in model.backbone_of.items()
         }
-        self._sessions = sessions_of(model, runtime, threads)
+        self._sessions, self._encoder_id = sessions_of(model, runtime, threads)
+
+    def encoder_id(self) -> str:
+        """Return the name of the encoder's weights."""
+        return self._encoder_id
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w)."""
-        return self._sessions['encoder'](image)[0]
+        return self._sessions['encoder'](image, frugal=_is_large(image))[0]
 
     def read(self, latent: Tensor, tasks: Collection[str]) -> dict[str, Tensor]:
         """(B, c, h, w) -> {task: raw output}."""
+        frugal = _is_large(latent, self.stride)
         denoised = {
-            name: self._sessions[name](latent)
+            name: self._sessions[name](latent, frugal=frugal)
             for name in dict.fromkeys(self._denoiser_of[task] for task in tasks)
         }
         return {
-            task: self._sessions[f'head_{task}'](*denoised[self._denoiser_of[task]])[0]
+            task: self._sessions[f'head_{task}'](
+                *denoised[self._denoiser_of[task]], frugal=frugal
+            )[0]
             for task in tasks
         }
+
+
+def _is_large(maps: Tensor, stride: int = 1) -> bool:
+    """Return whether a run takes so long that getting memory back is 2 % of it at most."""
+    batch, _, height, width = maps.shape
+    return batch * height * width * stride**2 >= LARGE_PX
 
 
 def prepare(
     model: Model, choice: Choice, device: torch.device, dtype: torch.dtype
 ) -> tuple[Runnable, Choice]:
     """
-    Bring a folded model to its runtime and device; the model itself is used up.
+    Bring a folded model, or its outline, to its runtime and device; the model is used up.
 
     :returns: what runs, and in which runtime: torch where another was only the best guess.
     :raises ValueError: the runtime lacks something, or gives other numbers than torch.
@@ -81,6 +103,8 @@ def prepare(
             if not choice.is_free:
                 raise
             choice = Choice('torch', f'auto: no graphs for {choice.runtime}, {error}')
+    model = model.whole()
+    model.fold()
     model.to(device, dtype).eval()
     # Measured on a CPU: the encoder takes half the time, the denoiser five sixths.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+import functools
+from importlib.metadata import version
 import importlib.util
 import os
 from pathlib import Path
@@ -11,6 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sd_perception_ros.runtimes.graphs import GRAPH, is_intact, writing
+from sd_perception_ros.runtimes.memory import give_back
+
+OPTIMIZED, WEIGHTS = 'optimized.onnx', 'weights.bin'
+# Parts with less are quicker when they keep what they have.
+LARGE_BYTES = 64 * 2**20
 
 
 class Session(ABC):
@@ -27,38 +36,118 @@ class Session(ABC):
     ) -> None: ...
 
     @abstractmethod
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run on float32 tensors of the CPU in the order of the inputs."""
+    def __call__(self, *tensors: Tensor, frugal: bool = False) -> tuple[Tensor, ...]:
+        """
+        Run on float32 tensors of the CPU in the order of the inputs.
+
+        :param frugal: give memory back afterwards that the next run can get again.
+        """
+
+    @classmethod
+    def file_of(cls, folder: Path) -> Path:
+        """Return the file to open for the graph of a folder that is prepared."""
+        return folder / GRAPH
+
+    @classmethod
+    def is_prepared(cls, folder: Path, digest: str) -> bool:
+        """Return whether the file to open is there, and what it should be."""
+        return is_intact(folder, digest)
+
+    @classmethod
+    def prepare(cls, folder: Path, digest: str) -> None:
+        """Make the file to open from the graph of a folder that is intact."""
+        return  # it is the graph itself
 
 
 class OnnxRuntimeSession(Session):
-    """ONNX Runtime: loads in a moment, and takes pictures of any size."""
+    """
+    ONNX Runtime: loads in a moment, and takes pictures of any size.
+
+    What it makes of a graph is kept beside it, its weights laid out as this processor reads them,
+    and opened from there: weights are then pages of that file instead of copies.
+    """
 
     def __init__(
         self, file: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int
     ) -> None:
-        # The builds on PyPI collect telemetry from their import on, unless this says no.
-        os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
+        runtime = _onnxruntime()
+        options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads sleep instead of spinning: the middleware needs the processor, too.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        self._session = onnxruntime.InferenceSession(
+        # Parts run one after the other: what one is done with is there for the next.
+        options.add_session_config_entry('session.use_env_allocators', '1')
+        options.enable_mem_pattern = False  # a second block of memory, as large as the first
+        if file.name == OPTIMIZED:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = runtime.InferenceSession(
             str(file), options, providers=['CPUExecutionProvider']
         )
         self._inputs, self._outputs = inputs, list(outputs)
         self._needed = {each.name for each in self._session.get_inputs()}
+        weights = file.parent / WEIGHTS
+        is_large = weights.is_file() and weights.stat().st_size >= LARGE_BYTES
+        self._weights = weights if is_large else None
+        self._frugally = runtime.RunOptions()
+        self._frugally.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
 
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor, frugal: bool = False) -> tuple[Tensor, ...]:
         """Run on tensors of any size."""
         feed = {
             name: tensor.contiguous().numpy()
             for name, tensor in zip(self._inputs, tensors, strict=True)
             if name in self._needed
         }
-        return tuple(torch.from_numpy(each) for each in self._session.run(self._outputs, feed))
+        if not frugal or self._weights is None:
+            found = self._session.run(self._outputs, feed)
+        else:
+            found = self._session.run(self._outputs, feed, self._frugally)
+            give_back(self._weights)
+        return tuple(torch.from_numpy(each) for each in found)
+
+    @classmethod
+    def file_of(cls, folder: Path) -> Path:
+        """Return the file of the optimized graph."""
+        return folder / 'onnxruntime' / OPTIMIZED
+
+    @classmethod
+    def is_prepared(cls, folder: Path, digest: str) -> bool:
+        """Return whether the optimized graph is there, of this version and for this processor."""
+        return is_intact(folder / 'onnxruntime', cls._key(digest))
+
+    @classmethod
+    def prepare(cls, folder: Path, digest: str) -> None:
+        """Write the optimized graph."""
+        runtime, options = _onnxruntime(), _onnxruntime().SessionOptions()
+        options.log_severity_level = 3  # it warns of what the key is for
+        name = 'session.optimized_model_external_initializers_'
+        options.add_session_config_entry(f'{name}file_name', WEIGHTS)
+        options.add_session_config_entry(f'{name}min_size_in_bytes', '1024')
+        about = {'warning': 'for this version of onnxruntime and this kind of processor'}
+        with writing(folder / 'onnxruntime', cls._key(digest), about) as work:
+            options.optimized_model_filepath = str(work / OPTIMIZED)
+            file = str(folder / GRAPH)
+            runtime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+
+    @staticmethod
+    def _key(digest: str) -> str:
+        processor = torch.backends.cpu.get_cpu_capability()
+        return f'{digest} onnxruntime {version("onnxruntime")} {processor}'
+
+
+@functools.cache
+def _onnxruntime() -> Any:
+    """Import onnxruntime, and give all sessions of the process one arena of memory."""
+    # The builds on PyPI collect telemetry from their import on, unless this says no.
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+    import onnxruntime
+
+    arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    where = onnxruntime.OrtMemoryInfo('Cpu', arena, 0, onnxruntime.OrtMemType.DEFAULT)
+    # 1: it grows by what is asked for, so that `memory.enable_memory_arena_shrinkage` empties it.
+    growth = onnxruntime.OrtArenaCfg({'arena_extend_strategy': 1})
+    onnxruntime.create_and_register_allocator(where, growth)
+    return onnxruntime
 
 
 class OpenVinoSession(Session):
@@ -80,7 +169,7 @@ class OpenVinoSession(Session):
         self._needed = {each.get_any_name() for each in self._graph.inputs}
         self._compiled: dict[tuple[torch.Size, ...], Any] = {}
 
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *tensors: Tensor, frugal: bool = False) -> tuple[Tensor, ...]:
         """Run on tensors of any size."""
         feed = {
             name: tensor.contiguous().numpy()

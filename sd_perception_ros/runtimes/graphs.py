@@ -1,0 +1,76 @@
+"""Folders of files that are written once, whole or not at all, and vouched for by a JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+GRAPH, ABOUT = 'graph.onnx', 'graph.json'
+
+
+def cache_folder() -> Path:
+    """Return where graphs are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(home) / 'sd_perception_ros' / 'graphs'
+
+
+@contextlib.contextmanager
+def writing(folder: Path, digest: str, about: Mapping[str, Any]) -> Iterator[Path]:
+    """
+    Give a folder to write files to, and put it in its place when all went well.
+
+    :param digest: names what the files are made of.
+    :param about: what else to say of them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    try:
+        yield work
+        sums = {file.name: _sha256(file) for file in sorted(work.iterdir())}
+        write_json(work / ABOUT, {'digest': digest, 'sha256': sums, **about})
+        work.chmod(0o755)
+        publish(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def is_intact(folder: Path, digest: str) -> bool:
+    """Return whether a folder holds all that was written for this digest."""
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        sums = about['sha256'].items()
+        return about['digest'] == digest and all(_sha256(folder / n) == s for n, s in sums)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+
+
+def publish(work: Path, folder: Path) -> None:
+    """Move a whole folder to its place, unless another process has put the same one there."""
+    digest = json.loads((work / ABOUT).read_text())['digest']
+    if folder.exists() and not is_intact(folder, digest):
+        shutil.rmtree(folder)
+    try:
+        work.rename(folder)
+    except OSError:
+        if not is_intact(folder, digest):
+            raise
+        shutil.rmtree(work)
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, all or nothing."""
+    part = file.with_suffix(f'.{os.getpid()}.part')
+    part.write_text(json.dumps(values, indent=2) + '\n')
+    part.replace(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()

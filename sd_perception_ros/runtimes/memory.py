@@ -1,0 +1,36 @@
+"""Memory that a process has and does not need."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
+
+_MAPS = Path('/proc/self/maps')
+_DONT_NEED = 4  # MADV_DONTNEED of Linux
+
+
+def trim() -> None:
+    """Return what was freed to the system, where the C library can (glibc)."""
+    gc.collect()
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back(file: Path) -> None:
+    """
+    Let go of the pages of a file that this process has mapped and never writes to.
+
+    They stay in the page cache while there is room, and come back by themselves when they are
+    read again: 0.1 ms a megabyte. Does nothing where there is no Linux.
+    """
+    if not _MAPS.exists():
+        return
+    name = str(file.resolve())
+    libc = ctypes.CDLL(None)
+    for line in _MAPS.read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5] == name:
+            begin, end = (int(address, 16) for address in fields[0].split('-'))
+            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONT_NEED)
