@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 
@@ -88,6 +89,8 @@ def measure(
     alone = medians['1 task']
     return {
         'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
+        'commit': commit(),
+        'versions': versions(),
         'engine': engine.summary(),
         'load_average': os.getloadavg()[0],
         'tasks': {name: tasks for name, (_, _, tasks) in runs.items()},

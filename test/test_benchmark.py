@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 import runpy
 from types import SimpleNamespace
 
+import cv2
 from models import save_tiny
 import pytest
+import torch
 
 from sd_perception_ros.engine import Engine
+from sd_perception_ros.runtimes.parts import Part
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmark'
 THROUGH_ROS = runpy.run_path(str(FOLDER / 'through_ros.py'))
 TASK_COST = runpy.run_path(str(FOLDER / 'task_cost.py'))
+STAGES = runpy.run_path(str(FOLDER / 'stages.py'))
+PLOT = runpy.run_path(str(FOLDER / 'plot.py'))
 LEARN = runpy.run_path(str(FOLDER / 'backbones_learn.py'))
 ROBOT, EVERYTHING, FAST, _ = THROUGH_ROS['SCENES']
 
@@ -119,3 +125,50 @@ def test_one_family_learns_for_two_steps_and_is_measured(frames: Path, tmp_path:
     assert (row['prediction'], row['timestep']) == ('epsilon', 258)
     assert row['loss_before'] > 0
     assert row['depth.abs_rel'] > 0
+
+
+def test_arithmetic_is_counted_as_on_paper():
+    """A picture of 8x6; 3x3 from 3 to 4 channels, every other pixel; then 1x1 from 4 to 2."""
+    first = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, device='meta')
+    second = torch.nn.Conv2d(4, 2, 1, device='meta')
+    parts = [
+        Part('encoder', '', Tuple(first), ('image',), ('latent',)),
+        Part('denoiser_0', 'encoder', Tuple(second), ('latent',), ('clean',)),
+    ]
+    counted = STAGES['count_gflop'](parts, (6, 8))
+    assert counted['encoder'] == pytest.approx(2 * (3 * 4) * 4 * 3 * 9 / 1e9)
+    assert counted['denoiser_0'] == pytest.approx(2 * (3 * 4) * 2 * 4 / 1e9)
+
+
+class Tuple(torch.nn.Sequential):
+    """A module of one output, as parts give it."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (super().forward(x),)
+
+
+@pytest.mark.parametrize('runtime', ['torch', 'onnxruntime'])
+def test_every_stage_of_a_frame_is_measured_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    folder = save_tiny(tmp_path / 'model')
+    words = ['--checkpoint', str(folder), '--runtime', runtime, '--rounds', '2', '--width', '64']
+    file = tmp_path / 'stages.json'
+    assert STAGES['main']([*words, '--height', '48', '--json', str(file)]) == 0
+    result = json.loads(file.read_text())
+    parts = ['encoder', 'denoiser_0', 'head_depth', 'head_normals']
+    assert list(result['stages']) == ['resize and pad', *parts, 'enlarge and decode']
+    assert all(stage['median_ms'] > 0 for stage in result['stages'].values())
+    assert all(result['stages'][part]['gflop'] > 0 for part in parts)
+    assert result['whole']['gflop'] == pytest.approx(
+        sum(stage['gflop'] for stage in result['stages'].values())
+    )
+    assert PLOT['main']([str(file)]) == 0
+    assert cv2.imread(str(file.with_suffix('.png'))).std() > 10
+
+
+def test_every_file_of_results_that_is_a_benchmark_s_is_drawn(tmp_path: Path) -> None:
+    results = sorted((FOLDER / 'results').glob('epyc_*.json'))
+    assert PLOT['main']([*map(str, results), '--out', str(tmp_path)]) == 0
+    assert [p.stem for p in sorted(tmp_path.glob('*.png'))] == [p.stem for p in results]
