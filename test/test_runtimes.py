@@ -7,10 +7,12 @@ import copy
 import gc
 import importlib.util
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
 import threading
+import time
 
 from models import DENOISERS, save_base, save_tiny, tiny_model, tiny_vae, unet_with
 import numpy as np
@@ -321,6 +323,20 @@ def test_a_large_model_gives_memory_back_and_goes_on(
     for _ in range(2):
         assert_alike(engine, reference, [picture(48, 64)])
         assert [resident_kb(place) for place in places if place] == [0] * len(places)
+
+
+def test_graphs_that_nobody_used_for_a_month_are_deleted(folder: Path, cache: Path) -> None:
+    """What is served from stays, however old; so does what was used a week ago."""
+    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    served = set(cache.iterdir())
+    forgotten, recent = cache / 'encoder-0123', cache / '.head_depth-89ab-part'
+    for entry, days in ((forgotten, 31), (recent, 7), *((one, 365) for one in served)):
+        entry.mkdir(exist_ok=True)
+        (entry / 'graph.onnx').touch()
+        then = time.time() - days * 24 * 3600
+        os.utime(entry, (then, then))
+    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    assert set(cache.iterdir()) == served | {recent}
 
 
 @pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])

@@ -25,6 +25,7 @@ from sd_perception_ros.runtimes.attention import whole_attention
 from sd_perception_ros.runtimes.graphs import (
     ABOUT,
     cache_folder,
+    forget_unused,
     GRAPH,
     is_intact,
     write_json,
@@ -55,6 +56,7 @@ def sessions_of(model: Model, runtime: str, threads: int) -> tuple[dict[str, Ses
     """
     kind, digests = SESSIONS[runtime], digests_of(model)
     folders = {name: cache_folder() / f'{name}-{digest}' for name, digest in digests.items()}
+    forget_unused(folders.values())
     prepared = {
         name: (folder / ABOUT).is_file() and kind.is_prepared(folder, digests[name])
         for name, folder in folders.items()

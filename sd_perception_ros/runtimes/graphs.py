@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import hashlib
 import json
@@ -10,9 +10,11 @@ import os
 from pathlib import Path
 import shutil
 import tempfile
+import time
 from typing import Any
 
 GRAPH, ABOUT = 'graph.onnx', 'graph.json'
+KEPT_DAYS = 30  # a graph of a large model has gigabytes, and each new version makes new ones
 
 
 def cache_folder() -> Path:
@@ -62,6 +64,23 @@ def publish(work: Path, folder: Path) -> None:
         if not is_intact(folder, digest):
             raise
         shutil.rmtree(work)
+
+
+def forget_unused(used: Collection[Path]) -> None:
+    """
+    Note which folders of the cache are in use, and delete those that nobody used for long.
+
+    Among them what a process left that was killed while it wrote. Whoever has a file open that is
+    deleted keeps it. A cache that cannot be written stays as it is.
+    """
+    now = time.time()
+    for folder in used:
+        with contextlib.suppress(OSError):
+            os.utime(folder, (now, now))
+    with contextlib.suppress(OSError):
+        for folder in cache_folder().iterdir():
+            if folder.stat().st_mtime < now - KEPT_DAYS * 24 * 3600:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
