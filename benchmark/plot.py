@@ -27,6 +27,8 @@ OURS, THEIRS, GREY = '#3b7dd8', '#d8572a', '#8c8c8c'
 def main(argv: Sequence[str] | None = None) -> int:
     """Write pictures; return 1 if there was nothing to draw."""
     options = _parser().parse_args(argv)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     drawn = 0
     for file in options.files or sorted(RESULTS.glob('*.json')):
         result = json.loads(file.read_text())
