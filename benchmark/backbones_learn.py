@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-import json
 from pathlib import Path
 import statistics
 import sys
@@ -38,6 +37,7 @@ from diffusers import (  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmark.common import parser, write  # noqa: E402
 from sd_perception_ros import checkpoint, evaluate  # noqa: E402
 from sd_perception_ros.backbones.weights import load_vae, save_model, save_tensors  # noqa: E402
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
@@ -147,9 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     result['passes'] = all(_beats(row, result['guess']) for row in rows.values())
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0 if result['passes'] else 1
 
 
@@ -245,19 +243,16 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data', type=Path, required=True, help='Rendered frames to learn from')
-    parser.add_argument('--held-out', type=Path, required=True, help='Rendered frames to measure')
-    parser.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument('--steps', type=int, default=300, help='default: %(default)s')
-    parser.add_argument('--batch', type=int, default=8, help='default: %(default)s')
-    parser.add_argument('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
-    parser.add_argument('--threads', type=int, default=0, help='0: let torch choose')
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
-    parser.add_argument('--json', type=Path, help='Where to write the figures')
-    return parser
+    options = parser(__doc__)
+    options.add_argument('--data', type=Path, required=True, help='Rendered frames to learn from')
+    options.add_argument('--held-out', type=Path, required=True, help='Rendered frames to measure')
+    options.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
+    options.add_argument('--steps', type=int, default=300, help='default: %(default)s')
+    options.add_argument('--batch', type=int, default=8, help='default: %(default)s')
+    options.add_argument('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
+    options.add_argument('--threads', type=int, default=0, help='0: let torch choose')
+    options.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    return options
 
 
 if __name__ == '__main__':

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-import json
-import os
 from pathlib import Path
 import platform
 import statistics
@@ -29,6 +27,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmark.common import machine, parser, write  # noqa: E402
 from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
@@ -88,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'rows': rows,
         'passes': passes,
     }
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     print(f'{"passes" if passes else "FAILS"}, {time.monotonic() - begin:.0f} s')
     return 0 if passes else 1
 
@@ -181,14 +178,12 @@ def _row(row: dict[str, Any]) -> str:
 def _machine(device: str) -> str:
     if device != 'cpu':
         return f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
-    return f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores'
+    return machine()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
     add('--width', type=int, default=640, help='of the picture')
@@ -196,8 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--rounds', type=int, default=50, help='how many predictions are timed')
     add('--seconds', type=float, default=75, help='no other way is begun after this time')
     add('--no-compile', dest='compile', action='store_false', help='leave torch.compile out')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

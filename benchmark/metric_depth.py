@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmark.common import parser, write  # noqa: E402
 from sd_perception_ros.alignment import align, Fit, Limits  # noqa: E402
 from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
@@ -69,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shots = list(tqdm(film(engine, options.film, options.frames), unit='frame'))
     result = measure(engine, shots, options.space, options.share, options.noise)
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0 if result['passes'] else 1
 
 
@@ -236,10 +235,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
     add('--film', type=Path, default=DEMO, help='folder of a rendered sequence')
@@ -247,8 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--space', default='depth', choices=('depth', 'disparity'), help='metres from which task')
     add('--share', type=float, default=0.01, help='of the pixels that are references')
     add('--noise', type=float, default=0.0, help='of the references, as a share of their depth')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

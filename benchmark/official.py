@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
-import platform
 import resource
 import shutil
 import statistics
@@ -33,7 +32,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import diffusers  # noqa: E402
 from diffusers import (  # noqa: E402
     AutoencoderKL,
     DDIMScheduler,
@@ -47,8 +45,8 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 import yaml  # noqa: E402
 
+from benchmark.common import about_run, parser, write  # noqa: E402
 from sd_perception_ros.backbones.weights import save_tensors  # noqa: E402
-from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402
@@ -81,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs[name].append(_in_a_process(name, options, options.rounds))
     result = summarize(runs, options) | {'first_start_peak_mib': first}
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0 if result['passes'] else 1
 
 
@@ -158,12 +154,9 @@ def summarize(
         )
     checks[f'the same depth to {AGREEMENT}'] = difference <= AGREEMENT and inside > 0.5
     return {
-        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'versions': {'torch': torch.__version__, 'diffusers': diffusers.__version__},
-        'commit': commit(),
+        **about_run(),
         'runtime': options.runtime,
         'picture': SIZES[options.tiny],
-        'load_average': os.getloadavg()[0],
         'seconds': every,
         'median_s': medians,
         'peak_mib': memory,
@@ -285,18 +278,15 @@ def _in_a_process(name: str, options: argparse.Namespace, rounds: int) -> dict[s
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--work', type=Path, default=Path('runs/official'), help='folder of the weights')
     add('--runtime', default='auto', help='as the parameter runtime, for this package')
     add('--turns', type=int, default=1, help='how often each contender has its turn')
     add('--rounds', type=int, default=3, help='timed predictions in a turn')
     add('--tiny', action='store_true', help='small models and a small picture')
-    add('--json', type=Path, help='also write the result to this file')
     add('--contender', choices=(*PEERS, *OURS), help=argparse.SUPPRESS)
-    return parser
+    return options
 
 
 if __name__ == '__main__':

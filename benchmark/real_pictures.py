@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 import hashlib
-import json
 import math
 from pathlib import Path
 import sys
@@ -38,6 +37,7 @@ from photographs import Arrays, ask_mediapipe, find, PICTURES, Shot  # noqa: E40
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmark.common import parser, write  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
 from sd_perception_ros.backbones.files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
@@ -107,9 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
     }
     print(tables(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
+    write(result, options.json)
     return 0
 
 
@@ -279,19 +277,16 @@ def tables(result: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('folders', nargs='*', type=Path, help='where packages were unpacked')
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     add('--long-side', type=int, default=EngineConfig.long_side_px,
         help="pixels that the network sees; 0: the checkpoint's own")  # fmt: skip
-    add_data(parser, '--train', help='frames whose mean target is the guess')
+    add_data(options, '--train', help='frames whose mean target is the guess')
     add('--mediapipe', type=Path, help='Python of an environment that has MediaPipe')
     add('--sheet', type=Path, help='PNG file for all pictures and what was found')
-    add('--json', type=Path, help='also write the figures to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import json
-import os
 from pathlib import Path
-import platform
 import statistics
 import sys
 import time
@@ -28,10 +25,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
+from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
-from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS  # noqa: E402
 
 BARS_HZ = {'torch': 6.0, 'best': 10.0}  # all tasks; the node's own work comes on top
@@ -41,8 +37,8 @@ PACKAGES = ('torch', 'diffusers', 'numpy', 'onnx', *SESSIONS)
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; return 0 when torch and the best runtime reach their rates."""
     options = _parser().parse_args(argv)
-    if argv is None and (tuning := tuning_environment(os.environ)):  # read at start: as the node's
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
+    if argv is None:
+        restart_tuned()
     runtimes = options.runtimes or ['torch', *(n for n in SESSIONS if not missing_packages(n))]
     engines, started_s = {}, {}
     picture = _picture(options.width, options.height)
@@ -60,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'threads': torch.get_num_threads(),
     }
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0 if result['passes'] else 1
 
 
@@ -86,10 +80,7 @@ def measure(engines: dict[str, Engine], picture: np.ndarray, rounds: int) -> dic
     best = max(all_tasks, key=lambda runtime: all_tasks[runtime])
     truth = engines['torch'].readout([picture])[0]
     return {
-        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'load_average': os.getloadavg()[0],
-        'commit': commit(),
-        'versions': versions(),
+        **about_run(),
         'picture': [picture.shape[1], picture.shape[0]],
         'tasks': sets,
         'rounds': rounds,
@@ -147,18 +138,15 @@ def _picture(width: int, height: int) -> np.ndarray:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--runtimes', nargs='*', help='torch and these; default: all installed but torch-compile')
     add('--threads', type=int, default=0, help='as the parameter threads')
     add('--width', type=int, default=640, help='of the picture')
     add('--height', type=int, default=480, help='of the picture')
     add('--rounds', type=int, default=30, help='how often each is predicted')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

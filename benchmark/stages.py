@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-import json
-import os
 from pathlib import Path
-import platform
 import statistics
 import sys
 import time
@@ -30,8 +27,8 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
-from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.images import (  # noqa: E402
     normalized,
@@ -42,7 +39,6 @@ from sd_perception_ros.images import (  # noqa: E402
     unpad,
 )
 from sd_perception_ros.model import Model  # noqa: E402
-from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 from sd_perception_ros.runtimes.parts import Part, parts_of, run_parts  # noqa: E402
 
 PICTURE, ANSWER, WHOLE = 'resize and pad', 'enlarge and decode', 'the whole frame'
@@ -52,8 +48,8 @@ PREDICT = 'Engine.predict'
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; write the figures."""
     options = _parser().parse_args(argv)
-    if argv is None and (tuning := tuning_environment(os.environ)):  # read at start: as the node's
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
+    if argv is None:
+        restart_tuned()
     engine = Engine.load(
         options.checkpoint,
         tasks=options.tasks,
@@ -70,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'threads': torch.get_num_threads(),
     }
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0
 
 
@@ -123,23 +117,14 @@ def measure(
     gflop = count_gflop(outline, seen)
     peak = measured_peak()
     stages = {
-        stage: {
-            'median_ms': statistics.median(values_ms),
-            'spread_ms': statistics.pstdev(values_ms),
-            'gflop': gflop.get(stage, 0.0),
-            'gflop_per_s': gflop.get(stage, 0.0) / statistics.median(values_ms) * 1000,
-            'peak_mib': memory_mib[stage],
-        }
+        stage: _figures(values_ms, gflop.get(stage, 0.0), memory_mib[stage])
         for stage, values_ms in times_ms.items()
     }
     whole = stages.pop(PREDICT)
     total = sum(gflop.values())
     whole |= {'gflop': total, 'gflop_per_s': total / whole['median_ms'] * 1000}
     return {
-        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'load_average': os.getloadavg()[0],
-        'commit': commit(),
-        'versions': versions(),
+        **about_run(),
         'engine': engine.summary(),
         'picture': [picture.shape[1], picture.shape[0]],
         'network': [seen[1], seen[0]],
@@ -148,6 +133,17 @@ def measure(
         'stages': stages,
         'whole': whole,
         'resident_mib': _status_mib('VmRSS'),
+    }
+
+
+def _figures(times_ms: Sequence[float], gflop: float, peak_mib: float) -> dict[str, float]:
+    median_ms = statistics.median(times_ms)
+    return {
+        'median_ms': median_ms,
+        'spread_ms': statistics.pstdev(times_ms),
+        'gflop': gflop,
+        'gflop_per_s': gflop / median_ms * 1000,
+        'peak_mib': peak_mib,
     }
 
 
@@ -240,10 +236,8 @@ def _peak_mib() -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--tasks', nargs='*', default=[], help='only these (default: all)')
     add('--runtime', default='torch', help='as the parameter runtime')
@@ -251,8 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--width', type=int, default=640, help='of the picture')
     add('--height', type=int, default=480, help='of the picture')
     add('--rounds', type=int, default=20, help='how often the stages run')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-import json
-import os
 from pathlib import Path
-import platform
 import statistics
 import sys
 import time
@@ -27,9 +24,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
+from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.ros.transport import tuning_environment  # noqa: E402
 
 BAR = 1.3
 CAMERAS = (2, 4)
@@ -40,8 +36,8 @@ FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; return 0 when five tasks cost at most 1.3 times one."""
     options = _parser().parse_args(argv)
-    if argv is None and (tuning := tuning_environment(os.environ)):  # read at start: as the node's
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
+    if argv is None:
+        restart_tuned()
     engine, *others = (
         Engine.load(
             options.checkpoint,
@@ -55,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(engine.summary())
     result = measure(engine, options.rounds, dict(zip(SIDES_PX, others, strict=True)))
     print(table(result))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    write(result, options.json)
     return 0 if result['passes'] else 1
 
 
@@ -88,11 +82,8 @@ def measure(
     medians = {name: statistics.median(values) for name, values in times_ms.items()}
     alone = medians['1 task']
     return {
-        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'commit': commit(),
-        'versions': versions(),
+        **about_run(),
         'engine': engine.summary(),
-        'load_average': os.getloadavg()[0],
         'tasks': {name: tasks for name, (_, _, tasks) in runs.items()},
         'median_ms': medians,
         'spread_ms': {name: statistics.pstdev(values) for name, values in times_ms.items()},
@@ -112,17 +103,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
     add('--runtime', default='torch', help='as the parameter runtime')
     add('--threads', type=int, default=0, help='as the parameter threads')
     add('--rounds', type=int, default=20, help='how often each set is predicted')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
-import json
 import os
 from pathlib import Path
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import psutil  # noqa: E402
 
+from benchmark.common import about_run, parser, write  # noqa: E402
 from sd_perception_ros.cli.up import node_environment, start, stop_all  # noqa: E402
-from sd_perception_ros.cli.versions import commit  # noqa: E402
 
 DOMAIN = 60 + os.getpid() % 40
 MEDIAN_BAR_MS, P99_BAR_MS = 10.0, 25.0  # of the node's own overhead, in the first scene
@@ -128,15 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener.close()
     print('\n'.join(['', *EXPLANATION]))
     whole = {
-        'machine': f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores',
-        'commit': commit(),
+        **about_run(),
         'checkpoint': options.checkpoint,
         'runtime': options.runtime,
         'scenes': results,
     }
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(whole, indent=2) + '\n')
+    write(whole, options.json)
     return 0 if all(result['passes'] for result in results) else 1
 
 
@@ -283,18 +278,15 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add('--seconds', type=int, default=20, help='how long the camera sends in a scene')
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
     add('--long-side-px', type=int, default=0, help='as the parameter long_side_px')
     add('--runtime', default='torch', help='as the parameter runtime')
     add('--threads', type=int, default=0, help='as the parameter threads')
-    add('--json', type=Path, help='also write the result to this file')
-    return parser
+    return options
 
 
 if __name__ == '__main__':

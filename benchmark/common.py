@@ -1,0 +1,55 @@
+"""What benchmarks share: their options, what they say of themselves, and how they write it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+import platform
+import sys
+from typing import Any
+
+from sd_perception_ros.cli.versions import commit, versions
+from sd_perception_ros.ros.transport import tuning_environment
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """
+    Return a parser with the one option that every benchmark has.
+
+    :param about: of the benchmark, as it is to be printed.
+    """
+    made = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument('--json', type=Path, help='also write the result to this file')
+    return made
+
+
+def restart_tuned() -> None:
+    """Start this command again where the node would run with other settings of the allocator."""
+    if tuning := tuning_environment(os.environ):  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
+
+
+def machine() -> str:
+    """Name this machine."""
+    return f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores'
+
+
+def about_run() -> dict[str, Any]:
+    """Return what a result says of where it is from."""
+    return {
+        'machine': machine(),
+        'load_average': os.getloadavg()[0],
+        'commit': commit(),
+        'versions': versions(),
+    }
+
+
+def write(result: dict[str, Any], file: Path | None) -> None:
+    """Write a result, if a file is named."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=2) + '\n')
