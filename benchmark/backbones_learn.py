@@ -37,7 +37,7 @@ from diffusers import (  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, write  # noqa: E402
+from benchmark.common import parser, run_command, write  # noqa: E402
 from sd_perception_ros import checkpoint, evaluate  # noqa: E402
 from sd_perception_ros.backbones.weights import load_vae, save_model, save_tensors  # noqa: E402
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
@@ -256,4 +256,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    run_command(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import platform
 import sys
 from typing import Any
 
+from sd_perception_ros.__main__ import told
 from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.ros.transport import tuning_environment
 
@@ -25,6 +27,16 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument('--json', type=Path, help='also write the result to this file')
     return made
+
+
+def run_command(main: Callable[[], int]) -> None:
+    """Run a benchmark and end with its code; a mistake of the user is one line, as elsewhere."""
+    try:
+        code = main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f'error: {told(error)}', file=sys.stderr)
+        code = 1
+    sys.exit(code)
 
 
 def restart_tuned() -> None:

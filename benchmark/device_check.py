@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmark.common import machine, parser, write  # noqa: E402
+from benchmark.common import machine, parser, run_command, write  # noqa: E402
 from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
@@ -195,4 +195,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, write  # noqa: E402
+from benchmark.common import parser, run_command, write  # noqa: E402
 from sd_perception_ros.alignment import align, Fit, Limits  # noqa: E402
 from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
@@ -248,4 +248,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -45,7 +45,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 import yaml  # noqa: E402
 
-from benchmark.common import about_run, parser, write  # noqa: E402
+from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros.backbones.weights import save_tensors  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
@@ -282,12 +282,12 @@ def _parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add('--work', type=Path, default=Path('runs/official'), help='folder of the weights')
     add('--runtime', default='auto', help='as the parameter runtime, for this package')
-    add('--turns', type=int, default=1, help='how often each contender has its turn')
-    add('--rounds', type=int, default=3, help='timed predictions in a turn')
+    add('--turns', type=int, default=3, help='how often each contender has its turn')
+    add('--rounds', type=int, default=1, help='timed predictions in a turn')
     add('--tiny', action='store_true', help='small models and a small picture')
     add('--contender', choices=(*PEERS, *OURS), help=argparse.SUPPRESS)
     return options
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

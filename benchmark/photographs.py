@@ -129,7 +129,9 @@ def find(folders: Sequence[Path]) -> dict[str, Path]:
     """
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f'expected a folder of unpacked packages, found no {folder}')
+            raise FileNotFoundError(
+                f'expected a folder of unpacked packages, found no {folder}; --help says which'
+            )
     spec = importlib.util.find_spec('skimage')
     places = [*folders, *(Path(place) for place in spec.submodule_search_locations or ())]
     found = {}

@@ -14,11 +14,16 @@ from pathlib import Path
 import sys
 from typing import Any
 
-import matplotlib
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import matplotlib  # noqa: E402
 
 matplotlib.use('Agg')
-from matplotlib import pyplot
-from matplotlib.axes import Axes
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+from benchmark.common import run_command  # noqa: E402
 
 RESULTS = Path(__file__).parent / 'results'
 OURS, THEIRS, GREY = '#3b7dd8', '#d8572a', '#8c8c8c'
@@ -187,4 +192,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -37,7 +37,7 @@ from photographs import Arrays, ask_mediapipe, find, PICTURES, Shot  # noqa: E40
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, write  # noqa: E402
+from benchmark.common import parser, run_command, write  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
 from sd_perception_ros.backbones.files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
@@ -290,4 +290,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
+from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.ros.sources import open_source  # noqa: E402
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS  # noqa: E402
@@ -150,4 +150,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -27,10 +27,11 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
+from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.images import (  # noqa: E402
+    check_rgb,
     normalized,
     pad_to_stride,
     resize,
@@ -78,6 +79,7 @@ def measure(
 
     :param outline: the model's parts on the meta device, whose arithmetic is counted.
     """
+    check_rgb(picture)
     part = engine._parts[0]
     inner, seen = part.sizes(*picture.shape[:2])
     times_ms: dict[str, list[float]] = {}
@@ -249,4 +251,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import about_run, parser, restart_tuned, write  # noqa: E402
+from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 
 BAR = 1.3
@@ -114,4 +114,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

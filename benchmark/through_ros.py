@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import psutil  # noqa: E402
 
-from benchmark.common import about_run, parser, write  # noqa: E402
+from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros.cli.up import node_environment, start, stop_all  # noqa: E402
 
 DOMAIN = 60 + os.getpid() % 40
@@ -290,4 +290,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 import runpy
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -172,3 +174,20 @@ def test_every_file_of_results_that_is_a_benchmark_s_is_drawn(tmp_path: Path) ->
     results = sorted((FOLDER / 'results').glob('epyc_*.json'))
     assert PLOT['main']([*map(str, results), '--out', str(tmp_path)]) == 0
     assert [p.stem for p in sorted(tmp_path.glob('*.png'))] == [p.stem for p in results]
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['plot.py', 'nowhere.json'], "'nowhere.json' cannot be used (No such file"),
+        (['stages.py', '--width', '0', '--rounds', '1'], 'expected a picture of shape (H, W, 3)'),
+        (['official.py', '--work', '/dev/null/x', '--tiny'], "'/dev/null/x"),
+    ],
+)
+def test_a_mistake_with_a_benchmark_is_one_line(words: list[str], message: str) -> None:
+    command = [sys.executable, str(FOLDER / words[0]), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert [line for line in errors if line.startswith('error: ')] == errors[-1:]
+    assert message in errors[-1]

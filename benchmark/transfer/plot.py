@@ -12,12 +12,18 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 import statistics
+import sys
 from typing import Any
 
-import matplotlib
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import matplotlib  # noqa: E402
 
 matplotlib.use('Agg')
-from matplotlib import pyplot
+from matplotlib import pyplot  # noqa: E402
+
+from benchmark.common import run_command  # noqa: E402
 
 STARTS = {
     'scratch': ('from scratch', '#8c8c8c'),
@@ -98,4 +104,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    run_command(main)

@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmark.common import run_command  # noqa: E402
 from sd_perception_ros import checkpoint  # noqa: E402
 from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E402
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
@@ -160,4 +161,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    run_command(main)

@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         help='Stop after this stage (default: %(default)s runs to the end)',
     )  # fmt: skip
     arguments = parser.parse_args(argv)
+    with torch.device('meta'):  # before hours of training the autoencoder
+        small_unet(arguments.denoiser_channels)
     torch.manual_seed(arguments.seed)
     opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
     opened.check()
