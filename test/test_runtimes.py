@@ -33,7 +33,7 @@ from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes import exporting, graphs, prepare, sessions
+from sd_perception_ros.runtimes import exporting, graphs, prepare, sessions, winograd
 from sd_perception_ros.runtimes.attention import whole_attention
 from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.parts import digest_of, digests_of, parts_of
@@ -301,15 +301,19 @@ def test_attention_is_one_operator_where_the_cache_is_written(tmp_path: Path) ->
     assert found == [(4, 0), (0, 4)]
 
 
-def test_a_large_model_gives_memory_back_and_goes_on(
+def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = Engine.load(str(tiny_checkpoint), device='cpu', runtime='torch')
     monkeypatch.setattr(sessions, 'LARGE_BYTES', 1)
     monkeypatch.setattr(prepare, 'LARGE_PX', 1)
+    monkeypatch.setattr(winograd, 'LEAST_CHANNELS', 4)
     engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     places = [s._weights for s in engine._parts[0].model._sessions.values()]
     assert len(places) == 4
+    for place in places[:2]:  # encoder and denoiser
+        graph = onnx.load(place.with_name('optimized.onnx'), load_external_data=False).graph
+        assert 'If' in {node.op_type for node in graph.node}  # see winograd.py
 
     def resident_kb(file: Path) -> int:
         found = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+import contextlib
 import functools
 from importlib.metadata import version
 import importlib.util
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from sd_perception_ros.runtimes.graphs import GRAPH, is_intact, writing
 from sd_perception_ros.runtimes.memory import give_back
+from sd_perception_ros.runtimes.winograd import with_fewer_products
 
 OPTIMIZED, WEIGHTS = 'optimized.onnx', 'weights.bin'
-# Parts with less are quicker when they keep what they have.
+# Parts with less are quicker when they keep what they have, and with convolutions as they are.
 LARGE_BYTES = 64 * 2**20
 
 
@@ -80,14 +82,16 @@ class OnnxRuntimeSession(Session):
         options.enable_mem_pattern = False  # a second block of memory, as large as the first
         if file.name == OPTIMIZED:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        weights = file.parent / WEIGHTS
+        is_large = weights.is_file() and weights.stat().st_size >= LARGE_BYTES
+        if is_large:  # its products are large, too, and as quick with weights as they lie there
+            options.add_session_config_entry('session.disable_prepacking', '1')
+        self._weights = weights if is_large else None
         self._session = runtime.InferenceSession(
             str(file), options, providers=['CPUExecutionProvider']
         )
         self._inputs, self._outputs = inputs, list(outputs)
         self._needed = {each.name for each in self._session.get_inputs()}
-        weights = file.parent / WEIGHTS
-        is_large = weights.is_file() and weights.stat().st_size >= LARGE_BYTES
-        self._weights = weights if is_large else None
         self._frugally = runtime.RunOptions()
         self._frugally.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
 
@@ -126,8 +130,11 @@ class OnnxRuntimeSession(Session):
         about = {'warning': 'for this version of onnxruntime and this kind of processor'}
         with writing(folder / 'onnxruntime', cls._key(digest), about) as work:
             options.optimized_model_filepath = str(work / OPTIMIZED)
-            file = str(folder / GRAPH)
-            runtime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+            plain = folder / GRAPH
+            size = sum(each.stat().st_size for each in folder.iterdir())
+            quick = with_fewer_products if size >= LARGE_BYTES else contextlib.nullcontext
+            with quick(plain) as file:
+                runtime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
 
     @staticmethod
     def _key(digest: str) -> str:
