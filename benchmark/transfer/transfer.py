@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'with: python -m sd_perception_ros pretrain'
         )
     held = Framed(RoomsDataset(options.held, options.held_frames, keep=True), options.size)
-    runs = [(s, n, start) for s in options.seeds for n in options.frames for start in STARTS]
+    runs = [(s, n, b) for s in options.seeds for n in options.frames for b in options.starts]
     for seed, frames, start in tqdm(runs, unit='run'):
         file = options.out / f'{start}_{frames}_{seed}.json'
         if not file.exists():
@@ -90,7 +90,7 @@ def run(
     labelled.choose(chosen)
     dataset = ResidentDataset(Framed(labelled, options.size), device())
     torch.manual_seed(seed)
-    model = begin(options.base, start)
+    model = begin(options.base, start, options.timestep)
     config = OptimizeConfig(
         steps=options.steps,
         batch=options.batch,
@@ -124,6 +124,7 @@ def run(
         'pictures': list(options.size),
         'learning_rate': options.learning_rate,
         'base': options.base.name,
+        'timestep': options.timestep,
         'held_frames': len(held),
         'last_losses': {name: float(np.mean([step[name] for step in tail])) for name in tail[0]},
         'minutes': round((time.monotonic() - began) / 60, 2),
@@ -131,9 +132,9 @@ def run(
     }
 
 
-def begin(base: Path, start: str) -> Model:
+def begin(base: Path, start: str, timestep: int) -> Model:
     """Return the model that a run starts from; its readouts are fresh in any case."""
-    model = checkpoint.start(base, TASKS, 'light')
+    model = checkpoint.start(base, TASKS, 'light', timestep)
     if start == 'scratch':
         unet = model.backbones['unet'].trainable()
         fresh = UNet2DConditionModel.from_config(unet.config)
@@ -152,8 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     add('--held-frames', type=int, default=0, help='Measure on the first only; 0: all')
     add('--out', type=Path, required=True, help='Folder of the results')
     add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
+    add('--starts', nargs='+', default=STARTS, choices=STARTS, help='default: all')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')
     add('--size', type=size, default=(96, 128), help='Of all pictures, default 128x96')
+    add('--timestep', type=int, default=-1, help='Of the one step; -1: as train has it')
     add('--steps', type=int, default=1000, help='default: %(default)s')
     add('--batch', type=int, default=16, help='default: %(default)s')
     add('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
