@@ -37,7 +37,7 @@ from diffusers import (  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, run_command, write  # noqa: E402
+from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros import checkpoint, evaluate  # noqa: E402
 from sd_perception_ros.backbones.weights import load_vae, save_model, save_tensors  # noqa: E402
 from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
@@ -135,13 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = learn(name, data, held_out, options, Path(folder))
         print(f'{name}: {rows[name]}', flush=True)
-    result = {
+    result: dict[str, Any] = {
+        **about_run(),
         'frames': len(data),
         'held_out': len(held_out),
         'steps': options.steps,
         'batch': options.batch,
         'learning_rate': options.learning_rate,
-        'torch': torch.__version__,
         'guess': guess(data, held_out),
         'families': rows,
     }

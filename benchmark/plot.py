@@ -22,6 +22,7 @@ import matplotlib  # noqa: E402
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+import numpy as np  # noqa: E402
 
 from benchmark.common import run_command  # noqa: E402
 
@@ -152,6 +153,27 @@ def metric_depth(result: dict[str, Any]) -> Any:
     return figure
 
 
+def families(result: dict[str, Any]) -> Any:
+    """Draw what a denoiser of each family learned in the same steps, beside a guess."""
+    rows = result['families']
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(11, 1 + 0.25 * len(rows)), layout='constrained', sharey=True
+    )
+    shown = {'depth.abs_rel': 'depth AbsRel', 'normals.mean_deg': 'normals, mean degrees',
+             'loss_after': 'loss'}  # fmt: skip
+    others = result['guess'] | {'loss_after': [row['loss_frozen'] for row in rows.values()]}
+    for part, (key, label) in zip(axes, shown.items(), strict=True):
+        bars(part, list(rows), [row[key] for row in rows.values()], label, OURS)
+        if key in result['guess']:
+            part.axvline(others[key], color=GREY, linestyle='--')
+            part.set_title('dashed: a guess that never looks', fontsize=8)
+        else:
+            part.plot(others[key], range(len(rows)), 'k|', markersize=10)
+            part.set_title('marks: the same denoiser left as it was', fontsize=8)
+        part.set_xlim(0, 1.25 * np.max(others[key]))
+    return figure
+
+
 # A key that only this kind of result has.
 DRAWN_BY: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     'stages': stages,
@@ -160,6 +182,7 @@ DRAWN_BY: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     'times_faster_than_torch': runtimes,
     'ratio': tasks,
     'sparse': metric_depth,
+    'families': families,
 }
 
 
