@@ -70,7 +70,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines = ['| | ' + ' | '.join(f'{size} frames' for size in sizes) + ' |']
     lines.append('|---' * (len(sizes) + 1) + '|')
     for task, figure, title in FIGURES:
-        for start, (name, _) in STARTS.items():
+        for start, (name, _) in _begun(runs).items():
             cells = (spread(runs, start, size, task, figure) for size in sizes)
             numbers = ' | '.join(f'{mean:.3f} ± {deviation:.3f}' for mean, deviation in cells)
             lines.append(f'| {task} {title.split(",")[0]}, {name} | {numbers} |')
@@ -82,7 +82,7 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
     sizes = sorted({run['frames'] for run in runs})
     figure, panels = pyplot.subplots(1, len(FIGURES), figsize=(11, 3.4), layout='constrained')
     for panel, (task, name, title) in zip(panels, FIGURES, strict=True):
-        for start, (label, color) in STARTS.items():
+        for start, (label, color) in _begun(runs).items():
             means, bars = zip(*(spread(runs, start, s, task, name) for s in sizes), strict=True)
             panel.errorbar(sizes, means, bars, label=label, color=color, marker='o', capsize=3)
         panel.set(xscale='log', xlabel='labelled frames', title=f'{task}: {title}')
@@ -91,6 +91,11 @@ def draw(runs: Sequence[dict[str, Any]], file: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].legend()
     figure.savefig(file, dpi=110)
+
+
+def _begun(runs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Return the starts that are among the runs."""
+    return {start: look for start, look in STARTS.items() if start in {r['start'] for r in runs}}
 
 
 def _parser() -> argparse.ArgumentParser:
