@@ -42,7 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if draw is None:
             print(f'no picture for {file.name}')
             continue
-        figure = draw(result)
+        try:
+            figure = draw(result)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'expected in {file} what a benchmark of this version writes, but {error} is '
+                'missing or wrong; measure again'
+            ) from error
         machine = result.get('machine', '')
         figure.suptitle(
             ', '.join(filter(None, (file.stem, machine, result.get('commit', '')))), fontsize=8

@@ -283,14 +283,15 @@ def start(
     :param timestep: where it runs; -1: where such a model is best fine-tuned.
     :param options: what a task has instead of its defaults, by task.
     :raises FileNotFoundError: a file is missing.
-    :raises ValueError: options of a task that is not there, or that it does not have.
+    :raises ValueError: options of a task that is not there, or that it does not have; a timestep
+        that no checkpoint takes.
     """
     options = options or {}
     if unknown := set(options) - set(tasks):
         raise ValueError(f'options of {sorted(unknown)}, but the tasks are {list(tasks)}')
     if is_checkpoint(base):
         return _go_on(base, tasks, head, options)
-    step = step_options(timestep, 'auto', -1)
+    step = step_options(CheckpointConfig(timestep=timestep).timestep, 'auto', -1)
     backbone = Sources(Path()).backbone(str(base), step, tunes=True)
     made = {task: make_task(task, options.get(task)) for task in tasks}
     heads: dict[str, Head] = {

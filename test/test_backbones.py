@@ -361,3 +361,8 @@ def test_the_small_denoiser_has_the_levels_that_are_asked_for() -> None:
     for channels in ((), (16, 20), (0, 8)):
         with pytest.raises(ValueError, match='multiples of 8'):
             small_unet(channels)
+
+
+def test_a_model_starts_at_a_timestep_that_checkpoints_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='timestep must be at most 1000, got 5000'):
+        checkpoint.start(save_base(tmp_path, 'sd'), ['depth'], 'light', timestep=5000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import re
 import runpy
 import subprocess
 import sys
@@ -174,6 +175,23 @@ def test_every_file_of_results_that_is_a_benchmark_s_is_drawn(tmp_path: Path) ->
     results = sorted((FOLDER / 'results').glob('epyc_*.json'))
     assert PLOT['main']([*map(str, results), '--out', str(tmp_path)]) == 0
     assert [p.stem for p in sorted(tmp_path.glob('*.png'))] == [p.stem for p in results]
+
+
+@pytest.mark.parametrize(
+    ('command', 'text', 'message'),
+    [
+        ('plot.py', '{"families": {}, "guess": {}}', "'depth.abs_rel' is missing or wrong"),
+        ('transfer/plot.py', '[]', 'expected a run of transfer.py in '),
+    ],
+)
+def test_a_file_that_no_benchmark_wrote_is_not_drawn(
+    command: str, text: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / 'result.json'
+    file.write_text(text)
+    named = file if command == 'plot.py' else tmp_path
+    with pytest.raises(ValueError, match=re.escape(message)):
+        runpy.run_path(str(FOLDER / command))['main']([str(named)])
 
 
 @pytest.mark.parametrize(

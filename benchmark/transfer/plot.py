@@ -41,9 +41,15 @@ FIGURES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table in Markdown; write picture and figures."""
     options = _parser().parse_args(argv)
-    runs = [json.loads(file.read_text()) for file in sorted(options.runs.glob('*.json'))]
+    files = sorted(options.runs.glob('*.json'))
+    runs = [json.loads(file.read_text()) for file in files]
     if not runs:
-        raise SystemExit(f'expected results of transfer.py in {options.runs}, found none')
+        raise ValueError(f'expected results of transfer.py in {options.runs}, found none')
+    for file, one in zip(files, runs, strict=True):
+        if not isinstance(one, dict) or 'metrics' not in one:
+            raise ValueError(
+                f'expected a run of transfer.py in {file}; name a folder of those alone'
+            )
     print(table(runs))
     if options.picture:
         draw(runs, options.picture)
