@@ -162,3 +162,23 @@ def test_a_mirror_swaps_left_and_right_and_nothing_else() -> None:
     assert MIRRORED[INDEX['left_wrist']] == INDEX['right_wrist']
     assert MIRRORED[INDEX['nose']] == INDEX['nose']
     assert [MIRRORED[i] for i in MIRRORED] == list(range(17))
+
+
+def test_a_heat_of_a_tenth_where_nobody_is_costs_one_and_a_half() -> None:
+    pose = make_task('pose')
+    target, valid = pose.target(sample_of())
+    raw = torch.zeros_like(target)
+    raw[:, :18] = 0.1
+    assert pose.loss(raw, target, valid).item() == pytest.approx(1.5)
+    # Where nobody knows about people, nothing costs.
+    valid[..., :40, :] = False
+    raw[..., :40, :] = 7
+    assert pose.loss(raw, target, valid).item() == pytest.approx(1.5)
+
+
+def test_offsets_a_cell_too_long_cost_three_sixteenths_of_a_unit() -> None:
+    pose = make_task('pose')
+    target, valid = pose.target(sample_of(person_at(100, 40), person_at(180, 40)))
+    raw = target.nan_to_num(0.0)
+    raw[:, 18:] += 1 / 16
+    assert pose.loss(raw, target, valid).item() == pytest.approx(3 / 16)

@@ -49,7 +49,7 @@ class Normals(Task):
         """Return unit vectors in the checkpoint's axes; unknown normals do not count."""
         normals = sample['normals']
         signs = normals.new_tensor(self._signs()).view(1, 3, 1, 1)
-        return normals * signs, normals.norm(dim=1, keepdim=True) > 0.5
+        return normals * signs, normals.square().sum(1, keepdim=True) > 0.25
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Mean angle to the target over valid pixels, radians."""

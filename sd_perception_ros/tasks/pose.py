@@ -120,8 +120,9 @@ class Pose(Task):
         error = masked_mean((heat - truth).square() * weight, valid) / 0.01
         offsets = target[:, CENTRE + 1 :]
         near = valid & (target[:, CENTRE : CENTRE + 1] > 0.3)
-        known = near & offsets.isfinite()
-        difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets.nan_to_num(0.0), 0)
+        known = near & ~offsets.isnan()
+        # Zeros, not NaN, before the absolute value: its slope is taken there, too.
+        difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets, 0)
         return 1.5 * error + 3 * masked_mean(difference.abs(), known)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
