@@ -13,7 +13,8 @@ from sd_perception_ros.synthetic.baking import bake
 
 EPILOG = """\
 example:
-  python -m pip install anny==0.6.2     # best into an environment of its own
+  python -m venv anny && . anny/bin/activate     # best an environment of its own
+  python -m pip install -r requirements/train.txt anny==0.6.2
   python -m sd_perception_ros bake-bodies --out data/bodies.npz
   python -m sd_perception_ros synthesize --bodies data/bodies.npz --out data/rooms
 
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec('anny') is None:
         raise ValueError(
             'baking needs the Python package anny, which is not here: '
-            'python -m pip install anny==0.6.2, best into an environment of its own'
+            'python -m pip install -r requirements/train.txt anny==0.6.2, best into an '
+            'environment of its own'
         )
     for _ in tqdm(bake(args.out, args.count, args.seed), total=args.count, unit='body'):
         pass

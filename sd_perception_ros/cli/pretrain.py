@@ -120,6 +120,7 @@ def _latents(arguments: argparse.Namespace, dataset: Dataset) -> None:
     backbone = UNetBackbone(
         load_vae(arguments.out / 'vae'), small_unet(), torch.zeros(1, 1, PROMPT_WIDTH), 1
     ).to(device())
+    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         return backbone.encode(images.to(device()))

@@ -39,13 +39,15 @@ def encode_dataset(
     encode: Callable[[Tensor], Tensor],
     source: str,
     seed: int,
-    batch: int = 8,
+    batch: int = 2,
 ) -> Iterator[int]:
     """
     Encode every variant of every frame and write the file; yields the frames that are done.
 
     :param encode: (B, 3, H, W) in -1..1 -> (B, c, h, w).
     :param source: names the data set and the encoder, for `latents_of`.
+    :param batch: frames that are encoded together; more of them are slower on a CPU, whose memory
+        is given back and taken anew for each large map.
     :raises ValueError: the pictures are not all of one size.
     """
     size = dataset.image(0).shape[-2:]
