@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.windows import ahead, covering, middle, place_window, WindowConfig
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
-from sd_perception_ros.optimize import optimize, OptimizeConfig
+from sd_perception_ros.optimize import device, optimize, OptimizeConfig
 from sd_perception_ros.types import Sample
 
 
@@ -45,15 +46,22 @@ class TuneConfig:
 
 
 class _Readout(nn.Module):
-    """A model behind one forward pass: what is wrapped to sum gradients over processes."""
+    """
+    Denoisers and heads behind one forward pass: what is wrapped for several processes.
+
+    The autoencoder is no part of it: it is frozen and encodes outside of the pass, where sharded
+    weights are not whole.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model = model
+        denoisers = [backbone.trainable() for backbone in model.backbones.values()]
+        self.parts = nn.ModuleList([*denoisers, *model.heads.values()])
+        self._read = partial(model.read, tasks=model.tasks)
 
     def forward(self, latent: Tensor) -> dict[str, Tensor]:
         """(B, c, h, w) -> {task: raw output}."""
-        return self.model.read(latent, self.model.tasks)
+        return self._read(latent)
 
 
 def train(
@@ -84,6 +92,8 @@ def train(
     tuning, windows = tuning or TuneConfig(), windows or WindowConfig()
     _check_data(model, dataset, sizes, windows)
     adapted = _set_trainable(model, tuning)
+    model.to(device())
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # Frames that lie ready on the device, or their latents, are cut all together.
     together = latents is not None or isinstance(dataset, ResidentDataset)

@@ -23,6 +23,7 @@ from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.train import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
 RECIPES = sorted((ROOT / 'config' / 'train').glob('*.yaml'))
 COMMAND = ['-m', 'sd_perception_ros', 'train', '--learning-rate', '1e-3', '--sizes', '32x24']
 
@@ -62,13 +63,32 @@ def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
 ) -> None:
     numbers = ('--steps', 3, '--batch', 4)
     train(words(base, frames, tmp_path / 'one', *numbers))
-    launcher = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-    train(words(base, frames, tmp_path / 'two', *numbers, '--save-every', 2), *launcher)
+    train(words(base, frames, tmp_path / 'two', *numbers, '--save-every', 2), *TWO)
     assert_same_weights(tmp_path / 'one', tmp_path / 'two')
     one, two = (
         checkpoint.read(tmp_path / name / checkpoint.FILE)[0].provenance for name in ('one', 'two')
     )
     assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
+
+
+def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_does(
+    base: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = ('--steps', 3, '--batch', 4)
+    train(words(base, frames, tmp_path / 'one', *numbers))
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    # The command's own words, behind another script: see there.
+    sharded = ['test/sharded.py', *words(base, frames, tmp_path / 'two', *numbers)[3:]]
+    monkeypatch.setenv('STOP_AFTER', '2')
+    stopped = subprocess.run(
+        [sys.executable, *TWO, *sharded, '--save-every', '2'],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert stopped.returncode != 0, stopped.stderr
+    assert json.loads((tmp_path / 'two' / 'state' / 'run.json').read_text())['done'] == 2
+    monkeypatch.delenv('STOP_AFTER')
+    train([*sharded, '--save-every', '2'], *TWO)
+    assert_same_weights(tmp_path / 'one', tmp_path / 'two')
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(

@@ -36,12 +36,17 @@ examples:
   python -m sd_perception_ros train --recipe config/train/sd21_depth.yaml --out runs/depth \\
       --data hypersim:data/hypersim@9 vkitti2:data/vkitti2@1
   accelerate launch --num_processes 4 -m sd_perception_ros train --recipe ...
+  accelerate launch --num_processes 4 --use_fsdp --fsdp_version 2 \
+      --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \
+      --fsdp_transformer_layer_cls_to_wrap ResnetBlock2D,BasicTransformerBlock \
+      -m sd_perception_ros train --recipe ...
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
 --base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors;
 or a checkpoint, whose readouts go on, too: --base bundled fits the small model to your pictures.
 --data is of any kind that docs/data.md lists; look at it first: data inspect.
-Several processes do the same steps as one, each with its part of the batch.
+Several processes do the same steps as one, each with its part of the batch; with FSDP, each
+also keeps only its part of the weights.
 Curves and pictures: tensorboard --logdir runs
 """
 
