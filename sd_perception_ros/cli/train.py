@@ -36,9 +36,9 @@ examples:
   python -m sd_perception_ros train --recipe config/train/sd21_depth.yaml --out runs/depth \\
       --data hypersim:data/hypersim@9 vkitti2:data/vkitti2@1
   accelerate launch --num_processes 4 -m sd_perception_ros train --recipe ...
-  accelerate launch --num_processes 4 --use_fsdp --fsdp_version 2 \
-      --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \
-      --fsdp_transformer_layer_cls_to_wrap ResnetBlock2D,BasicTransformerBlock \
+  accelerate launch --num_processes 4 --use_fsdp --fsdp_version 2 \\
+      --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
+      --fsdp_transformer_layer_cls_to_wrap ResnetBlock2D,BasicTransformerBlock \\
       -m sd_perception_ros train --recipe ...
 
 A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
