@@ -60,6 +60,17 @@ def test_stable_diffusion_reads_the_last_states_of_one_clip(tmp_path: Path) -> N
     assert prompt.pooled is None
 
 
+def test_a_tokenizer_that_transformers_itself_wrote_gives_the_same_tokens(tmp_path: Path) -> None:
+    expected = read(clip(tmp_path, '', 8, projects=False), 3, 5).last_hidden_state
+    (tmp_path / 'tokenizer' / 'vocab.json').unlink()
+    ids = {name: place for place, name in enumerate(('a</w>', 'b</w>', 'a'))}
+    ids |= {'<|startoftext|>': 3, 'b': 4, '<|endoftext|>': 5}
+    made = transformers.CLIPTokenizer(vocab=ids, merges=[])
+    made.save_pretrained(tmp_path / 'tokenizer')
+    assert made('').input_ids == [3, 5]
+    torch.testing.assert_close(prompt_of(tmp_path).tokens, expected)
+
+
 def test_sdxl_reads_two_clips_before_their_last_layers_and_one_summary(tmp_path: Path) -> None:
     first = read(clip(tmp_path, '', 8, projects=False), 3, 5)
     second = read(clip(tmp_path, '_2', 12, projects=True), 3, 5)
