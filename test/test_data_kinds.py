@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import h5py
 from layouts import coco_file, keypoints, LAYOUTS, person, picture
 import numpy as np
+from PIL import Image
 import pytest
 import torch
 
 from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.files import read_rgb
 from sd_perception_ros.data.hypersim import camera_rays, to_depth_m
 from sd_perception_ros.data.opening import KINDS, open_data
 from sd_perception_ros.skeleton import INDEX
+from sd_perception_ros.tasks import make_task
 
 # Files without a picture's end, a file's length in its head, or numpy's: found when they are read.
 BY_HEAD = {'.json', '.csv', '.mat', '.txt', '.npy'}
@@ -157,6 +161,24 @@ def test_virtual_kitti_depth_is_in_centimetres_and_its_sky_infinitely_far(tmp_pa
     assert dataset.key(0) == 'Scene01/clone/Camera_0/rgb_00007'
 
 
+def test_from_80_m_of_a_street_and_65_m_of_a_room_on_everything_is_as_far_as_the_sky(
+    tmp_path: Path,
+) -> None:
+    LAYOUTS['vkitti2'](tmp_path)
+    [file] = tmp_path.rglob('depth_00007.png')
+    levels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    levels[0, :3] = 7999, 8000, 30000
+    cv2.imwrite(str(file), levels)
+    dataset = open_data([f'vkitti2:{tmp_path}'])
+    assert first_depths(dataset) == pytest.approx([79.99, math.inf, math.inf])
+    # A street to its end: what is near still takes the whole range of a target.
+    depth = make_task('depth').target({'depth_m': torch.tensor([10.0, 40, math.inf, math.inf])
+                                       .view(1, 1, 1, 4).expand(1, 1, 8, 4)})[0]
+    assert depth[0, 0, 0].tolist() == pytest.approx([-1, 1, 1, 1])
+    rays = camera_rays(2, 2)
+    assert to_depth_m(np.full((2, 2), 100, np.float32), rays).min() == math.inf
+
+
 def test_virtual_kitti_may_lie_in_the_folders_of_its_archives(tmp_path: Path) -> None:
     LAYOUTS['vkitti2'](tmp_path)
     for what in ('rgb', 'depth'):
@@ -209,6 +231,11 @@ def test_scannet_frames_come_in_order_and_pictures_in_the_size_of_their_depth(
     assert [dataset.key(i) for i in range(3)] == [f'scene0000_00/{i}' for i in (0, 20, 100)]
     assert dataset[0]['image'].shape == (1, 3, 6, 8)
     assert first_depths(dataset) == pytest.approx([math.nan, 1.5, 0.512], nan_ok=True)
+    (tmp_path / 'frames.txt').write_text(
+        'scene0000_00/color/000020.jpg scene0000_00/depth/000020.png\nscene0000_00/color/0.jpg\n'
+    )
+    chosen = open_data([f'scannet:{tmp_path}:frames'])
+    assert [chosen.key(i) for i in range(len(chosen))] == ['scene0000_00/0', 'scene0000_00/20']
     (tmp_path / 'mine.txt').write_text('scene0707_00\n')
     with pytest.raises(FileNotFoundError, match='expected sceneXXXX_XX'):
         open_data([f'scannet:{tmp_path}:mine'])
@@ -221,6 +248,23 @@ def test_eth3d_depth_has_no_head_and_infinity_is_unknown(tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(OSError, match=r'expected 8 x 6 numbers of 4 bytes.* got 188 bytes'):
         dataset[0]
+
+
+def test_a_public_picture_is_read_as_it_is_stored_and_one_of_your_own_as_viewers_show_it(
+    tmp_path: Path,
+) -> None:
+    upright = np.zeros((6, 8, 3), np.uint8)
+    upright[0] = 255  # a white upper edge
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turn it to the right by a quarter
+    file = tmp_path / 'image' / 'a.jpg'
+    file.parent.mkdir()
+    Image.fromarray(upright).save(file, exif=orientation, quality=100, subsampling=0)
+    assert read_rgb(file).shape == (6, 8, 3)
+    turned = open_data([f'folder:{tmp_path}']).image(0)
+    assert turned.shape == (1, 3, 8, 6)
+    assert turned[0, 0, :, -1].min() > 0.8  # the white edge is at the right now
+    assert turned[0, 0, :, 0].max() < -0.8
 
 
 def test_diode_depth_counts_where_its_mask_says(tmp_path: Path) -> None:

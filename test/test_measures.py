@@ -86,6 +86,14 @@ def test_a_disparity_is_fitted_in_one_over_depth_and_a_depth_in_depth() -> None:
     assert fit['abs_rel'] == pytest.approx(np.mean(np.abs(line - depth_m) / depth_m), abs=1e-5)
 
 
+def test_a_disparity_of_nothing_but_zero_has_no_say_in_the_fit() -> None:
+    # Far away the answer is cut off at 0: a line through it would bend what is near.
+    values, depth_m = np.array([[0.5, 1.0, 0.0, 0.0]], 'f'), [0.5, 1 / 3, 10.0, 20.0]
+    row = measure_affine(values, depth_sample(depth_m), inverse=True)[0]
+    # Fitted 1 / depth = 1 + 2 x: exact twice, then 1 m instead of 10 and 20.
+    assert row[0] == pytest.approx((0.9 + 0.95) / 4)
+
+
 def test_truth_out_of_range_does_not_count_and_a_fit_is_clipped_to_the_range() -> None:
     values = np.array([[0.0, 1.0, 0.5, 0.5]], 'f')
     # Without 50 m the line through the others is exact, 2 m + 8 m * value.

@@ -18,10 +18,16 @@ _TAIL = 64
 _HEADS = Lock()
 
 
-def read_rgb(file: Path) -> NDArray[np.uint8]:
-    """Return a picture as (H, W, 3) uint8 RGB."""
+def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
+    """
+    Return a picture as (H, W, 3) uint8 RGB.
+
+    :param turned: as its EXIF orientation says, as viewers show it. What public sets say about
+        their pictures is about the pixels as they are stored.
+    """
     # IMREAD_COLOR_RGB would do, but OpenCV before 4.10 does not know it.
-    pixels = _read(file, cv2.IMREAD_COLOR)[..., ::-1]
+    stored = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = _read(file, stored)[..., ::-1]
     return np.asarray(pixels, np.uint8, order='C')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class PicturesDataset(FolderDataset):
     def read(self, frame: Frame) -> Arrays:
         """Read a picture and its truths."""
         readers: dict[str, Callable[[Path], NDArray[Any]]] = {
-            'image': read_rgb,
+            'image': partial(read_rgb, turned=True),
             'depth_m': _depth_m,
             'normals': _normals,
             'labels': lambda file: read_levels(file, np.uint8, 'class ids'),

@@ -17,6 +17,8 @@ SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
 CAMERA_FILE = 'metadata_camera_parameters.csv'
 # Every scene's camera but the tilted and shifted ones of CAMERA_FILE: 60 degrees wide, 4 : 3.
 USUAL_CAMERA = np.diag([np.tan(np.pi / 6), np.tan(np.pi / 6) * 3 / 4, -1.0])
+# Beyond it, seen through windows, GenPercept and Marigold count nothing among a target's quantiles.
+FAR_M = 65.0
 NYU40 = (
     *('wall', 'floor', 'cabinet', 'bed', 'chair', 'sofa', 'table', 'door', 'window'),
     *('bookshelf', 'picture', 'counter', 'blinds', 'desk', 'shelves', 'curtain', 'dresser'),
@@ -130,9 +132,14 @@ def _usual_rays(height: int, width: int) -> NDArray[np.float32]:
 
 
 def to_depth_m(distance_m: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn distances to the camera's centre into depth along its axis; NaN stays NaN."""
+    """
+    Turn distances to the camera's centre into depth along its axis, infinite from 65 m on.
+
+    NaN stays NaN.
+    """
     depth_m: NDArray[np.float32] = distance_m / np.linalg.norm(rays, axis=-1)
     depth_m[~(depth_m > 0)] = np.nan
+    depth_m[depth_m >= FAR_M] = np.inf
     return depth_m
 
 

@@ -15,8 +15,9 @@ class ScanNetDataset(FolderDataset):
     """
     Frames as the authors' reader exports them; pictures are brought to the size of their depth.
 
-    :cvar splits: all, or a text file in the folder with one scene on each line, such as
-        scannetv2_train.
+    :cvar splits: all, or a text file in the folder, such as scannetv2_train, with a scene on each
+        line, or a frame: scene0406_02/color/000300.jpg, which is also what lists of evaluations
+        begin their lines with.
     """
 
     kind = 'scannet'
@@ -32,20 +33,22 @@ class ScanNetDataset(FolderDataset):
             for top in ('', 'scans/', 'scans_test/')
             for scene in self.folder.glob(f'{top}scene????_??')
         )
+        chosen = {''}
         if self.split != 'all':
             listed = self.folder / f'{self.split.removesuffix(".txt")}.txt'
             if not listed.is_file():
                 raise FileNotFoundError(
-                    f'expected a list of scenes at {listed}, found none; put it there, or take '
+                    f'expected a list of scenes or frames at {listed}, found none; put it there, or take '
                     f'every scene: {self.kind}:{self.folder}'
                 )
-            chosen = set(listed.read_text().split())
-            scenes = [scene for scene in scenes if scene.name in chosen]
-        return [
-            Frame(f'{scene.name}/{depth.stem}', {'image': _color(depth), 'depth_m': depth})
-            for scene in scenes
-            for depth in sorted(scene.glob('depth/*.png'), key=lambda file: file.stem.zfill(9))
-        ]
+            chosen = {_listed(line) for line in listed.read_text().splitlines() if line.strip()}
+        frames = []
+        for scene in scenes:
+            for depth in sorted(scene.glob('depth/*.png'), key=lambda file: file.stem.zfill(9)):
+                if not chosen.isdisjoint({'', scene.name, f'{scene.name}/{_number(depth.stem)}'}):
+                    files = {'image': _color(depth), 'depth_m': depth}
+                    frames.append(Frame(f'{scene.name}/{depth.stem}', files))
+        return frames
 
     def read(self, frame: Frame) -> Arrays:
         """Read a picture and its depth, millimetres along the axis, 0 unknown."""
@@ -57,6 +60,17 @@ class ScanNetDataset(FolderDataset):
         # The colour camera sees twice as fine; both look from the same place after export.
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
         return {'image': image, 'depth_m': depth_m}
+
+
+def _listed(line: str) -> str:
+    """Return the scene or the frame (scene/number) that a line of a list begins with."""
+    path = Path(line.split()[0])
+    scene = next((part for part in path.parts if part.startswith('scene')), path.name)
+    return f'{scene}/{_number(path.stem)}' if path.suffix else scene
+
+
+def _number(stem: str) -> str:
+    return stem.lstrip('0') or '0'
 
 
 def _color(depth: Path) -> Path:

@@ -9,7 +9,9 @@ import numpy as np
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
 from sd_perception_ros.data.files import read_levels, read_rgb
 
-FAR_CM = 65535  # 655.35 m and beyond: the sky
+# From here on everything is as far as the sky: beyond it, GenPercept and Marigold count nothing
+# among the quantiles of a target. The sky itself is 65535 cm.
+FAR_CM = 8000
 
 
 class VirtualKitti2Dataset(FolderDataset):
@@ -30,11 +32,11 @@ class VirtualKitti2Dataset(FolderDataset):
         return [self._frame(file) for file in sorted(found)]
 
     def read(self, frame: Frame) -> Arrays:
-        """Read a picture and its depth, centimetres along the axis."""
+        """Read a picture and its depth, centimetres along the axis; from 80 m on infinite."""
         levels = read_levels(frame.files['depth_m'], np.uint16, 'centimetres')
         depth_m = (levels / 100).astype(np.float32)
         depth_m[levels == 0] = np.nan
-        depth_m[levels == FAR_CM] = np.inf
+        depth_m[levels >= FAR_CM] = np.inf
         return {'image': read_rgb(frame.files['image']), 'depth_m': depth_m}
 
     def _frame(self, image: Path) -> Frame:

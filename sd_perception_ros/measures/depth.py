@@ -54,7 +54,10 @@ def measure_affine(values: Float, sample: Sample, inverse: bool = False) -> Floa
         return np.empty((0, len(FIGURES)), np.float32)
     if inverse:
         per_m = np.where(valid, 1 / np.where(valid, depth_m, 1), 0).astype(np.float32)
-        found_m = (1 / np.maximum(fitted(values, per_m, valid), LEAST_PER_M)).astype(np.float32)
+        # Where nothing but the far end was answered, there is nothing to fit: as the protocol has it.
+        answered = valid & (values > 0)
+        fit = answered if answered.sum() > 1 else valid
+        found_m = (1 / np.maximum(fitted(values, per_m, fit), LEAST_PER_M)).astype(np.float32)
     else:
         found_m = fitted(values, depth_m, valid)
     errors = depth_errors(np.clip(found_m, near_m, far_m), depth_m, valid)
