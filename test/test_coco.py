@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import contextlib
 import math
 
@@ -14,6 +15,12 @@ from pycocotools.cocoeval import COCOeval
 import pytest
 
 from sd_perception_ros.measures.coco import measure_people, people_summary
+from sd_perception_ros.measures.keypoints import (
+    keypoint_matches,
+    keypoint_similarity,
+    KeypointMatch,
+)
+from sd_perception_ros.skeleton import SIGMAS
 from sd_perception_ros.types import Person
 
 Joints = NDArray[np.float32]
@@ -49,18 +56,38 @@ def seen(joints: Joints, rng: np.random.Generator, noise: float) -> Person:
     return Person(found, np.isfinite(found[:, 0]), score)
 
 
-def whole_set(images: list[Image]) -> list[float]:
+def outlined(image: Image, rng: np.random.Generator) -> tuple[list[Person], Joints, Joints]:
+    """Return the image with the true people's bodies, some without marks, and perhaps a crowd."""
+    people, joints = image
+    joints = joints[joints[..., 2].any(1)]
+    bodies = []
+    for row in joints:
+        points = row[row[:, 2] > 0, :2]
+        size = np.ptp(points, axis=0) * rng.uniform(1, 2, 2) + 5
+        bodies.append([*points.min(0), *size, size.prod() * rng.uniform(0.3, 0.8), 0])
+    for crowd in (0, 0, 1)[: rng.integers(0, 4)]:
+        bodies.append([*rng.uniform(0, 400, 2), *rng.uniform(50, 300, 2), 5000, crowd])
+    return people, joints, np.array(bodies, np.float32).reshape(-1, 6)
+
+
+def whole_set(images: Sequence[tuple[list[Person], Joints, Joints | None]]) -> list[float]:
     """Return the ten figures that COCOeval prints for all images."""
     true, found = [], []
-    for number, (people, joints) in enumerate(images, 1):
-        for row in joints[joints[..., 2].any(1)]:
+    for number, (people, joints, bodies) in enumerate(images, 1):
+        rows = joints[joints[..., 2].any(1)] if bodies is None else joints
+        for place in range(len(rows) if bodies is None else len(bodies)):
+            row = rows[place] if place < len(rows) else np.zeros((17, 3), np.float32)
             marked = row[row[:, 2] > 0]
-            width, height = np.ptp(marked[:, :2], axis=0).tolist()
+            if bodies is None:
+                corner, size = marked[:, :2].min(0), np.ptp(marked[:, :2], axis=0)
+                box = [*corner.tolist(), *size.tolist()]
+                area, crowd = max(0.53 * size.prod(), 1), not (row[:, 2] > 1).any()
+            else:
+                *box, area, crowd = bodies[place].tolist()
             true.append({
                 'id': len(true) + 1, 'image_id': number, 'category_id': 1,
                 'keypoints': row.ravel().tolist(), 'num_keypoints': len(marked),
-                'bbox': [*marked[:, :2].min(0).tolist(), width, height],
-                'area': max(0.53 * width * height, 1), 'iscrowd': int(not (row[:, 2] > 1).any()),
+                'bbox': box, 'area': float(area), 'iscrowd': int(crowd),
             })  # fmt: skip
         for person in people:
             known = person.joints[person.visible, :2]
@@ -91,10 +118,25 @@ def test_images_one_by_one_give_what_cocoeval_gives_for_all(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = [image(rng) for _ in range(12)]
     figures = people_summary([measure_people(*one) for one in images])
-    expected = whole_set(images)[:8]
+    assert as_printed(figures) == pytest.approx(
+        whole_set([(*one, None) for one in images])[:8], abs=1e-6
+    )
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_with_outlines_their_areas_count_and_crowds_and_people_without_marks_do_not(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    images = [outlined(image(rng), rng) for _ in range(12)]
+    figures = people_summary([measure_people(*one) for one in images])
+    assert as_printed(figures) == pytest.approx(whole_set(images)[:8], abs=1e-6)
+
+
+def as_printed(figures: dict[str, float]) -> list[float]:
     names = ('ap', 'ap50', 'ap75', 'ap_medium', 'ap_large', 'ar', 'ar50', 'ar75')
-    found = [-1 if math.isnan(figures[name]) else figures[name] for name in names]
-    assert found == pytest.approx(expected, abs=1e-6)
+    return [-1 if math.isnan(figures[name]) else figures[name] for name in names]
 
 
 def standing(u: float) -> Joints:
@@ -129,3 +171,21 @@ def test_without_people_there_is_no_precision() -> None:
     assert measure_people([], nobody).shape == (0, 32)
     figures = people_summary([measure_people([exact(standing(0), 0.9)], nobody)])
     assert all(math.isnan(value) for value in figures.values())
+
+
+def test_who_is_found_in_a_crowd_is_not_wrong() -> None:
+    joints = standing(0)[None]
+    bodies = np.array([[0, 0, 100, 200, 9000, 0], [300, 0, 300, 300, 50000, 1]], np.float32)
+    people = [exact(standing(0), 0.5), exact(standing(400), 0.9), exact(standing(900), 0.4)]
+    rows = keypoint_matches(people, joints, bodies)
+    assert KeypointMatch.summarize(rows)['precision'] == 0.5  # the third one is nobody
+    assert KeypointMatch.summarize(keypoint_matches(people, joints))['precision'] == 1 / 3
+
+
+def test_ten_pixels_count_for_more_on_a_smaller_outline() -> None:
+    beside = exact(standing(0) + np.array([10, 0, 0], np.float32), 0.5)
+    for area in (9000.0, 900.0):
+        expected = np.exp(-100 / (2 * area * (2 * SIGMAS) ** 2)).mean()
+        assert keypoint_similarity(beside, standing(0), area) == pytest.approx(expected, abs=1e-6)
+    unknown = keypoint_similarity(beside, standing(0))  # its joints fill 87.5 x 200 px
+    assert unknown == keypoint_similarity(beside, standing(0), 0.53 * 87.5 * 200)

@@ -172,8 +172,13 @@ def test_from_80_m_of_a_street_and_65_m_of_a_room_on_everything_is_as_far_as_the
     dataset = open_data([f'vkitti2:{tmp_path}'])
     assert first_depths(dataset) == pytest.approx([79.99, math.inf, math.inf])
     # A street to its end: what is near still takes the whole range of a target.
-    depth = make_task('depth').target({'depth_m': torch.tensor([10.0, 40, math.inf, math.inf])
-                                       .view(1, 1, 1, 4).expand(1, 1, 8, 4)})[0]
+    depth = make_task('depth').target(
+        {
+            'depth_m': torch.tensor([10.0, 40, math.inf, math.inf])
+            .view(1, 1, 1, 4)
+            .expand(1, 1, 8, 4)
+        }
+    )[0]
     assert depth[0, 0, 0].tolist() == pytest.approx([-1, 1, 1, 1])
     rays = camera_rays(2, 2)
     assert to_depth_m(np.full((2, 2), 100, np.float32), rays).min() == math.inf
@@ -292,6 +297,15 @@ def test_coco_gives_the_largest_person_first_and_forgets_pictures_without_joints
     assert joints[0, INDEX['left_hip']].tolist() == [3, 4, 1]
     assert joints[1, INDEX['nose']].tolist() == [1, 2, 2]
     assert joints[1].count_nonzero() == 3
+
+
+def test_to_be_measured_coco_gives_every_picture_and_everybodys_outline(tmp_path: Path) -> None:
+    LAYOUTS['coco'](tmp_path)
+    dataset = open_data([f'coco:{tmp_path}'], measuring=True)
+    assert [dataset[i]['joints'].shape[1] for i in range(len(dataset))] == [2, 0]
+    bodies = dataset[0]['bodies'][0]
+    assert bodies[:, 4:].tolist() == [[20, 0], [12, 0], [12, 0]]  # as the joints are, then others
+    assert dataset[1]['bodies'].shape == (1, 0, 6)
 
 
 def test_people_whom_nobody_marked_are_unknown_in_coco(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_perception_ros.data.dataset import stack
+from sd_perception_ros.data.dataset import Arrays, Frame, stack
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
@@ -258,6 +258,30 @@ def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive()
         with pytest.raises(OSError, match=r'broken.png'):
             things.take(2, range(2))
     assert len(made) == len(set(made))
+
+
+def test_frames_are_kept_while_there_is_room_and_given_back(
+    frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, read = RoomsDataset(frames, keep=True), []
+    original = RoomsDataset.read
+
+    def counted(self: RoomsDataset, frame: Frame) -> Arrays:
+        read.append(frame.key)
+        return original(self, frame)
+
+    monkeypatch.setattr(RoomsDataset, 'read', counted)
+    monkeypatch.setattr('sd_perception_ros.data.dataset.MOST_FULL_PERCENT', 101)  # never full
+    for index in (0, 0, 1, 1):
+        dataset[index]
+    assert len(read) == 2
+    monkeypatch.setattr('sd_perception_ros.data.dataset.MOST_FULL_PERCENT', 0)  # always full
+    for index in (1, 2, 2):
+        dataset[index]
+    assert len(read) == 4
+    dataset.forget()
+    dataset[0]
+    assert len(read) == 5
 
 
 def test_a_set_without_a_tasks_truth_is_named_at_once(

@@ -7,21 +7,28 @@ import math
 from pathlib import Path
 
 import cv2
+from layouts import LAYOUTS
 from models import save_tiny
 import numpy as np
 import pytest
 from scipy import stats
 import torch
 
+from sd_perception_ros import checkpoint
 from sd_perception_ros.cli import evaluate as command
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.comparison import paired_bootstrap
+from sd_perception_ros.data.hypersim import NYU40
+from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.relabelled import relabelled
 from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.evaluate import mean_raw, measurable, worst
 from sd_perception_ros.measures.depth import FIGURES, measure_affine
 from sd_perception_ros.protocols import PROTOCOLS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Matte, Sample
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def flat(height: int, width: int, depth_m: float = 5.0) -> Sample:
@@ -250,3 +257,17 @@ def test_a_line_of_a_sheet_shows_picture_truth_and_answer_and_blackens_the_unkno
     places = [line[100, x, 0] for x in (100, 324 + 50, 324 + 300, 648 + 50)]
     assert places == [200, 255, 0, 128]
     assert sheet([line, line[:, :500]]).shape == (2 * 260, 968, 3)
+
+
+def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)  # grass and path; all of it is path
+    dataset = open_data([str(tmp_path)])
+    classes = ('unlabeled', 'tree', 'Path', 'grass')
+    sample = relabelled(dataset, classes)[0]
+    assert sample['labels'].unique().tolist() == [2]
+    assert relabelled(dataset, classes).classes == classes
+    assert relabelled(dataset, ('path', 'tree')) is dataset  # grass would be lost
+    assert relabelled(dataset, ('grass', 'path')) is dataset
+    hypersim = tuple(name.replace(' ', '_') for name in NYU40)
+    palette = checkpoint.read(ROOT / 'config' / 'genpercept.yaml')[1]['segmentation'].options
+    assert set(hypersim) < set(palette['classes'])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 import sys
@@ -32,14 +32,17 @@ def size(text: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[0])
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Any], **defaults: Any) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, cls: type[Any], only: Collection[str] = (), **defaults: Any
+) -> None:
     """
     Add one option for each field of an options dataclass, such as --learning-rate.
 
+    :param only: names of the fields that get one, where not all do.
     :param defaults: what this command uses where the dataclass has another default.
     """
     hints = get_type_hints(cls)
-    for f in fields(cls):
+    for f in [f for f in fields(cls) if not only or f.name in only]:
         parser.add_argument(
             f'--{f.name.replace("_", "-")}',
             type=hints[f.name],

@@ -14,7 +14,7 @@ import cv2
 from tqdm import tqdm
 
 from sd_perception_ros import checkpoint
-from sd_perception_ros.cli.arguments import add_data
+from sd_perception_ros.cli.arguments import add_data, add_options
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
@@ -22,6 +22,7 @@ from sd_perception_ros.comparison import Difference, paired_bootstrap
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.relabelled import relabelled
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluate import (
     each_frame,
@@ -46,11 +47,15 @@ examples:
 
 Depth is compared after each image's least-squares scale and shift, as affine-invariant depth is,
 and disparity likewise in 1 / depth; a protocol says in which range and in which part of a picture.
+GenPercept's figures are in fp32 at the pictures' own size: --precision fp32 --long-side-px 640 for
+NYU and ScanNet, 1216 for KITTI; 756 for ETH3D, 640 for DIODE. COCO's AP is over all pictures of a
+split, with the areas of its outlines.
 --against answers whether one checkpoint is better: differences with 95 % intervals of a paired
 bootstrap over the pictures, and a * where zero is outside.
 """
 
 MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # names of rows, and keys of the JSON
+RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')  # of EngineConfig
 Differences = Mapping[str, Mapping[str, Difference]]
 
 
@@ -66,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     add_data(made, required=True, help='Frames to measure on')
     add_data(made, '--train', help='Frames whose mean target is the guess')
+    add_options(made, EngineConfig, only=RUN_OPTIONS)
     add('--protocol', choices=PROTOCOLS, default='any', help='Range and part of depth that count')
     add('--against', help='Another checkpoint, to compare with')
     add('--resamples', type=int, default=1000, help='Of the bootstrap (default: %(default)s)')
@@ -83,19 +89,26 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
     protocol = PROTOCOLS[arguments.protocol]
-    engine = Engine.load(arguments.checkpoint)
-    other = Engine.load(arguments.against) if arguments.against else None
+    options = {name: getattr(arguments, name) for name in RUN_OPTIONS}
+    engine = Engine.load(arguments.checkpoint, **options)
+    other = Engine.load(arguments.against, **options) if arguments.against else None
     print(engine.summary())
-    dataset = open_data(arguments.data)
+    classes = next((t.class_names for t in engine.tasks.values() if hasattr(t, 'class_names')), ())
+    dataset = relabelled(open_data(arguments.data, measuring=True), classes)
     dataset.check()
     tasks = measurable(engine.tasks, dataset)
-    if left_out := [name for name in engine.tasks if name not in tasks]:
-        print(f'not measured, as the data has no truth for them: {", ".join(left_out)}')
+    left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
+    for why, names in (
+        ('has no truth for them', [n for n, t in left_out.items() if t not in dataset.truths]),
+        ('has other classes', [n for n, t in left_out.items() if t in dataset.truths]),
+    ):
+        if names:
+            print(f'not measured, as the data {why}: {", ".join(names)}')
     measured = _measure(engine, dataset, protocol, 'evaluate')
     results = {MODEL: summarize(measured, tasks)}
     if arguments.train:
         guessed: Measured = {}
-        train = open_data(arguments.train, 500)
+        train = relabelled(open_data(arguments.train, 500), classes)
         steps = measure_mean(tasks, train, dataset, guessed, protocol)
         for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
             pass
@@ -192,6 +205,7 @@ def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) 
     return {
         'checkpoint': arguments.checkpoint,
         'against': arguments.against,
+        'run': {name: getattr(arguments, name) for name in RUN_OPTIONS},
         'bootstrap': {'resamples': arguments.resamples, 'seed': arguments.seed},
         'data': {'folder': dataset.name, 'frames': len(dataset),
                  'fingerprint': dataset.fingerprint()},

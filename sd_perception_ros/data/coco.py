@@ -18,7 +18,7 @@ from sd_perception_ros.skeleton import JOINTS
 
 class CocoDataset(FolderDataset):
     """
-    Pictures with at least one person whose joints are marked.
+    Pictures with at least one person whose joints are marked; for measuring, all of them.
 
     Crowds, and people whose joints nobody marked, are NaN in `matte`, which says elsewhere where
     the outlines of people lie; too coarsely to learn mattes from, so it is no truth here.
@@ -31,19 +31,21 @@ class CocoDataset(FolderDataset):
     truths = ('joints',)
 
     def find(self) -> list[Frame]:
-        """List the pictures with marked people."""
+        """List the pictures with marked people; for measuring, all."""
         file = self.folder / 'annotations' / f'person_keypoints_{self.split}.json'
         if not file.is_file():
             return []
         self._people = MarkedPeople(file)
-        names = self._people.names_with_joints()
+        names = self._people.names() if self.measuring else self._people.names_with_joints()
         return [Frame(name, {'image': self.folder / self.split / name}) for name in names]
 
     def read(self, frame: Frame) -> Arrays:
         """Read a picture; its people, the largest first."""
         image = read_rgb(frame.files['image'])
         matte = self._people.matte(frame.key, *image.shape[:2])
-        return {'image': image, 'joints': self._people.joints(frame.key), 'matte': matte}
+        joints = self._people.joints(frame.key)
+        bodies = {'bodies': self._people.bodies(frame.key)} if self.measuring else {}
+        return {'image': image, 'joints': joints, 'matte': matte, **bodies}
 
 
 class MarkedPeople:
@@ -76,13 +78,17 @@ class MarkedPeople:
                     f'{", ".join(names)}; bring them into this order, flag 0 for those you lack'
                 )
 
+    def names(self) -> list[str]:
+        """Return the names of all pictures, sorted."""
+        return sorted(self._ids)
+
     def names_with_joints(self) -> list[str]:
         """Return the names of pictures on which somebody's joints are marked, sorted."""
         return sorted(name for name in self._ids if self._marked(name))
 
     def joints(self, name: str) -> NDArray[np.float32]:
         """Return (P, 17, 3) u, v and flag of a picture, the largest people first."""
-        people = sorted(self._marked(name), key=lambda row: -float(row.get('area', 0)))
+        people = self._marked(name)
         rows = np.zeros((len(people), len(JOINTS), 3), np.float32)
         for row, person in zip(rows, people, strict=True):
             if len(person['keypoints']) != rows[0].size:
@@ -93,6 +99,15 @@ class MarkedPeople:
             row[:] = np.reshape(person['keypoints'], row.shape)
         rows[rows[..., 2] == 0] = 0
         return rows
+
+    def bodies(self, name: str) -> NDArray[np.float32]:
+        """Return (Q, 6) boxes, areas and crowds as in `Sample`, zeros where none is known."""
+        others = [row for row in self._rows(name) if not _is_marked(row)]
+        rows = [
+            [*(row.get('bbox') or [0] * 4), row.get('area') or 0, row.get('iscrowd') or 0]
+            for row in [*self._marked(name), *others]
+        ]
+        return np.array(rows, np.float32).reshape(-1, 6)
 
     def matte(self, name: str, height: int, width: int) -> NDArray[np.float32]:
         """Return 1 within outlines of marked people, NaN within others', (H, W)."""
@@ -106,7 +121,8 @@ class MarkedPeople:
         return matte
 
     def _marked(self, name: str) -> list[dict[str, Any]]:
-        return [row for row in self._rows(name) if _is_marked(row)]
+        marked = [row for row in self._rows(name) if _is_marked(row)]
+        return sorted(marked, key=lambda row: -float(row.get('area', 0)))
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._coco.imgToAnns.get(self._ids.get(name), [])

@@ -17,8 +17,11 @@ from sd_perception_ros.data.files import check_whole
 from sd_perception_ros.types import Sample
 
 # What `read` gives: image (H, W, 3) uint8, depth_m (H, W) float32, normals (H, W, 3) float32,
-# labels (H, W) uint8, foreground and matte (H, W) float32, joints (P, 17, 3) float32.
+# labels (H, W) uint8, foreground and matte (H, W) float32, joints (P, 17, 3) and bodies (Q, 6)
+# float32.
 Arrays = Mapping[str, NDArray[Any]]
+MOST_FULL_PERCENT = 60  # of the machine's memory: then no further frame is kept
+OF_PEOPLE = ('joints', 'bodies')  # rows of people; all others are maps
 
 
 class Frame(NamedTuple):
@@ -71,6 +74,9 @@ class Dataset(ABC):
 
         :raises OSError: a file is missing, empty or cut off; the message names it.
         """
+
+    def forget(self) -> None:  # noqa: B027 (most sets hold nothing)
+        """Give memory back that holds decoded frames."""
 
     def image(self, index: int) -> Tensor:
         """Return the picture alone, (1, 3, H, W) in -1..1."""
@@ -156,6 +162,10 @@ class Wrapped(Dataset):
         """Return how the frames were made."""
         return self.dataset.recipe()
 
+    def forget(self) -> None:
+        """Give memory back that holds decoded frames."""
+        self.dataset.forget()
+
 
 class FolderDataset(Dataset):
     """
@@ -165,10 +175,11 @@ class FolderDataset(Dataset):
     :cvar layout: where a frame's files lie, for people.
     :cvar signs: patterns of paths, of which only a folder of this kind has one.
     :cvar splits: parts of the set by name; the first is used where none is named.
-    :cvar keeps: whether decoded frames are small enough to be kept in memory.
+    :cvar keeps: whether decoded frames are small enough to be kept in memory while it has room.
     :param limit: use only the first frames; 0 uses all.
     :param keep: keep the decoded pixels in memory, if frames of this kind are small.
     :param split: which part of the set.
+    :param measuring: also frames that teach nothing, and what only measuring asks for.
     :raises FileNotFoundError: the folder holds no frame in this layout.
     :raises ValueError: no such split.
     """
@@ -179,8 +190,16 @@ class FolderDataset(Dataset):
     splits: ClassVar[tuple[str, ...]] = ('all',)
     keeps: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, limit: int = 0, keep: bool = False, split: str = '') -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limit: int = 0,
+        keep: bool = False,
+        split: str = '',
+        measuring: bool = False,
+    ) -> None:
         self.folder = folder
+        self.measuring = measuring
         self.name = f'{self.kind}:{folder}{split and f":{split}"}'
         self.split = split or self.splits[0]
         self.frames = self.find()[: limit or None]
@@ -222,7 +241,7 @@ class FolderDataset(Dataset):
         frame = self.frames[index]
         height, width = arrays['image'].shape[:2]
         for name, array in arrays.items():
-            if name != 'joints' and array.shape[:2] != (height, width):
+            if name not in OF_PEOPLE and array.shape[:2] != (height, width):
                 raise ValueError(
                     f'{frame.files.get(name, frame.key)}: expected {name} of {width} x {height} '
                     f'pixels, as the picture has, got {array.shape[1]} x {array.shape[0]}; take '
@@ -254,11 +273,26 @@ class FolderDataset(Dataset):
             check_whole(file)
 
     def _arrays(self, index: int) -> Arrays:
-        if self._kept is None:
+        kept = self._kept
+        if kept is None:
             return self.read(self.frames[index])
-        if index not in self._kept:
-            self._kept[index] = self.read(self.frames[index])
-        return self._kept[index]
+        if index in kept:
+            return kept[index]
+        arrays = self.read(self.frames[index])
+        if has_room():
+            kept[index] = arrays
+        return arrays
+
+    def forget(self) -> None:
+        """Give the memory of kept frames back, and keep no more."""
+        self._kept = None
+
+
+def has_room() -> bool:
+    """Return whether most of the machine's memory is free still, whoever uses the rest."""
+    import psutil  # here: a robot runs without it
+
+    return bool(psutil.virtual_memory().percent < MOST_FULL_PERCENT)
 
 
 def several_sizes(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
@@ -272,7 +306,7 @@ def several_sizes(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
 def to_tensor(name: str, array: NDArray[Any]) -> Tensor:
     """Return what `Sample` wants of an array that `read` gives, as a batch of one."""
     tensor = torch.from_numpy(np.ascontiguousarray(array)).float()
-    if name == 'joints':
+    if name in OF_PEOPLE:
         return tensor[None]
     if name == 'image':
         tensor = tensor / 255 * 2 - 1

@@ -17,7 +17,8 @@ SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
 CAMERA_FILE = 'metadata_camera_parameters.csv'
 # Every scene's camera but the tilted and shifted ones of CAMERA_FILE: 60 degrees wide, 4 : 3.
 USUAL_CAMERA = np.diag([np.tan(np.pi / 6), np.tan(np.pi / 6) * 3 / 4, -1.0])
-# Beyond it, seen through windows, GenPercept and Marigold count nothing among a target's quantiles.
+# Beyond it, seen through windows, GenPercept and Marigold count nothing among the quantiles of a
+# target.
 FAR_M = 65.0
 NYU40 = (
     *('wall', 'floor', 'cabinet', 'bed', 'chair', 'sofa', 'table', 'door', 'window'),

@@ -94,6 +94,11 @@ class Mixture(Dataset):
         parts = zip(self.sets, self.weights, strict=True)
         return {one.name: {'weight': weight, **one.recipe()} for one, weight in parts}
 
+    def forget(self) -> None:
+        """Give memory back that holds decoded frames."""
+        for one in self.sets:
+            one.forget()
+
     def _place(self, index: int) -> tuple[Dataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -39,7 +39,11 @@ HELP = (
 
 
 def open_data(
-    words: Sequence[str], limit: int = 0, keep: bool = False, size: tuple[int, int] | None = None
+    words: Sequence[str],
+    limit: int = 0,
+    keep: bool = False,
+    size: tuple[int, int] | None = None,
+    measuring: bool = False,
 ) -> Dataset:
     """
     Open one set, or a mixture of several.
@@ -48,6 +52,7 @@ def open_data(
     :param limit: use only the first frames of each; 0 uses all.
     :param keep: keep decoded frames in memory, where they are small.
     :param size: (height, width) that every picture is brought to; None leaves them as they are.
+    :param measuring: also frames that teach nothing, and what only measuring asks for.
     :raises OSError: a folder is not of its kind, or a file is missing or cut off.
     :raises ValueError: an unknown kind or split, or a weight that is none.
     """
@@ -55,7 +60,7 @@ def open_data(
     for word in words:
         text, weight = _weight(word)
         kind, folder, split = _place(text)
-        sets.append(kind(folder, limit, keep, split))
+        sets.append(kind(folder, limit, keep, split, measuring))
         weights.append(weight)
     dataset = sets[0] if len(sets) == 1 else Mixture(sets, weights)
     return Framed(dataset, size) if size else dataset

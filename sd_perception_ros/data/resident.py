@@ -45,6 +45,7 @@ class ResidentDataset(Wrapped):
                         )
                     chunk = torch.cat([_packed(name, sample[name]) for sample in samples])
                     whole[indices.start : indices.stop] = chunk.to(device)
+                dataset.forget()  # they lie on the device now
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return the pictures alone, (B, 3, H, W) in -1..1, on the device."""

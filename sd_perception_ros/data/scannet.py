@@ -38,8 +38,8 @@ class ScanNetDataset(FolderDataset):
             listed = self.folder / f'{self.split.removesuffix(".txt")}.txt'
             if not listed.is_file():
                 raise FileNotFoundError(
-                    f'expected a list of scenes or frames at {listed}, found none; put it there, or take '
-                    f'every scene: {self.kind}:{self.folder}'
+                    f'expected a list of scenes or frames at {listed}, found none; put it there, '
+                    f'or take every scene: {self.kind}:{self.folder}'
                 )
             chosen = {_listed(line) for line in listed.read_text().splitlines() if line.strip()}
         frames = []

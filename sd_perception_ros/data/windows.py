@@ -87,9 +87,13 @@ def covering(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) 
     return resized(sample, max(round(height * scale), size[0]), max(round(width * scale), size[1]))
 
 
-def middle(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Return the window of a size in the middle of a picture that just covers it."""
-    sample = covering(sample, size)
+def middle(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
+    """
+    Return the window of a size in the middle of a picture that just covers it.
+
+    :param enlarge_only: leave pictures that are larger than the window at their scale.
+    """
+    sample = covering(sample, size, enlarge_only)
     height, width = sample['image'].shape[-2:]
     return crop(sample, (height - size[0]) // 2, (width - size[1]) // 2, *size)
 

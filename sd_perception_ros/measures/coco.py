@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.measures.keypoints import box_area
 from sd_perception_ros.types import Float, Person
 
 FIGURES = ('ap', 'ap50', 'ap75', 'ap_medium', 'ap_large', 'ar', 'ar50', 'ar75')
@@ -17,26 +18,33 @@ RANGES = 3  # of areas: all, medium, large
 THRESHOLDS = 10  # of similarity: 0.5, 0.55 .. 0.95
 RECALLS = np.linspace(0, 1, 101)
 MOST_PEOPLE = 20  # found in one image
-AREA_OF_BOX = 0.53
 # Columns of a row: 0 for a true person and 1 for a found one; its score; then, for each range and
 # threshold, what it counts as.
 COLUMNS = 2 + RANGES * THRESHOLDS
 WRONG, RIGHT, IGNORED = range(3)  # a true person is RIGHT where it counts, else IGNORED
 
 
-def measure_people(people: Sequence[Person], joints: Float) -> Float:
+def measure_people(people: Sequence[Person], joints: Float, bodies: Float | None = None) -> Float:
     """
     Match the found people of one image with the true ones, by pycocotools.
 
-    COCO's scale is the area of a person's outline; without outlines it is 0.53 of the box around
-    the labelled joints, as is usual. People of whom no joint is visible are ignored, whether they
-    are found or not; of real COCO that differs for the few whose joints are all hidden.
+    COCO's scale is the area of a person's outline. Where outlines are known (`bodies`), crowds and
+    people whose joints nobody marked are ignored, whether they are found or not, as COCO has it.
+    Elsewhere the area is taken for 0.53 of the box around the labelled joints, and people of whom
+    no joint is visible are ignored.
 
     :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
+    :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them.
     :returns: (N, 32) float32, a row for each true person and for each of the 20 surest found.
     :raises ImportError: pycocotools is not installed.
     """
-    true = [_true(number, person) for number, person in enumerate(joints, 1) if person[:, 2].any()]
+    if bodies is None:
+        true = [_true(n, person) for n, person in enumerate(joints, 1) if person[:, 2].any()]
+    else:
+        unmarked = np.zeros((len(bodies) - len(joints), *joints.shape[1:]), joints.dtype)
+        marks = np.concatenate([joints, unmarked])
+        pairs = zip(marks, bodies, strict=True)
+        true = [_true_body(n, person, body) for n, (person, body) in enumerate(pairs, 1)]
     found = [_found(number, person) for number, person in enumerate(people, 1)]
     if not true and not found:
         return np.empty((0, COLUMNS), np.float32)
@@ -94,11 +102,15 @@ def _average(states: Float, count: int) -> tuple[float, float]:
 
 def _true(number: int, joints: Float) -> dict[str, Any]:
     corner, size = _box(joints[joints[:, 2] > 0, :2])
+    hidden = not (joints[:, 2] > 1).any()
+    return _true_body(number, joints, np.array([*corner, *size, 0, hidden]))
+
+
+def _true_body(number: int, joints: Float, body: NDArray[Any]) -> dict[str, Any]:
     return {
         'id': number, 'image_id': 1, 'category_id': 1, 'keypoints': joints.ravel().tolist(),
-        'num_keypoints': int((joints[:, 2] > 0).sum()), 'bbox': [*corner, *size],
-        'area': max(AREA_OF_BOX * size[0] * size[1], 1.0),
-        'iscrowd': int(not (joints[:, 2] > 1).any()),
+        'num_keypoints': int((joints[:, 2] > 0).sum()), 'bbox': body[:4].tolist(),
+        'area': float(body[4]) or box_area(joints), 'iscrowd': int(body[5]),
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def measure_affine(values: Float, sample: Sample, inverse: bool = False) -> Floa
         return np.empty((0, len(FIGURES)), np.float32)
     if inverse:
         per_m = np.where(valid, 1 / np.where(valid, depth_m, 1), 0).astype(np.float32)
-        # Where nothing but the far end was answered, there is nothing to fit: as the protocol has it.
+        # Zeros, what is cut off at the far end, have no say in the fit: so the protocol.
         answered = valid & (values > 0)
         fit = answered if answered.sum() > 1 else valid
         found_m = (1 / np.maximum(fitted(values, per_m, fit), LEAST_PER_M)).astype(np.float32)

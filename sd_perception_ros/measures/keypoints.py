@@ -46,17 +46,26 @@ class KeypointMatch:
         }
 
 
-def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
+def keypoint_matches(
+    people: Sequence[Person], joints: Float, bodies: Float | None = None
+) -> Float:
     """
     Give each true person the most similar found one, the best pairs first.
 
-    People of whom no joint is visible do not count.
+    People of whom no joint is visible do not count. Nor does who is found, is nobody of those
+    with marked joints, and stands in the box of somebody without them, or of a crowd.
 
     :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
+    :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them, where they are known.
     :returns: (N, 5) rows as `KeypointMatch` says.
     """
-    true = [person for person in joints if (person[:, 2] > 1).any()]
-    similarity = np.array([[keypoint_similarity(p, t) for p in people] for t in true])
+    if bodies is None:
+        bodies = np.zeros((len(joints), 6), np.float32)  # an area of 0 is not known
+    areas: list[float] = bodies[: len(joints), 4].tolist()
+    known = [(t, a) for t, a in zip(joints, areas, strict=True) if (t[:, 2] > 1).any()]
+    true = [person for person, _ in known]
+    similarity = np.array([[keypoint_similarity(p, t, a) for p in people] for t, a in known])
+    similar = similarity.copy()
     pairs: dict[int, int] = {}
     while similarity.size and similarity.max() > 0.1:
         index, match = divmod(int(similarity.argmax()), similarity.shape[1])
@@ -64,29 +73,52 @@ def keypoint_matches(people: Sequence[Person], joints: Float) -> Float:
         similarity[index], similarity[:, match] = -1, -1
     rows = []
     for index, person in enumerate(true):
-        matched = people[pairs[index]] if index in pairs else None
-        rows.append(_match_row(matched, person))
-    wrong = set(range(len(people))) - set(pairs.values())
+        if index in pairs:
+            match = pairs[index]
+            rows.append(_match_row(people[match], person, float(similar[index, match])))
+        else:
+            rows.append(_match_row(None, person, 0.0))
+    boxes = bodies[len(joints) :, :4]
+    wrong = {
+        index
+        for index in set(range(len(people))) - set(pairs.values())
+        if not any(_stands_in(people[index], box) for box in boxes)
+    }
     rows += [[0.0, 0.0, 0.0, 0.0, people[index].score] for index in sorted(wrong)]
     return np.array(rows, np.float32).reshape(-1, 5)
 
 
-def keypoint_similarity(person: Person, joints: Float) -> float:
+def keypoint_similarity(person: Person, joints: Float, area_px: float = 0.0) -> float:
     """
     Return object keypoint similarity (OKS, COCO keypoint evaluation), 0..1.
 
-    COCO's scale is the area of a person's outline; without outlines it is 0.53 of the box around
-    the joints, as is usual.
+    :param area_px: of the person's outline, square pixels: COCO's scale; 0: not known.
     """
     labelled = joints[:, 2] > 0
-    box = np.ptp(joints[labelled, :2], axis=0)
-    area = max(0.53 * float(box[0] * box[1]), 1.0)
+    area = area_px or box_area(joints)
     squared = np.square(person.joints[labelled, :2] - joints[labelled, :2]).sum(1)
     variance = np.square(2 * SIGMAS[labelled])
     return float(np.nan_to_num(np.exp(-squared / (2 * area * variance))).mean())
 
 
-def _match_row(person: Person | None, joints: Float) -> list[float]:
+def box_area(joints: Float) -> float:
+    """
+    Return the area that stands for an unknown outline's: 0.53 of the joints' box, square pixels.
+
+    0.53 is what others take of the box around the whole person, which is larger: so this is a
+    strict guess, and stricter for people who are cut off.
+    """
+    box = np.ptp(joints[joints[:, 2] > 0, :2], axis=0) if joints[:, 2].any() else np.zeros(2)
+    return max(0.53 * float(box[0] * box[1]), 1.0)
+
+
+def _stands_in(person: Person, box: Float) -> bool:
+    left, top, width, height = box.tolist()
+    u, v = np.nanmean(person.joints[:, :2], axis=0).tolist()
+    return bool(left <= u <= left + width and top <= v <= top + height)
+
+
+def _match_row(person: Person | None, joints: Float, similarity: float) -> list[float]:
     labelled, visible = joints[:, 2] > 0, joints[:, 2] > 1
     height = float(np.ptp(joints[labelled, 1]))
     if person is None:
@@ -94,7 +126,6 @@ def _match_row(person: Person | None, joints: Float) -> list[float]:
     apart = np.linalg.norm(person.joints[:, :2] - joints[:, :2], axis=1)
     limit = 0.2 * _torso_px(joints, height)
     right = float((np.nan_to_num(apart, nan=np.inf)[visible] <= limit).sum())
-    similarity = keypoint_similarity(person, joints)
     return [max(height, 1.0), similarity, float(visible.sum()), right, person.score]
 
 

@@ -141,8 +141,9 @@ class Pose(Task):
     def measure(self, prediction: Poses, sample: Sample) -> Matches:
         """Match the found people with the true ones, for PCK and for COCO's precision."""
         joints = sample['joints'][0].numpy()
+        bodies = sample['bodies'][0].numpy() if 'bodies' in sample else None
         people = prediction.people
-        return keypoint_matches(people, joints), measure_people(people, joints)
+        return keypoint_matches(people, joints, bodies), measure_people(people, joints, bodies)
 
     def summarize(self, measured: Sequence[Matches]) -> dict[str, float]:
         """Return the measures of all people of all images."""
