@@ -33,10 +33,12 @@ from sd_perception_ros.sources import (
     step_values,
 )
 from sd_perception_ros.tasks import make_task
+from sd_perception_ros.tasks.task import Task
 
 FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
 SHIPPED = Path(__file__).parent / 'checkpoints'
+MOST_PX = 4096  # the longest side that a network is asked to see
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class CheckpointConfig:
         choices=('exact', 'pad'),
     )
     long_side_px: int = option(
-        768, "Longer side the network was trained for; 0: the picture's own", low=0, high=4096
+        768, "Longer side the network was trained for; 0: the picture's own", low=0, high=MOST_PX
     )
     license: str = option(
         UNKNOWN, "Licence of the weights, logged when they are loaded; unknown: the model card's"
@@ -284,7 +286,7 @@ def start(
     :param options: what a task has instead of its defaults, by task.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: options of a task that is not there, or that it does not have; a timestep
-        that no checkpoint takes.
+        that no checkpoint takes; a head that a task cannot have.
     """
     options = options or {}
     if unknown := set(options) - set(tasks):
@@ -294,10 +296,17 @@ def start(
     step = step_options(CheckpointConfig(timestep=timestep).timestep, 'auto', -1)
     backbone = Sources(Path()).backbone(str(base), step, tunes=True)
     made = {task: make_task(task, options.get(task)) for task in tasks}
-    heads: dict[str, Head] = {
-        name: make_head(head, task.channels, backbone) for name, task in made.items()
-    }
+    heads = {name: _fresh_head(head, task, backbone) for name, task in made.items()}
     return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
+
+
+def _fresh_head(kind: str, task: Task, backbone: Backbone) -> Head:
+    if kind == 'dpt' and task.truth != 'depth_m':
+        raise ValueError(
+            f"a 'dpt' head stretches each answer to its own range, which only depth and disparity "
+            f"allow; choose 'light' for {task.name}"
+        )
+    return make_head(kind, task.channels, backbone)
 
 
 def base_folder(base: Path) -> Path:
@@ -327,7 +336,7 @@ def _go_on(
     [(key, backbone)] = model.backbones.items()
     made = {t: model.tasks[t] if t in kept else make_task(t, options.get(t)) for t in tasks}
     heads = {
-        name: model.heads[name] if name in kept else make_head(head, task.channels, backbone)
+        name: model.heads[name] if name in kept else _fresh_head(head, task, backbone)
         for name, task in made.items()
     }
     return Model({key: backbone}, made, heads, dict.fromkeys(made, key))

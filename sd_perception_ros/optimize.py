@@ -22,8 +22,9 @@ from sd_perception_ros.replayed import Replayed
 from sd_perception_ros.steplosses import StepLosses
 
 Run = dict[str, Any]
-# May change when a run goes on: they do not change what a step computes, or only when it ends.
-FREE = {'steps', 'save_every', 'accumulate', 'graphs'}
+# May change when a run goes on. Other steps move the end, and with it how far the rate has fallen
+# and which size of windows has its turn; a lower rate is what a run needs that went astray.
+FREE = {'steps', 'learning_rate', 'save_every', 'accumulate', 'graphs'}
 STATE = 'state'
 RUN = 'run.json'
 
@@ -94,10 +95,10 @@ def optimize(
         calls the module that it is given, which sums gradients over processes.
     :param folder: the state lies in `state` below it; it replaces the last one when it is whole.
     :param about: what else makes this run this run, such as its data; the state of another one
-        is refused. More steps, or fewer, are the same run.
+        is refused. More steps, or fewer, or another learning rate are the same run.
     :raises FloatingPointError: a loss or a gradient is not finite; the last state stays.
     :raises OSError: the folder or a state cannot be written; the last state stays as it was.
-    :raises ValueError: the state is of another run, or the batch cannot be parted.
+    :raises ValueError: the state is of another run, the batch cannot be parted, or nothing moves.
     """
     run = json.loads(json.dumps({**asdict(config), **about}))
     accelerator = Accelerator(
@@ -120,6 +121,11 @@ def optimize(
     layout = torch.contiguous_format if sharded else torch.channels_last
     module.to(memory_format=layout)  # type: ignore[call-overload]
     moving = [p for p in module.parameters() if p.requires_grad]
+    if not moving:
+        raise ValueError(
+            'no weight would move: the decoder is no readout with weights of its own; take --head '
+            'light, or --tune full'
+        )
     optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=1e-4, fused=True)
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     weights = [p for p in wrapped.parameters() if p.requires_grad]
@@ -295,4 +301,5 @@ def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
                 f'{run[name]}; choose another folder, or delete it'
             )
     accelerator.load_state(str(state))
+    accelerator.step = 0  # it counts parts of steps, and there may be another number of them now
     return int(there['done'])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def measure_scaling_factor(vae: Any, dataset: Dataset, frames: int = 64) -> floa
 def train_denoiser(
     unet: Any,
     latents: Tensor,
+    draw: Callable[[np.random.Generator], int],
     prompt: Tensor,
     config: OptimizeConfig,
     size: tuple[int, int],
@@ -100,6 +101,7 @@ def train_denoiser(
     target is v = sqrt(a) noise - sqrt(1 - a) latent (arXiv 2202.00512).
 
     :param latents: (V, N, c, h, w) float16: V variants of N frames.
+    :param draw: returns the index of a random frame, as the data's weights have it.
     :param prompt: (1, T, D), the frozen embedding.
     :param size: (height, width) of latent windows.
     :param source: what the latents are of, so that a run goes on with the same ones only.
@@ -108,7 +110,7 @@ def train_denoiser(
     signal = torch.cumprod(1 - betas, 0).float()
 
     def losses_of(denoise: Any, step: int, part: slice) -> dict[str, Tensor]:
-        latent = _latent_windows(latents, config, size, step)
+        latent = _latent_windows(latents, draw, config, size, step)
         timestep = torch.randint(0, 1000, (len(latent),))[part].to(unet.device)
         noise = torch.randn_like(latent)[part].to(unet.device)
         latent = latent[part].to(unet.device)
@@ -146,11 +148,15 @@ def _crops(
 
 
 def _latent_windows(
-    latents: Tensor, config: OptimizeConfig, size: tuple[int, int], step: int
+    latents: Tensor,
+    draw: Callable[[np.random.Generator], int],
+    config: OptimizeConfig,
+    size: tuple[int, int],
+    step: int,
 ) -> Tensor:
     rng = np.random.default_rng((config.seed, step))
     variants = torch.from_numpy(rng.integers(latents.shape[0], size=config.batch))
-    frames = torch.from_numpy(rng.integers(latents.shape[1], size=config.batch))
+    frames = torch.tensor([draw(rng) for _ in range(config.batch)])
     top = int(rng.integers(latents.shape[3] - size[0] + 1))
     left = int(rng.integers(latents.shape[4] - size[1] + 1))
     chosen = latents[variants.to(latents.device), frames.to(latents.device)].float()

@@ -67,7 +67,7 @@ class StepLosses:
         ):
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f'step {self.step}: {what} is {value}; lower learning_rate, or look for '
-                    'broken frames in the data; the last state is whole, so the same command '
-                    'goes on from it'
+                    f'step {self.step}: {what} is {value}; the last state is whole: train goes on '
+                    'from it with a lower --learning-rate. Or look for broken frames (data '
+                    'inspect --read 0), and train without them, into another --out'
                 )

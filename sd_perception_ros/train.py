@@ -21,7 +21,7 @@ from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.windows import ahead, covering, middle, place_window, WindowConfig
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
-from sd_perception_ros.optimize import device, optimize, OptimizeConfig
+from sd_perception_ros.optimize import device, is_main, optimize, OptimizeConfig
 from sd_perception_ros.types import Sample
 
 
@@ -127,7 +127,10 @@ def train(
 
     about = {
         'data': dataset.fingerprint(),
-        'tasks': list(model.tasks),
+        'tasks': {name: asdict(task) for name, task in model.tasks.items()},
+        'encoder': model.encoder_id(),
+        'together': together,
+        'latents': latents is not None,
         'heads': [type(head).__name__ for head in model.heads.values()],
         'sizes': list(sizes),
         'fit': windows.fit,
@@ -135,18 +138,20 @@ def train(
     }
     with ahead(window_of, windows.workers) as drawn:
         yield from optimize(_Readout(model), losses_of, config, folder, about)
-    for adapter in adapted:
-        adapter.merge_and_unload()
+    if is_main():  # others hold shards of adapters where weights are sharded
+        for adapter in adapted:
+            adapter.merge_and_unload()
     model.eval().requires_grad_(False)
 
 
 def previews(
-    model: Model, dataset: Dataset, size: tuple[int, int], frames: int = 4
+    model: Model, dataset: Dataset, size: tuple[int, int], fit: str = 'cover', frames: int = 4
 ) -> dict[str, NDArray[np.uint8]]:
     """
     Return what a model in training answers to some frames, painted.
 
     :param size: (height, width) of the windows that are shown, the middles of the pictures.
+    :param fit: as in `WindowConfig`.
     :returns: by task, (frames * H, 3 * W, 3) uint8 RGB: picture, truth, answer; nothing where
         the weights are sharded over processes, as one of them alone cannot run the model.
     """
@@ -155,7 +160,7 @@ def previews(
     rows: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in model.tasks}
     device = next(model.parameters()).device
     for index in dataset.spread(frames)[:frames]:
-        sample = middle(dataset[index], size)
+        sample = middle(dataset[index], size, enlarge_only=fit == 'crop')
         picture = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         with torch.no_grad():
             outputs = model(sample['image'].to(device))

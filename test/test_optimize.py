@@ -90,6 +90,28 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert_equal(whole, fit(tmp_path / 'stopped', config))
 
 
+def test_a_stopped_run_goes_on_in_parts_where_steps_still_end_with_steps(tmp_path: Path) -> None:
+    config = OptimizeConfig(steps=6, save_every=3, **FAST)
+    whole = fit(tmp_path / 'whole', config)
+    fit(tmp_path / 'stopped', config, stop=4)  # after the state of step 3, no multiple of 4
+    parts = OptimizeConfig(steps=6, save_every=3, accumulate=4, **FAST)
+    assert_equal(whole, fit(tmp_path / 'stopped', parts))
+
+
+def test_a_run_that_went_astray_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
+    fit(tmp_path, OptimizeConfig(steps=6, save_every=3, **FAST), stop=4)
+    slow = FAST | {'learning_rate': 1e-8}
+    gone_on = fit(tmp_path, OptimizeConfig(steps=6, **slow))
+    kept = fit(tmp_path / 'short', OptimizeConfig(steps=6, save_every=3, **FAST), stop=3)
+    torch.testing.assert_close(gone_on.weight, kept.weight, atol=1e-6, rtol=0)
+
+
+def test_a_model_of_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+    still = line().requires_grad_(False)
+    with pytest.raises(ValueError, match=r'no weight would move.*--tune full'):
+        next(optimize(still, squares, OptimizeConfig(steps=1, **FAST), tmp_path, {}))
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='rooms')
     with pytest.raises(ValueError, match='of another run, with seed 0 instead of 1'):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import json
 from pathlib import Path
 import subprocess
@@ -18,8 +19,10 @@ from sd_perception_ros import checkpoint
 from sd_perception_ros.cli import evaluate as evaluate_command
 from sd_perception_ros.cli import train as train_command
 from sd_perception_ros.cli.arguments import from_options, parse
+from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.optimize import OptimizeConfig
 from sd_perception_ros.tasks import TASKS
+from sd_perception_ros.train import train as run_training
 from sd_perception_ros.train import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +214,45 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
     arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
     assert train_command.main([*arguments, '--tasks', *tasks]) == 0
     assert checkpoint.tasks_of(str(tmp_path / 'out')) == tasks
+
+
+def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_theirs(
+    base: Path, frames: Path, tmp_path: Path
+) -> None:
+    for fit, side in (('crop', 64), ('cover', 32)):  # of 64x48 pictures, windows of 32x24
+        out = tmp_path / fit
+        more = ('--steps', 1, '--batch', 1, '--fit', fit)
+        assert train_command.main(words(base, frames, out, *more)[3:]) == 0
+        assert checkpoint.read(out / checkpoint.FILE)[0].long_side_px == side
+
+
+def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(
+    frames: Path, tmp_path: Path
+) -> None:
+    away = save_base(tmp_path / 'away', 'sd')
+    mine = tmp_path / 'mine' / checkpoint.FILE
+    mine.parent.mkdir()
+    entry = f'{{unet: {away}/unet, head: decoder}}'
+    mine.write_text(f'base: {away}\ntasks:\n  depth: {entry}\n')
+    numbers = ('--tasks', 'depth', '--steps', 1, '--batch', 1)
+    assert train_command.main(words(mine.parent, frames, tmp_path / 'out', *numbers)[3:]) == 0
+
+
+def test_a_run_with_other_task_options_is_another_run(
+    base: Path, frames: Path, tmp_path: Path
+) -> None:
+    opened = open_data([str(frames)])
+
+    def run(y_sign: int) -> Iterator[tuple[int, dict[str, float]]]:
+        model = checkpoint.start(
+            base, ['normals'], 'light', options={'normals': {'y_sign': y_sign}}
+        )
+        config = OptimizeConfig(steps=2, batch=1, save_every=1)
+        return run_training(model, opened, None, config, [(24, 32)], tmp_path)
+
+    next(run(-1))
+    with pytest.raises(ValueError, match=r"state is of another run, with tasks .*'y_sign': -1"):
+        next(run(1))
 
 
 def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licence(

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 from hypothesis import given
 from hypothesis import strategies as st
-from models import tiny_model, tiny_unet, tiny_vae
+from models import save_base, save_tiny, tiny_model, tiny_unet, tiny_vae
 import numpy as np
 import pytest
 import torch
@@ -358,9 +358,33 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
     torch.manual_seed(0)
     unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
     config = OptimizeConfig(steps=60, batch=8, learning_rate=3e-3, warmup=5)
-    run = train_denoiser(unet, latents, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones')
+    run = train_denoiser(
+        unet, latents, lambda rng: 0, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones'
+    )
     losses = [losses['velocity'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
+    latents = torch.full((2, 2, 4, 6, 8), torch.nan).half()
+    latents[:, 1] = 1  # the other frame is of another set, whose weight is next to nothing
+    config = OptimizeConfig(steps=2, batch=4)
+    run = train_denoiser(
+        tiny_unet(), latents, lambda rng: 1, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones'
+    )
+    assert all(np.isfinite(losses['velocity']) for _, losses in run)
+
+
+@pytest.mark.parametrize('task', ['normals', 'matting', 'pose'])
+def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
+    task: str, tmp_path: Path
+) -> None:
+    message = f"stretches each answer .* choose 'light' for {task}"
+    plain = save_base(tmp_path / 'plain', 'sd')
+    begun = save_tiny(tmp_path / 'begun', {'depth': 'light'})  # has no readout for it yet
+    for base in (plain, begun):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.start(base, ['depth', task], 'dpt')
 
 
 def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(arguments.seed)
     opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
     opened.check()
+    if arguments.stage in ('all', 'denoiser'):  # before hours of training the autoencoder
+        _check_windows(opened, arguments.denoiser_size)
     dataset = resident(opened, device())
     print(f'{len(dataset)} frames in {dataset.name}')
     for name, stage in (('vae', _vae), ('latents', _latents), ('denoiser', _denoiser)):
@@ -86,6 +88,15 @@ def main(argv: list[str] | None = None) -> int:
         if name == arguments.stage:
             break
     return 0
+
+
+def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:
+    height, width = dataset.image(0).shape[-2:]
+    if size[0] > height or size[1] > width:
+        raise ValueError(
+            f'windows of {size[1]}x{size[0]} do not fit into pictures of {width}x{height}; choose '
+            'a smaller --denoiser-size, or a larger --frame-size'
+        )
 
 
 def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
@@ -153,6 +164,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     log = train_denoiser(
         unet,
         latents,
+        dataset.draw,
         torch.zeros(1, 1, PROMPT_WIDTH),
         config,
         (height // stride, width // stride),

@@ -8,16 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.cards import license_near
 from sd_perception_ros.backbones.weights import weights_fingerprint
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import CheckpointConfig, MOST_PX
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.cli.versions import commit
+from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
@@ -116,9 +118,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     base = checkpoint.base_folder(arguments.base)
     file = arguments.latents or base / 'latents.safetensors'
-    source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
-    # Latents are of pictures at their own scale.
-    latents = latents_of(file, source) if windows.fit == 'crop' else None
+    latents = None
+    if file.is_file() and windows.fit == 'crop':  # latents are of pictures at their own scale
+        source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
+        latents = latents_of(file, source)
     if arguments.latents and latents is None:
         raise ValueError(
             f'{file} is not of this data, at its own scale, and this encoder; make it anew with '
@@ -129,18 +132,19 @@ def main(argv: list[str] | None = None) -> int:
         latents = latents.to(device())
     if is_main():
         print(f'{len(dataset)} frames in {dataset.name}, {known}')
+    long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)
     losses = follow(
         '+'.join(arguments.tasks),
         train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning, windows),
         config.steps,
         arguments.out,
-        partial(previews, model, dataset, arguments.sizes[-1]),
+        partial(previews, model, dataset, arguments.sizes[-1], windows.fit),
         config.save_every,
     )
     if not is_main():
         return 0
     made = CheckpointConfig(
-        long_side_px=max(arguments.sizes[-1]),
+        long_side_px=long_side_px,
         license=_license(arguments.license, base),
         provenance={
             'base': arguments.base.name,
@@ -159,6 +163,14 @@ def main(argv: list[str] | None = None) -> int:
     discard_state(arguments.out)
     print(f'wrote {arguments.out / checkpoint.FILE}')
     return 0
+
+
+def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
+    """Return the longer side at which the model sees whole pictures as large as in training."""
+    if fit == 'cover':
+        return max(window)
+    sides = [max(dataset.image(index).shape[-2:]) for index in dataset.spread(16)]
+    return min(max(*window, int(np.median(sides))), MOST_PX)
 
 
 def _options(words: list[str]) -> dict[str, dict[str, Any]]:
