@@ -100,7 +100,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
 
 def _unknown(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f'choose one of: {_list(known)}'
+    choices = f'choose one of: {_list(known)}' if known else 'there are none here'
+    hint = f"did you mean '{close[0]}'?" if close else choices
     return f"unknown option '{key}'; {hint}"
 
 

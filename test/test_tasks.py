@@ -232,3 +232,8 @@ def test_foreground_that_misses_half_of_the_things_has_an_f_of_a_half_recalled()
     # Precision 1, recall 0.5: 1.3 * 0.5 / (0.3 + 0.5).
     assert figures['max_f'] == pytest.approx(0.8125)
     assert figures['mae'] == pytest.approx(0.25)
+
+
+def test_an_option_of_a_task_that_has_none_is_refused_in_so_many_words() -> None:
+    with pytest.raises(ValueError, match="unknown option 'x'; there are none here"):
+        make_task('matting', {'x': 1})

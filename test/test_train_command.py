@@ -27,6 +27,7 @@ from sd_perception_ros.train import TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
+THREE_STEPS = ('--steps', 3, '--batch', 4)
 RECIPES = sorted((ROOT / 'config' / 'train').glob('*.yaml'))
 COMMAND = ['-m', 'sd_perception_ros', 'train', '--learning-rate', '1e-3', '--sizes', '32x24']
 
@@ -51,6 +52,14 @@ def train(arguments: list[str], *launcher: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope='module')
+def one_process(base: Path, frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Let one process make three steps of four pictures."""
+    out = tmp_path_factory.mktemp('one') / 'out'
+    train(words(base, frames, out, *THREE_STEPS))
+    return out
+
+
 def assert_same_weights(one: Path, other: Path) -> None:
     files = sorted(file.relative_to(one) for file in one.rglob('*.safetensors'))
     assert 'unet/diffusion_pytorch_model.safetensors' in {str(file) for file in files}
@@ -62,36 +71,36 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
-    base: Path, frames: Path, tmp_path: Path
+    base: Path, frames: Path, one_process: Path, tmp_path: Path
 ) -> None:
-    numbers = ('--steps', 3, '--batch', 4)
-    train(words(base, frames, tmp_path / 'one', *numbers))
-    train(words(base, frames, tmp_path / 'two', *numbers, '--save-every', 2), *TWO)
-    assert_same_weights(tmp_path / 'one', tmp_path / 'two')
+    train(words(base, frames, tmp_path, *THREE_STEPS, '--save-every', 2), *TWO)
+    assert_same_weights(one_process, tmp_path)
     one, two = (
-        checkpoint.read(tmp_path / name / checkpoint.FILE)[0].provenance for name in ('one', 'two')
+        checkpoint.read(out / checkpoint.FILE)[0].provenance for out in (one_process, tmp_path)
     )
     assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
 
 
 def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_does(
-    base: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    frames: Path,
+    one_process: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    numbers = ('--steps', 3, '--batch', 4)
-    train(words(base, frames, tmp_path / 'one', *numbers))
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     # The command's own words, behind another script: see there.
-    sharded = ['test/sharded.py', *words(base, frames, tmp_path / 'two', *numbers)[3:]]
+    sharded = ['test/sharded.py', *words(base, frames, tmp_path, *THREE_STEPS)[3:]]
     monkeypatch.setenv('STOP_AFTER', '2')
     stopped = subprocess.run(
         [sys.executable, *TWO, *sharded, '--save-every', '2'],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert stopped.returncode != 0, stopped.stderr
-    assert json.loads((tmp_path / 'two' / 'state' / 'run.json').read_text())['done'] == 2
+    assert json.loads((tmp_path / 'state' / 'run.json').read_text())['done'] == 2
     monkeypatch.delenv('STOP_AFTER')
     train([*sharded, '--save-every', '2'], *TWO)
-    assert_same_weights(tmp_path / 'one', tmp_path / 'two')
+    assert_same_weights(one_process, tmp_path)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
