@@ -308,6 +308,22 @@ def test_to_be_measured_coco_gives_every_picture_and_everybodys_outline(tmp_path
     assert dataset[1]['bodies'].shape == (1, 0, 6)
 
 
+def test_to_be_measured_your_own_people_have_their_outlines_too(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    dataset = open_data([f'folder:{tmp_path}'], measuring=True)
+    assert dataset[0]['bodies'][0, :, 4:].tolist() == [[20, 0]]
+    assert dataset[1]['bodies'].shape == (1, 0, 6)
+    assert 'bodies' not in open_data([f'folder:{tmp_path}'])[0]
+
+
+def test_a_box_that_is_none_is_named_before_it_is_measured_with(tmp_path: Path) -> None:
+    LAYOUTS['coco'](tmp_path)
+    [file] = (tmp_path / 'annotations').glob('*.json')
+    file.write_text(file.read_text().replace('"area": 20', '"area": 20, "bbox": [1, 2, 3]'))
+    with pytest.raises(ValueError, match=r'expected 4 numbers as the bbox .*1.jpg .* got 3'):
+        open_data([f'coco:{tmp_path}'], measuring=True)[0]
+
+
 def test_people_whom_nobody_marked_are_unknown_in_coco(tmp_path: Path) -> None:
     matte = made('coco', tmp_path)[0]['matte'][0, 0, 3]
     assert matte[:2].tolist() == [1, 1]

@@ -103,10 +103,15 @@ class MarkedPeople:
     def bodies(self, name: str) -> NDArray[np.float32]:
         """Return (Q, 6) boxes, areas and crowds as in `Sample`, zeros where none is known."""
         others = [row for row in self._rows(name) if not _is_marked(row)]
-        rows = [
-            [*(row.get('bbox') or [0] * 4), row.get('area') or 0, row.get('iscrowd') or 0]
-            for row in [*self._marked(name), *others]
-        ]
+        rows = []
+        for row in [*self._marked(name), *others]:
+            box = row.get('bbox') or [0] * 4
+            if len(box) != 4:
+                raise ValueError(
+                    f'{self.file}: expected 4 numbers as the bbox of a person in {name} (left, '
+                    f'top, width, height), got {len(box)}; correct it, or leave it out'
+                )
+            rows.append([*box, row.get('area') or 0, row.get('iscrowd') or 0])
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def matte(self, name: str, height: int, width: int) -> NDArray[np.float32]:

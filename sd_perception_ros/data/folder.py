@@ -77,6 +77,8 @@ class PicturesDataset(FolderDataset):
         }
         if self._people is not None:
             arrays['joints'] = self._people.joints(frame.key).reshape(-1, len(JOINTS), 3)
+            if self.measuring:
+                arrays['bodies'] = self._people.bodies(frame.key)
         return arrays
 
 
