@@ -81,7 +81,8 @@ def measure_scaling_factor(vae: Any, dataset: Dataset, frames: int = 64) -> floa
     latents = [
         vae.encode(dataset.images([int(i)]).to(vae.device)).latent_dist.mean for i in chosen
     ]
-    return 1 / float(torch.cat(latents).std())
+    # Pictures may differ in size.
+    return 1 / float(torch.cat([latent.flatten() for latent in latents]).std())
 
 
 def train_denoiser(

@@ -131,7 +131,8 @@ def train(
         'encoder': model.encoder_id(),
         'together': together,
         'latents': latents is not None,
-        'heads': [type(head).__name__ for head in model.heads.values()],
+        # In their order: weights are told apart by their place alone.
+        'heads': [[name, type(head).__name__] for name, head in model.heads.items()],
         'sizes': list(sizes),
         'fit': windows.fit,
         **asdict(tuning),

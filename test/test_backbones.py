@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
 from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
-from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet
+from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, take_over
 from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
 from sd_perception_ros.checkpoint import CheckpointConfig
 from sd_perception_ros.data.rooms import RoomsDataset
@@ -361,6 +361,34 @@ def test_the_small_denoiser_has_the_levels_that_are_asked_for() -> None:
     for channels in ((), (16, 20), (0, 8)):
         with pytest.raises(ValueError, match='multiples of 8'):
             small_unet(channels)
+
+
+def test_a_finer_denoiser_keeps_the_trained_levels_as_its_coarsest() -> None:
+    trained, finer = small_unet((16, 24, 32)), small_unet((16, 16, 24, 32))
+    assert take_over(finer, trained) > 0.9
+    for mine, theirs in ((1, 0), (2, 1), (3, 2)):
+        assert _same(finer.down_blocks[mine], trained.down_blocks[theirs])
+    for level in (0, 1):
+        assert _same(finer.up_blocks[level], trained.up_blocks[level])
+    assert _same(finer.up_blocks[2].resnets, trained.up_blocks[2].resnets)
+    assert not _same(finer.up_blocks[3].resnets[0], trained.up_blocks[2].resnets[0])
+    assert _same(finer.mid_block, trained.mid_block)
+
+
+def test_a_denoiser_of_the_same_levels_is_taken_over_whole_and_one_of_more_is_refused() -> None:
+    trained, same = small_unet((16, 24, 32)), small_unet((16, 24, 32))
+    assert take_over(same, trained) == 1
+    assert _same(same, trained)
+    with pytest.raises(ValueError, match='at most 3 levels to take over, got one of 4'):
+        take_over(same, small_unet((16, 16, 24, 32)))
+    for channels in ((16, 24, 40), (24, 24, 32)):  # another middle; another width of time
+        with pytest.raises(ValueError, match='does not go on in one of'):
+            take_over(small_unet(channels), trained)
+
+
+def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
 def test_a_model_starts_at_a_timestep_that_checkpoints_have(tmp_path: Path) -> None:

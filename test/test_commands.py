@@ -35,6 +35,10 @@ def test_every_command_explains_itself_with_an_example(
         (['evaluate', '--checkpoint', 'nowhere', '--data', '.'], 'expected a checkpoint'),
         (['pretrain', '--data', 'nowhere', '--out', 'x'], 'make some with the synthesize command'),
         (['pretrain', '--data', '.', '--out', 'x', '--denoiser-channels', '20'], 'multiples of 8'),
+        (
+            ['pretrain', '--data', '.', '--out', 'x', '--denoiser-steps', '0'],
+            '0 with --denoi',
+        ),
         (['synthesize', '--assets', 'nowhere', '--out', 'x'], 'sweethome3d-furniture'),
         (['bake-bodies', '--out', 'x'], 'python -m pip install -r requirements/train.txt anny'),
         (['export', '--out', '/dev/null/graphs'], "'/dev/null/graphs' cannot be used (Not a dir"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+import torch
 
 PROMPT_WIDTH = 32
 UNET_CHANNELS = (32, 48, 96, 160, 192)
@@ -55,3 +56,39 @@ def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
         use_linear_projection=True,
         sample_size=64,
     )
+
+
+@torch.no_grad()
+def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
+    """
+    Give a denoiser the weights of another, which may have fewer levels; returns their share.
+
+    Levels are counted from the coarsest, the way up from there as well: a denoiser of smaller
+    latent cells has finer levels of its own, and what it takes over sees the sizes it knew.
+    Weights of another shape stay as they are.
+
+    :param unet: changed in place.
+    :raises ValueError: the other one has more levels, or not even its coarsest one fits.
+    """
+    finer = len(unet.config.block_out_channels) - len(grown.config.block_out_channels)
+    if finer < 0:
+        raise ValueError(
+            f'expected a denoiser of at most {len(unet.config.block_out_channels)} levels to take '
+            f'over, got one of {len(grown.config.block_out_channels)}'
+        )
+    own, taken = unet.state_dict(), set()
+    for name, weights in grown.state_dict().items():
+        if name.startswith('down_blocks.'):
+            _, level, rest = name.split('.', 2)
+            name = f'down_blocks.{int(level) + finer}.{rest}'
+        if name in own and own[name].shape == weights.shape:
+            own[name].copy_(weights)
+            taken.add(name)
+    # The middle and what tells it the time: without them the rest is of no use.
+    if {name for name in own if name.startswith(('mid_block.', 'time_embedding.'))} - taken:
+        raise ValueError(
+            f'a denoiser of channels {list(grown.config.block_out_channels)} does not go on in '
+            f'one of {list(unet.config.block_out_channels)}: the coarsest levels must be its own, '
+            'and the finest one as wide'
+        )
+    return sum(own[name].numel() for name in taken) / sum(own[name].numel() for name in own)

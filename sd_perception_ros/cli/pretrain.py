@@ -5,17 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from diffusers import UNet2DConditionModel
 import torch
 from tqdm import tqdm
 
-from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, small_vae, UNET_CHANNELS
+from sd_perception_ros.backbones.files import has_weights, read_weights
+from sd_perception_ros.backbones.small import (
+    PROMPT_WIDTH,
+    small_unet,
+    small_vae,
+    take_over,
+    UNET_CHANNELS,
+)
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.backbones.weights import (
     load_vae,
+    make,
+    read_config,
     save_model,
     save_tensors,
     weights_fingerprint,
 )
+from sd_perception_ros.checkpoint import base_folder
 from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.dataset import Dataset
@@ -56,13 +67,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='Folder to write')
     parser.add_argument('--vae-steps', type=int, default=4000, help='default: %(default)s')
     parser.add_argument('--vae-size', type=size, default=(96, 128), help='Crops, default 128x96')
-    parser.add_argument('--denoiser-steps', type=int, default=2500, help='default: %(default)s')
+    parser.add_argument(
+        '--denoiser-steps', type=int, default=2500,
+        help='default: %(default)s; 0 with --denoiser-from: as it was taken over',
+    )  # fmt: skip
     parser.add_argument(
         '--denoiser-size', type=size, default=(128, 192), help='Windows, default 192x128'
     )
     parser.add_argument(
         '--denoiser-channels', type=int, nargs='+', default=UNET_CHANNELS, metavar='N',
         help=f'Of its levels, fine to coarse, multiples of 8, default {UNET_CHANNELS}',
+    )  # fmt: skip
+    parser.add_argument(
+        '--denoiser-from', type=Path, metavar='MODEL',
+        help='Checkpoint or model folder whose unet the coarsest levels are taken over from; '
+        '--denoiser-from bundled needs --denoiser-channels like 32 32 64 128 176',
     )  # fmt: skip
     parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
     parser.add_argument(
@@ -74,8 +93,12 @@ def main(argv: list[str] | None = None) -> int:
         help='Stop after this stage (default: %(default)s runs to the end)',
     )  # fmt: skip
     arguments = parser.parse_args(argv)
-    with torch.device('meta'):  # before hours of training the autoencoder
-        small_unet(arguments.denoiser_channels)
+    if arguments.denoiser_steps < (0 if arguments.denoiser_from else 1):
+        raise ValueError(
+            f'expected --denoiser-steps of 1 or more (0 with --denoiser-from), got '
+            f'{arguments.denoiser_steps}'
+        )
+    _fresh_denoiser(arguments)  # before hours of training the autoencoder
     torch.manual_seed(arguments.seed)
     opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
     opened.check()
@@ -101,7 +124,7 @@ def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:
 
 def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'vae'
-    if folder.is_dir():
+    if has_weights(folder):
         print(f'{folder} is there: the autoencoder is trained')
         return
     vae = small_vae()
@@ -143,7 +166,7 @@ def _latents(arguments: argparse.Namespace, dataset: Dataset) -> None:
 
 def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'unet'
-    if folder.is_dir():
+    if has_weights(folder):
         print(f'{folder} is there: the denoiser is trained')
         return
     source = _source(arguments, dataset)
@@ -151,7 +174,12 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     assert latents is not None
     latents = latents.to(device())
     state = arguments.out / 'unet_training'
-    unet = small_unet(arguments.denoiser_channels)
+    unet, taken = _fresh_denoiser(arguments)
+    if taken:
+        print(f'{taken:.0%} of the denoiser is taken over from {arguments.denoiser_from}')
+    if not arguments.denoiser_steps:
+        save_model(folder, unet.eval(), torch.float32)
+        return
     config = OptimizeConfig(
         steps=arguments.denoiser_steps,
         batch=arguments.batch,
@@ -174,6 +202,16 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     follow('denoiser', log, config.steps, arguments.out)
     save_model(folder, unet.eval(), torch.float32)
     discard_state(state)
+
+
+def _fresh_denoiser(arguments: argparse.Namespace) -> tuple[UNet2DConditionModel, float]:
+    """Return a denoiser and the share of its weights that another one has trained."""
+    unet = small_unet(arguments.denoiser_channels)
+    if arguments.denoiser_from is None:
+        return unet, 0.0
+    folder = base_folder(arguments.denoiser_from) / 'unet'
+    trained = make(UNet2DConditionModel, read_config(folder, None), read_weights(folder), folder)
+    return unet, take_over(unet, trained)
 
 
 def _source(arguments: argparse.Namespace, dataset: Dataset) -> str:
