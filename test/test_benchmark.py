@@ -194,6 +194,14 @@ def test_a_file_that_no_benchmark_wrote_is_not_drawn(
         runpy.run_path(str(FOLDER / command))['main']([str(named)])
 
 
+def test_runs_of_other_options_have_no_spread_in_common(tmp_path: Path) -> None:
+    for seed, steps in ((0, 1000), (1, 2000)):
+        run = {'start': 'scratch', 'frames': 50, 'seed': seed, 'steps': steps, 'metrics': {}}
+        (tmp_path / f'{seed}.json').write_text(json.dumps(run))
+    with pytest.raises(ValueError, match='differ in steps: no spread over seeds'):
+        runpy.run_path(str(FOLDER / 'transfer' / 'plot.py'))['main']([str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [

@@ -88,6 +88,20 @@ def test_a_joint_on_the_optical_axis_lies_in_the_middle_of_the_picture():
     assert figure.joints[middle + 1, 1] == pytest.approx(15 - 20.5 / math.tan(math.pi / 6) / 40)
 
 
+def test_a_joint_on_the_far_side_of_its_own_body_is_hidden():
+    joints = np.array([(0, 3.8 + 0.04 * number, 1) for number in range(17)], np.float32)
+    body = box((0.4, 0.7, 2.0), GRAY, (0, 4.15, 0))  # its skin begins 3.8 m away
+    (figure,) = figures(scene_of((body, PERSON, 0), BACK), view_at((0, 0, 1)), [joints])
+    assert figure.joints[:, 2].tolist() == [2] * 4 + [1] * 13  # 0, 4, 8 and 12 cm deep
+
+
+def test_what_stands_close_before_a_joint_hides_it():
+    mesh, joints = post(0, 4)  # the skin is 3.9 m away
+    chair = box((1.0, 0.02, 3.0), GRAY, (0, 3.88, 0)), FURNITURE
+    (figure,) = figures(scene_of((mesh, PERSON, 0), chair, BACK), view_at((0, 0, 1)), [joints])
+    assert set(figure.joints[:, 2]) == {1}
+
+
 def test_a_wall_hides_what_is_behind_it_and_the_rest_stays_visible():
     mesh, joints = post(0, 4)
     board = box((3, 0.1, 1.0), GRAY, (0, 2, 0))  # seen from 1 m: hides everything below 1 m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -347,6 +348,14 @@ def test_a_folder_of_another_recipe_is_refused(solids):
     _, folder = solids
     with pytest.raises(ValueError, match='another recipe'):
         list(write_dataset(Recipe(4, 2, 99, 64, 48, 'none', False), folder, folder, 1))
+
+
+def test_a_folder_of_an_earlier_generator_is_refused(tmp_path):
+    recipe = Recipe(1, 1, 3, 64, 48, 'none', False)
+    about = {'arguments': dataclasses.asdict(recipe), 'versions': {}}
+    (tmp_path / 'recipe.json').write_text(json.dumps(about))
+    with pytest.raises(ValueError, match='was made by generator 1, and this is'):
+        list(write_dataset(recipe, tmp_path, tmp_path, 1))
 
 
 def test_the_folder_says_how_it_was_made_and_whom_to_credit(solids):

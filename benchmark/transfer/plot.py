@@ -36,6 +36,8 @@ FIGURES = (
     ('depth', 'delta1', 'delta1, higher is better'),
     ('pose', 'pck_0.2', 'PCK@0.2, higher is better'),
 )
+# One figure is of runs that have these in common.
+SETTINGS = ('steps', 'batch', 'pictures', 'learning_rate', 'base', 'timestep', 'held_frames')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(one, dict) or 'metrics' not in one:
             raise ValueError(
                 f'expected a run of transfer.py in {file}; name a folder of those alone'
+            )
+        differing = [name for name in SETTINGS if one.get(name) != runs[0].get(name)]
+        if differing:
+            raise ValueError(
+                f'{file} and {files[0]} differ in {", ".join(differing)}: no spread over seeds; '
+                'name a folder of runs with the same options'
             )
     print(table(runs))
     if options.picture:

@@ -67,11 +67,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = [(s, n, b) for s in options.seeds for n in options.frames for b in options.starts]
     for seed, frames, start in tqdm(runs, unit='run'):
         file = options.out / f'{start}_{frames}_{seed}.json'
-        if not file.exists():
+        if file.exists():
+            _check(file, options, len(held))
+        else:
             figures = run(options, everything, latents, held, start, frames, seed)
             file.write_text(json.dumps(figures, indent=2) + '\n')
             tqdm.write(f'{start:10} {frames:5} frames, seed {seed}: {figures["metrics"]["depth"]}')
     return 0
+
+
+def _check(file: Path, options: argparse.Namespace, held_frames: int) -> None:
+    """Refuse a result of other options, which would count as one of these."""
+    there = json.loads(file.read_text())
+    for name, wanted in {**_about(options), 'held_frames': held_frames}.items():
+        if there.get(name) != wanted:
+            raise ValueError(
+                f'expected a run with {name} {wanted} in {file}, found {there.get(name)}; choose '
+                'another --out'
+            )
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        'steps': options.steps,
+        'batch': options.batch,
+        'pictures': list(options.size),
+        'learning_rate': options.learning_rate,
+        'base': options.base.name,
+        'timestep': options.timestep,
+    }
 
 
 def run(
@@ -119,12 +143,7 @@ def run(
         'start': start,
         'frames': frames,
         'seed': seed,
-        'steps': options.steps,
-        'batch': options.batch,
-        'pictures': list(options.size),
-        'learning_rate': options.learning_rate,
-        'base': options.base.name,
-        'timestep': options.timestep,
+        **_about(options),
         'held_frames': len(held),
         'last_losses': {name: float(np.mean([step[name] for step in tail])) for name in tail[0]},
         'minutes': round((time.monotonic() - began) / 60, 2),

@@ -31,6 +31,7 @@ from sd_perception_ros.synthetic.yards import make_yard
 
 YARD_SHARE = 0.25
 MAX_ATTEMPTS = 8
+GENERATOR = 2  # one more whenever the same recipe makes other files
 
 
 @dataclass(frozen=True)
@@ -196,14 +197,21 @@ def _claim(recipe: Recipe, folder: Path) -> None:
     path = folder / 'recipe.json'
     arguments = asdict(recipe)
     if path.exists():
-        there = json.loads(path.read_text())['arguments']
+        known = json.loads(path.read_text())
+        there, generator = known['arguments'], known.get('generator', 1)
+        if generator != GENERATOR:
+            raise ValueError(
+                f"'{folder}' was made by generator {generator}, and this is {GENERATOR}: what its "
+                'frames say differs; choose an empty folder'
+            )
         if {**there, 'scenes': 0} != {**arguments, 'scenes': 0}:
             raise ValueError(
                 f"'{folder}' was made by another recipe: expected {arguments}, found {there}; "
                 'choose an empty folder'
             )
     versions = {name: importlib.metadata.version(name) for name in ('numpy', 'embreex')}
-    text = json.dumps({'arguments': arguments, 'versions': versions}, indent=2)
+    about = {'generator': GENERATOR, 'arguments': arguments, 'versions': versions}
+    text = json.dumps(about, indent=2)
     write_atomically(path, text.encode())
 
 

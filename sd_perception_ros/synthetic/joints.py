@@ -48,7 +48,8 @@ def figures(scene: Scene, view: View, people: Sequence[Float]) -> list[Figure]:
     """
     Find the people with at least one joint in the picture, the nearest first.
 
-    A joint is visible where the ray to it first meets that same person, or nothing before it.
+    A joint is visible where the ray to it first meets that same person's skin over it, or nothing
+    before it. One behind another part of the same body, as a nose seen from behind, is hidden.
 
     :param people: (17, 3) world joints of each person, by person number.
     """
@@ -68,8 +69,8 @@ def figures(scene: Scene, view: View, people: Sequence[Float]) -> list[Figure]:
             continue
         hits = scene.trace(view.position_m, towards)
         same = (hits.triangle >= 0) & (scene.person[hits.triangle] == number)
-        free = (hits.scale - 1) * depth_m >= -SKIN_M
-        flag = np.where(same | free, VISIBLE, HIDDEN)
+        skin = same & ((1 - hits.scale) * depth_m <= SKIN_M)
+        flag = np.where(skin | (hits.scale >= 1), VISIBLE, HIDDEN)
         marked = np.c_[pixels, flag] * inside[:, None]
         found.append(Figure(marked.astype(np.float32), optical))
     return sorted(found, key=lambda figure: float(figure.joints_m[:, 2].mean()))
