@@ -11,6 +11,8 @@ from sd_perception_ros.types import Float, Grid, Person
 # A joint is looked for around where the offset points, within this share of the person's size.
 _REACH = 0.2
 _LEAST_REACH_CELLS = 2.5
+# Two centres are not nearer than half of this: a broad peak has ripples.
+_APART_CELLS = 5
 # Two people whose joints are nearer than this share of their size are one, found twice.
 _SAME = 0.15
 Candidate = tuple[float, float, float]  # x and y in cells, heat
@@ -23,7 +25,7 @@ def centres(heat: Float, min_heat: float, count: int) -> list[Candidate]:
     :param heat: (h, w) float32.
     :param count: at most so many.
     """
-    highest = cv2.dilate(heat, np.ones((3, 3), np.uint8))
+    highest = cv2.dilate(heat, np.ones((_APART_CELLS, _APART_CELLS), np.uint8))
     rows, columns = np.nonzero((heat >= highest) & (heat >= min_heat))
     order = np.argsort(-heat[rows, columns], kind='stable')[:count]
     return [peak_at(heat, int(rows[i]), int(columns[i])) for i in order]
