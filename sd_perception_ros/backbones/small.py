@@ -91,4 +91,5 @@ def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
             f'one of {list(unet.config.block_out_channels)}: the coarsest levels must be its own, '
             'and the finest one as wide'
         )
-    return sum(own[name].numel() for name in taken) / sum(own[name].numel() for name in own)
+    whole = sum(weights.numel() for weights in own.values())
+    return float(sum(own[name].numel() for name in taken) / whole)
