@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffusers import AutoencoderKL, ModelMixin
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, PatchEmbed
 import numpy as np
 from safetensors.torch import save_file
@@ -107,6 +107,11 @@ def load_vae(folder: Path, reader: Reader | None = None) -> AutoencoderKL:
     encodes_only = not any(name.startswith('decoder.') for name in weights)
     cut_off = ('decoder', 'post_quant_conv') if encodes_only else ()
     return make(AutoencoderKL, config, weights, folder, cut_off)
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """Read a denoiser of the UNet kind."""
+    return make(UNet2DConditionModel, read_config(folder, None), Reader().read(folder), folder)
 
 
 def modern(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

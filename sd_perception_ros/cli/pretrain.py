@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffusers import UNet2DConditionModel
 import torch
 from tqdm import tqdm
 
-from sd_perception_ros.backbones.files import has_weights, read_weights
+from sd_perception_ros.backbones.files import has_weights
 from sd_perception_ros.backbones.small import (
     PROMPT_WIDTH,
     small_unet,
@@ -19,9 +18,8 @@ from sd_perception_ros.backbones.small import (
 )
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.backbones.weights import (
+    load_unet,
     load_vae,
-    make,
-    read_config,
     save_model,
     save_tensors,
     weights_fingerprint,
@@ -204,14 +202,13 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     discard_state(state)
 
 
-def _fresh_denoiser(arguments: argparse.Namespace) -> tuple[UNet2DConditionModel, float]:
+def _fresh_denoiser(arguments: argparse.Namespace) -> tuple[torch.nn.Module, float]:
     """Return a denoiser and the share of its weights that another one has trained."""
     unet = small_unet(arguments.denoiser_channels)
     if arguments.denoiser_from is None:
         return unet, 0.0
     folder = base_folder(arguments.denoiser_from) / 'unet'
-    trained = make(UNet2DConditionModel, read_config(folder, None), read_weights(folder), folder)
-    return unet, take_over(unet, trained)
+    return unet, take_over(unet, load_unet(folder))
 
 
 def _source(arguments: argparse.Namespace, dataset: Dataset) -> str:
