@@ -41,6 +41,17 @@ def scale_shift_invariant_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Te
     return masked_mean((scale * raw + shift - target).abs(), valid)
 
 
+def relative_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """
+    Mean of error / depth after the least-squares fit of each image: what AbsRel measures.
+
+    Depth is a target of -1..1 whose -1 is taken for 0.15 of the range, as in a room: how far it
+    really is, an affine-invariant target does not say.
+    """
+    scale, shift = fit_scale_and_shift(raw, target, valid)
+    return masked_mean((scale * raw + shift - target).abs() / (target + 1 + 0.3), valid)
+
+
 def gradient_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute difference of the slopes to the right and downwards, between valid pixels."""
     error = torch.where(valid, raw - target, 0)

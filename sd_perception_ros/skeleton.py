@@ -10,6 +10,7 @@ JOINTS = (
     *('left_hip', 'right_hip', 'left_knee', 'right_knee', 'left_ankle', 'right_ankle'),
 )
 INDEX = {name: index for index, name in enumerate(JOINTS)}
+OUTSIDE = -1  # flag of a joint that is known to be outside the picture; the others are COCO's
 
 # COCO's own skeleton, as pairs of joint numbers.
 BONES = tuple(

@@ -150,7 +150,8 @@ Prediction = DepthMap | DisparityMap | NormalMap | LabelMap | Matte | Poses
 #   foreground  1 channel, share of the pixel that things and people cover, 0..1, NaN unknown
 #   matte       1 channel, share of the pixel that people cover, 0..1, NaN unknown
 # And joints, (B, P, 17, 3): for each of at most P people u and v in pixels of these maps, and
-# COCO's flag: 0 not labelled or outside the picture, 1 hidden, 2 visible. Rows of zeros fill up.
+# COCO's flag: 0 not labelled, 1 hidden, 2 visible. What COCO does not have is -1: outside the
+# picture, and u and v say where; to measure, it is the same as 0. Rows of zeros fill up.
 # For measuring alone, where outlines are known: bodies, (1, Q, 6), of the P people of joints, then
 # of people whose joints nobody marked and of crowds: left, top, width and height of the box in
 # pixels, area of the outline in square pixels, and 1 for a crowd.

@@ -12,7 +12,7 @@ from sd_perception_ros.measures.keypoints import (
     keypoint_similarity,
     KeypointMatch,
 )
-from sd_perception_ros.skeleton import INDEX, MIRRORED, SIGMAS
+from sd_perception_ros.skeleton import INDEX, MIRRORED, OUTSIDE, SIGMAS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.tasks.peaks import peak_at
 from sd_perception_ros.types import Grid, Person, Poses
@@ -78,6 +78,26 @@ def test_a_joint_outside_the_picture_is_not_invented() -> None:
     [person] = decoded(sample_of(truth)).people
     assert np.isnan(person.joints[INDEX['right_ankle'], :2]).all()
     assert person.joints[INDEX['right_ankle'], 2] == 0
+
+
+def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there() -> None:
+    low, ankle = person_at(100, 140), INDEX['left_ankle']
+    low[low[:, 1] > HEIGHT - 0.5, 2] = OUTSIDE
+    target, _ = make_task('pose').target(sample_of(low))
+    offsets = target[0, 18:].view(17, 2, HEIGHT // 2, WIDTH // 2)
+    # The centre is the mean of the joints in the picture: 13 of them, at y = 155.8.
+    row, column = divmod(int(target[0, 17].argmax()), WIDTH // 2)
+    assert (2 * column, 2 * row) == (100, 156)
+    x, y = (offsets[ankle, :, row, column] * 16 * 2).tolist()
+    assert (column * 2 + x + 0.5, row * 2 + y + 0.5) == pytest.approx((107, 220))
+    assert target[0, ankle].max() == 0
+    [person] = decoded(sample_of(low)).people
+    assert np.isnan(person.joints[ankle, :2]).all()
+    # A sink of numbers is not asked for: a quarter of the picture is as far as it goes.
+    low[ankle, :2] = torch.tensor([-5000, 5000])
+    far = make_task('pose').target(sample_of(low))[0][0, 18:].view(17, 2, 96, 128)
+    x, y = (far[ankle, :, row, column] * 16).tolist()
+    assert (column + x, row + y) == pytest.approx((-0.25 * 128, 1.25 * 96))
 
 
 def test_somebody_fully_behind_a_cupboard_does_not_count() -> None:

@@ -24,6 +24,7 @@ from sd_perception_ros.losses import (
     fit_scale_and_shift,
     gradient_loss,
     masked_mean,
+    relative_loss,
     scale_shift_invariant_loss,
 )
 from sd_perception_ros.model import Model
@@ -82,7 +83,9 @@ def test_thinning_keeps_real_pixels_whose_mean_place_is_the_middle_of_their_bloc
     assert torch.stack(kept).mean(0)[0, 0, 0].tolist() == [0.5, 2.5, 4.5]
 
 
-def people_frame(folder: Path, people: list[list[list[float]]]) -> RoomsDataset:
+def people_frame(
+    folder: Path, people: list[list[list[float]]], places_m: list[list[float]] | None = None
+) -> RoomsDataset:
     """Write one gray frame, 8 x 6 pixels, whose left half is a person, and return its data set."""
     folder.mkdir()
     share = np.zeros((6, 8), np.uint8)
@@ -92,9 +95,10 @@ def people_frame(folder: Path, people: list[list[list[float]]]) -> RoomsDataset:
     for name in ('depth', 'semantic', 'foreground', 'matte'):
         levels = share.astype(np.uint16) if name == 'depth' else share
         cv2.imwrite(str(folder / f'0_0.{name}.png'), levels)
-    rows = [{'joints': joints, 'joints_m': joints} for joints in people]
+    rows = [{'joints': joints, 'joints_m': places_m or joints} for joints in people]
     (folder / '0_0.people.json').write_text(json.dumps(rows))
-    (folder / '0_0.camera.json').write_text('{}')
+    camera = {'fx': 4, 'fy': 4, 'cx': 3.5, 'cy': 2.5}
+    (folder / '0_0.camera.json').write_text(json.dumps(camera))
     return RoomsDataset(folder)
 
 
@@ -111,6 +115,15 @@ def test_people_are_read_with_their_shares_and_zeros_fill_up(tmp_path: Path) -> 
     assert sample['joints'].shape == (2, 8, 17, 3)
     assert sample['joints'][1, :2, 0].tolist() == [[2, 1, 2], [7, 5, 1]]
     assert (sample['joints'][:, 2:] == 0).all()
+
+
+def test_joints_outside_the_picture_are_placed_by_their_place_in_space(tmp_path: Path) -> None:
+    # Half a metre left of the axis and 2 m away: 1 pixel left of 3.5; 4 m: 8 pixels, outside.
+    places = marked(nose=(-0.5, 0, 2), left_ear=(-4, 1, 2), right_ear=(0.1, 0, -1))
+    joints = people_frame(tmp_path / 'set', [marked(nose=(2.5, 2.5, 2))], places)[0]['joints']
+    assert joints[0, 0, INDEX['nose']].tolist() == [2.5, 2.5, 2]
+    assert joints[0, 0, INDEX['left_ear']].tolist() == [-4.5, 4.5, -1]
+    assert joints.count_nonzero() == 6  # who has an ear behind the camera, shows it nowhere
 
 
 def test_of_more_people_than_rows_the_first_count(tmp_path: Path) -> None:
@@ -133,14 +146,16 @@ def test_in_a_mirror_the_left_hand_is_a_right_hand_on_the_other_side(tmp_path: P
     torch.testing.assert_close(mirror(mirror(sample))['joints'], sample['joints'])
 
 
-def test_a_crop_moves_joints_and_forgets_those_outside(tmp_path: Path) -> None:
+def test_a_crop_moves_joints_and_says_which_are_outside(tmp_path: Path) -> None:
     points = marked(nose=(2, 1, 2), left_eye=(1.4, 1, 2), left_ear=(5.4, 3, 1), left_hip=(3, 5, 2))
     window = crop(people_frame(tmp_path / 'set', [points])[0], 1, 2, 3, 4)
     joints = window['joints'][0, 0]
     assert joints[INDEX['nose']].tolist() == [0, 0, 2]
     torch.testing.assert_close(joints[INDEX['left_ear']], torch.tensor([3.4, 2, 1]))
     # Pixel 2 starts at 1.5, and pixel 3, the last row, ends at 3.5.
-    assert joints[[INDEX['left_eye'], INDEX['left_hip']]].count_nonzero() == 0
+    torch.testing.assert_close(joints[INDEX['left_eye']], torch.tensor([-0.6, 0, -1]))
+    assert joints[INDEX['left_hip']].tolist() == [1, 4, -1]
+    assert joints.count_nonzero() == 9  # what was not marked stays zero
     assert window['matte'].shape == (1, 1, 3, 4)
 
 
@@ -199,8 +214,27 @@ def test_a_fit_finds_the_scale_and_shift_it_was_made_with() -> None:
 def test_scale_and_shift_cost_nothing_and_a_flat_output_costs_the_spread() -> None:
     target = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
     assert scale_shift_invariant_loss(5 * target + 2, target, EVERYWHERE) < 1e-5
+    assert relative_loss(5 * target + 2, target, EVERYWHERE) < 1e-5
     flat = scale_shift_invariant_loss(torch.zeros(1, 1, 8, 8), target, EVERYWHERE)
     assert flat.item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_error_costs_more_the_nearer_it_is() -> None:
+    target = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    near, far = target.clone(), target.clone()
+    near[..., 0, 0], far[..., -1, -1] = near[..., 0, 0] + 0.2, far[..., -1, -1] - 0.2
+    costs = [relative_loss(raw, target, EVERYWHERE).item() for raw in (near, far)]
+    assert costs[0] > 1.5 * costs[1]
+    # Without a fit to do, 0.1 too near at -1 and 0.1 too far at 1: 0.1 / 0.3 and 0.1 / 2.3.
+    ends = torch.tensor([-1.0, -1, 1, 1]).view(1, 1, 2, 2)
+    raw = ends + torch.tensor([0.1, -0.1, 0.1, -0.1]).view(1, 1, 2, 2)
+    fit = 4 / 4.04  # slope of least squares
+    wrong = [
+        abs(fit * r - t) / (t + 1.3)
+        for r, t in zip(*(x.flatten().tolist() for x in (raw, ends)), strict=True)
+    ]
+    cost = relative_loss(raw, ends, torch.ones(1, 1, 2, 2, dtype=torch.bool)).item()
+    assert cost == pytest.approx(sum(wrong) / 4, abs=1e-4)
 
 
 def test_slopes_count_in_both_directions() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from sd_perception_ros.skeleton import MIRRORED
+from sd_perception_ros.skeleton import MIRRORED, OUTSIDE
 from sd_perception_ros.types import Sample
 
 
@@ -27,13 +27,13 @@ def mirror(sample: Sample) -> Sample:
         mirrored['normals'] = mirrored['normals'] * signs
     if 'joints' in sample:
         u, v, flag = sample['joints'][..., list(MIRRORED), :].unbind(-1)
-        u = torch.where(flag > 0, sample['image'].shape[-1] - 1 - u, u)
+        u = torch.where(flag != 0, sample['image'].shape[-1] - 1 - u, u)
         mirrored['joints'] = torch.stack([u, v, flag], -1)
     return mirrored
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut the same window, in pixels, out of every map; joints outside become zeros."""
+    """Cut the same window, in pixels, out of every map; joints know that they are outside."""
     cut = {
         name: value[..., top : top + height, left : left + width]
         for name, value in sample.items()
@@ -44,8 +44,8 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
         size = moved.new_tensor([width, height])
         # A pixel reaches half a pixel around its centre.
         inside = ((moved[..., :2] - (size - 1) / 2).abs() <= size / 2).all(-1)
-        seen = inside & (moved[..., 2] > 0)
-        cut['joints'] = torch.where(seen[..., None], moved, 0.0)
+        moved[..., 2].masked_fill_(~inside, OUTSIDE)
+        cut['joints'] = torch.where(sample['joints'][..., 2:] != 0, moved, 0.0)
     return cut
 
 
@@ -66,6 +66,8 @@ def thin(sample: Sample, cell: int, row: int, column: int) -> Sample:
 def jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     """
     Change pictures as other cameras would: exposure, tint, saturation, contrast, blur, noise.
+
+    A tenth of them lose their colours.
 
     :param images: (B, 3, H, W) in -1..1, on any device.
     :param rngs: one for each picture, so that it does not matter which pictures are beside it.
@@ -112,7 +114,7 @@ class _Change:
         return cls(
             gamma=float(np.exp(rng.normal(0, 0.2))),
             gain=np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.08, 3)),
-            saturation=float(rng.uniform(0.3, 1.5)),
+            saturation=float(rng.uniform(0.3, 1.5)) if rng.random() < 0.9 else 0.0,
             contrast=float(rng.uniform(0.7, 1.3)),
             blur_px=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.3 else 0.0,
             noise=float(rng.uniform(0.005, 0.04)) if rng.random() < 0.5 else 0.0,

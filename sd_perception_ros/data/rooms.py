@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
 from sd_perception_ros.data.files import read_levels, read_rgb
-from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.skeleton import JOINTS, OUTSIDE
 
 NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
 MOST_PEOPLE = 8
+LEAST_DEPTH_M = 0.1  # a joint beside the camera is nowhere in its picture plane
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -59,7 +60,8 @@ class RoomsDataset(FolderDataset):
         for name in files.keys() & {'foreground', 'matte'}:
             arrays[name] = read_levels(files[name], np.uint8, 'shares of pixels')
         if 'joints' in files:
-            arrays['joints'] = to_joints(json.loads(files['joints'].read_text()))
+            people, camera = (json.loads(files[n].read_text()) for n in ('joints', 'camera'))
+            arrays['joints'] = to_joints(people, camera)
         return arrays
 
     def decode(self, arrays: Arrays) -> Arrays:
@@ -90,6 +92,7 @@ class RoomsDataset(FolderDataset):
         if 'joints' in self.truths:
             files |= {name: Path(f'{path}.{name}.png') for name in ('foreground', 'matte')}
             files['joints'] = Path(f'{path}.people.json')
+            files['camera'] = Path(f'{path}.camera.json')
         return files
 
 
@@ -109,9 +112,21 @@ def to_normals(levels: Pixels) -> NDArray[np.float32]:
     return unit
 
 
-def to_joints(people: list[dict[str, Any]]) -> NDArray[np.float32]:
-    """Turn a people.json, the nearest first, into (P, 17, 3) u, v and flag; zeros fill up."""
+def to_joints(people: list[dict[str, Any]], camera: dict[str, float]) -> NDArray[np.float32]:
+    """
+    Turn a people.json, the nearest first, into (P, 17, 3) u, v and flag; zeros fill up.
+
+    Joints outside the picture come from their place in space; those beside or behind the camera
+    stay unknown.
+
+    :param camera: fx, fy, cx and cy, as camera.json has them.
+    """
     rows = np.zeros((MOST_PEOPLE, len(JOINTS), 3), np.float32)
     for row, person in zip(rows, people, strict=False):
         row[:] = person['joints']
+        x, y, z = np.array(person['joints_m'], np.float32).T
+        z = np.where(z > LEAST_DEPTH_M, z, np.nan)
+        u, v = camera['fx'] * x / z + camera['cx'], camera['fy'] * y / z + camera['cy']
+        outside = (row[:, 2] == 0) & np.isfinite(z)
+        row[outside] = np.stack([u, v, np.full_like(u, OUTSIDE)], 1)[outside]
     return rows

@@ -59,7 +59,7 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
             u, v, flag = value.unbind(-1)
             u, v = (u + 0.5) * scale_x - 0.5, (v + 0.5) * scale_y - 0.5
             moved = torch.stack([u, v, flag], -1)
-            scaled[name] = torch.where(flag[..., None] > 0, moved, 0.0)
+            scaled[name] = torch.where(flag[..., None] != 0, moved, 0.0)
         elif name in ('depth_m', 'labels'):
             scaled[name] = F.interpolate(value, (height, width), mode='nearest-exact')
         elif name == 'normals':

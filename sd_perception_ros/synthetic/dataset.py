@@ -31,7 +31,7 @@ from sd_perception_ros.synthetic.yards import make_yard
 
 YARD_SHARE = 0.25
 MAX_ATTEMPTS = 8
-GENERATOR = 2  # one more whenever the same recipe makes other files
+GENERATOR = 3  # one more whenever the same recipe makes other files
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sd_perception_ros.synthetic.layout import Stage
 from sd_perception_ros.synthetic.render import ground_truth, GroundTruth
@@ -12,10 +13,12 @@ from sd_perception_ros.synthetic.scene import View
 from sd_perception_ros.types import Camera
 
 Rng = np.random.Generator
+Stand = tuple[NDArray[np.float32], float, float]  # world position, yaw and pitch in degrees
 TRIES = 60
 CLEARANCE_M = 0.5
 QUICK_STEP_PX = 6
 PEOPLE_SHARE = 0.5  # of the views where there is somebody to look at
+CLOSE_SHARE = 0.2  # of those tries stand right before somebody
 
 
 def pinhole(fov_deg: float, width: int, height: int) -> Camera:
@@ -26,22 +29,22 @@ def pinhole(fov_deg: float, width: int, height: int) -> Camera:
 
 def random_view(rng: Rng, stage: Stage, width: int, height: int) -> View | None:
     """
-    Draw a view: 50-85 degrees wide, 0.3-1.7 m high, pitch -5 (up) to 16 (down) degrees.
+    Draw a view: 28-90 degrees wide, 0.2-1.9 m high, pitch -15 (up) to 30 (down) degrees.
+
+    Some stand 0.7 to 2 m before somebody and look there, as steeply as it takes.
 
     :returns: None where no acceptable view was found; make another scene then.
     """
     for _ in range(TRIES):
-        position = _free_position(rng, stage)
-        if position is None:
-            return None
-        yaw_deg = _yaw_to_something(rng, stage, position)
-        view = View(
-            position,
-            yaw_deg,
-            float(rng.uniform(-5, 16)),
-            float(np.clip(rng.normal(0, 1), -3, 3)),
-            pinhole(float(rng.uniform(50, 85)), width, height),
-        )
+        close = bool(stage.people) and rng.random() < CLOSE_SHARE
+        stand = _before_somebody(rng, stage) if close else _somewhere(rng, stage)
+        if stand is None:
+            continue
+        position, yaw_deg, pitch_deg = stand
+        roll_deg = float(np.clip(rng.normal(0, 2), -6, 6))
+        # Lenses come in steps of a factor: as many between 28 and 50 degrees as 50 and 90.
+        camera = pinhole(float(np.exp(rng.uniform(*np.log((28, 90))))), width, height)
+        view = View(position, yaw_deg, pitch_deg, roll_deg, camera)
         if is_worth_seeing(ground_truth(stage.scene, view, QUICK_STEP_PX)):
             return view
     return None
@@ -51,7 +54,7 @@ def is_worth_seeing(seen: GroundTruth) -> bool:
     """Refuse a view that is mostly one class, or mostly something right before the lens."""
     most_common = np.bincount(seen.semantic.ravel()).max() / seen.semantic.size
     blocked = (seen.depth_m < 0.4).mean()
-    return bool(most_common <= 0.85 and blocked <= 0.3 and np.median(seen.depth_m) > 0.7)
+    return bool(most_common <= 0.85 and blocked <= 0.3 and np.median(seen.depth_m) > 0.5)
 
 
 def is_clear(stage: Stage, x: float, y: float, clearance_m: float = CLEARANCE_M) -> bool:
@@ -63,17 +66,35 @@ def is_clear(stage: Stage, x: float, y: float, clearance_m: float = CLEARANCE_M)
     return True
 
 
-def _free_position(rng: Rng, stage: Stage) -> np.ndarray | None:
+def _somewhere(rng: Rng, stage: Stage) -> Stand | None:
+    """Stand on free ground."""
     x0, y0, x1, y1 = stage.ground
     for _ in range(TRIES):
         x = float(rng.uniform(x0 + 0.35, x1 - 0.35))
         y = float(rng.uniform(y0 + 0.35, y1 - 0.35))
         if is_clear(stage, x, y):
-            return np.array([x, y, rng.uniform(0.3, 1.7)], np.float32)
+            position = np.array([x, y, rng.uniform(0.2, 1.9)], np.float32)
+            return position, _yaw_to_something(rng, stage, position), float(rng.uniform(-15, 30))
     return None
 
 
-def _yaw_to_something(rng: Rng, stage: Stage, position: np.ndarray) -> float:
+def _before_somebody(rng: Rng, stage: Stage) -> Stand | None:
+    """Stand close to a person and look at a joint; None where something is in the way."""
+    joints = stage.people[int(rng.integers(len(stage.people)))]
+    x, y, z = joints[int(rng.integers(len(joints)))].tolist()
+    angle, distance_m = rng.uniform(0, 2 * math.pi), rng.uniform(0.7, 2.0)
+    to_x, to_y = distance_m * math.sin(angle), distance_m * math.cos(angle)
+    x0, y0, x1, y1 = stage.ground
+    inside = x0 < x - to_x < x1 and y0 < y - to_y < y1
+    if not inside or not is_clear(stage, x - to_x, y - to_y, 0.25):
+        return None
+    position = np.array([x - to_x, y - to_y, rng.uniform(0.5, 1.8)], np.float32)
+    pitch = math.atan2(float(position[2]) - z, distance_m)
+    aside, above = rng.uniform(-0.2, 0.2), rng.uniform(-0.1, 0.1)
+    return position, math.degrees(angle + aside), math.degrees(pitch + above)
+
+
+def _yaw_to_something(rng: Rng, stage: Stage, position: NDArray[np.float32]) -> float:
     """Head for somebody or something at least 1 m away, or for the middle, and not exactly."""
     x0, y0, x1, y1 = stage.ground
     things, people = (

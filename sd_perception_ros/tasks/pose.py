@@ -27,6 +27,8 @@ CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y o
 # Pixels of the training picture in a cell of the target: what the light head gives at stride 8.
 CELL_PX = 2
 OFFSET_CELLS = 16.0  # an offset of 1 in the target
+AROUND_CENTRE = 0.1  # offsets are learned where the centre's heat is more than this: 4 cells
+FARTHEST_OUTSIDE = 0.25  # pictures beyond the edge: where it is exactly, nobody asks
 Matches: TypeAlias = tuple[Float, Float]
 
 
@@ -64,8 +66,9 @@ class Pose(Task):
         """
         Draw heat maps and offsets on cells of 2 pixels.
 
-        Offsets stand around each centre, in units of 16 cells, NaN for a joint outside. People of
-        whom no joint is seen are left out.
+        Offsets stand around each centre, in units of 16 cells, NaN for a joint of which nothing is
+        known. One outside is brought as near as a quarter of the picture. People of whom no joint
+        is seen are left out.
         """
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = (-(-side // CELL_PX) for side in reference.shape[-2:])
@@ -82,6 +85,7 @@ class Pose(Task):
         offsets = target[:, CENTRE + 1 :].view(-1, COUNT, 2, height, width)
         x = torch.arange(width, device=people.device, dtype=people.dtype)
         y = torch.arange(height, device=people.device, dtype=people.dtype)
+        size = people.new_tensor([width, height])
         nearest = people.new_full((len(people), height, width), torch.inf)
         counts = (people[..., 2] > 1).any(2)
         for place in counts.any(0).nonzero()[:, 0].tolist():
@@ -89,6 +93,7 @@ class Pose(Task):
             person = people[rows, place]
             labelled, seen = person[..., 2] > 0, person[..., 2] > 1
             cells = (person[..., :2] + 0.5) / CELL_PX - 0.5
+            cells = cells.clamp(-FARTHEST_OUTSIDE * size, (1 + FARTHEST_OUTSIDE) * size)
             shares = labelled / labelled.sum(1, keepdim=True)
             middle = (cells * shares[..., None]).sum(1, keepdim=True)
             tops = torch.cat([cells, middle], 1)
@@ -101,9 +106,12 @@ class Pose(Task):
             squared = dx[:, CENTRE, None, :].square() + dy[:, CENTRE, :, None].square()
             closer = squared < nearest[rows]
             nearest[rows] = torch.where(closer, squared, nearest[rows])
-            known = labelled.to(x).masked_fill(~labelled, torch.nan)[..., None] / OFFSET_CELLS
-            to_x = (dx[:, :COUNT] * known)[..., None, :].expand(-1, -1, height, -1)
-            to_y = (dy[:, :COUNT] * known)[..., None].expand(-1, -1, -1, width)
+            unknown = (person[..., 2] == 0)[..., None]
+            along_x, along_y = (
+                d[:, :COUNT].masked_fill(unknown, torch.nan) / OFFSET_CELLS for d in (dx, dy)
+            )
+            to_x = along_x[..., None, :].expand(-1, -1, height, -1)
+            to_y = along_y[..., None].expand(-1, -1, -1, width)
             path = torch.stack([to_x, to_y], 2)
             offsets[rows] = torch.where(closer[:, None, None], path, offsets[rows])
         return target
@@ -119,7 +127,7 @@ class Pose(Task):
         # 1 % of the pixels is about what peaks cover in a picture with people.
         error = masked_mean((heat - truth).square() * weight, valid) / 0.01
         offsets = target[:, CENTRE + 1 :]
-        near = valid & (target[:, CENTRE : CENTRE + 1] > 0.3)
+        near = valid & (target[:, CENTRE : CENTRE + 1] > AROUND_CENTRE)
         known = near & ~offsets.isnan()
         # Zeros, not NaN, before the absolute value: its slope is taken there, too.
         difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets, 0)
@@ -141,6 +149,7 @@ class Pose(Task):
     def measure(self, prediction: Poses, sample: Sample) -> Matches:
         """Match the found people with the true ones, for PCK and for COCO's precision."""
         joints = sample['joints'][0].numpy()
+        joints = np.where(joints[..., 2:] > 0, joints, np.float32(0))
         bodies = sample['bodies'][0].numpy() if 'bodies' in sample else None
         people = prediction.people
         return keypoint_matches(people, joints, bodies), measure_people(people, joints, bodies)
