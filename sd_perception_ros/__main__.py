@@ -39,6 +39,12 @@ PIP_NAMES = {
     'yaml': 'pyyaml',
 }
 
+# Lists in requirements/ beside core, and what is imported of them.
+LISTS = {
+    'train': ('accelerate', 'embreex', 'h5py', 'peft', 'rosbags', 'tensorboard', 'webdataset'),
+    'runtimes': ('onnx', 'onnxruntime', 'openvino'),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the first argument names; return its exit code."""
@@ -73,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: {missing(package)} ({error})', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('stopped; the same command goes on from here', file=sys.stderr)
+        print('stopped; the same command goes on from what was saved', file=sys.stderr)
         return 128 + signal.SIGINT  # not 0: a script must not take half a training for a whole
     return code
 
@@ -97,8 +103,14 @@ def missing(package: str) -> str:
         )
     return (
         f"the Python package '{package}' cannot be imported: python -m pip install "
-        f'{PIP_NAMES.get(package, package)}; requirements/core.txt has the tested versions'
+        f'{PIP_NAMES.get(package, package)}; requirements/{_list_of(package)}.txt has the tested '
+        'versions'
     )
+
+
+def _list_of(package: str) -> str:
+    """Name the list in requirements/ that has a package."""
+    return next((name for name, packages in LISTS.items() if package in packages), 'core')
 
 
 def perception_node() -> int:

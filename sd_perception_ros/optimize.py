@@ -236,7 +236,8 @@ def _parts(config: OptimizeConfig, process: int, processes: int) -> list[slice]:
     if config.batch % count:
         raise ValueError(
             f'expected a batch that {processes} processes times {config.accumulate} accumulated '
-            f'parts divide, got {config.batch}; choose a multiple of {count}'
+            f'parts divide, got {config.batch}; choose a --batch that is a multiple of {count}, '
+            'or another --accumulate'
         )
     size = config.batch // count
     start = process * config.accumulate * size
@@ -300,6 +301,12 @@ def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
                 f'{state} is of another run, with {name} {there["run"].get(name)} instead of '
                 f'{run[name]}; choose another folder, or delete it'
             )
-    accelerator.load_state(str(state))
+    try:
+        accelerator.load_state(str(state))
+    except (RuntimeError, KeyError, EOFError, SafetensorError) as error:
+        raise ValueError(
+            f'{state} does not fit this model, or is broken ({error}); choose another folder, or '
+            'delete it'
+        ) from error
     accelerator.step = 0  # it counts parts of steps, and there may be another number of them now
     return int(there['done'])

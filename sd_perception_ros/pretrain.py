@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def train_denoiser(
     config: OptimizeConfig,
     size: tuple[int, int],
     folder: Path,
-    source: str,
+    origin: Mapping[str, object],
 ) -> Log:
     """
     Fit a denoiser to noisy latents by v-prediction; yields (steps done, losses by name).
@@ -105,7 +105,8 @@ def train_denoiser(
     :param draw: returns the index of a random frame, as the data's weights have it.
     :param prompt: (1, T, D), the frozen embedding.
     :param size: (height, width) of latent windows.
-    :param source: what the latents are of, so that a run goes on with the same ones only.
+    :param origin: what the latents are of and what the denoiser was, so that a run goes on with
+        the same ones only.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     signal = torch.cumprod(1 - betas, 0).float()
@@ -122,7 +123,7 @@ def train_denoiser(
         predicted = denoise(noisy, timestep, words).sample
         return {'velocity': F.mse_loss(predicted, velocity)}
 
-    about = {'data': source, 'size': size}
+    about = {**origin, 'size': size}
     yield from optimize(unet.train(), losses_of, config, folder, about)
 
 

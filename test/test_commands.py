@@ -82,4 +82,4 @@ def test_a_stopped_rendering_says_that_it_goes_on(
         _, errors = child.communicate(timeout=30)
     assert child.returncode == 130
     assert 'Traceback' not in errors
-    assert errors.endswith('stopped; the same command goes on from here\n')
+    assert errors.endswith('stopped; the same command goes on from what was saved\n')

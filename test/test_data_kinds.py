@@ -363,6 +363,29 @@ def test_a_folder_of_ones_own_has_the_truths_that_have_a_folder(tmp_path: Path) 
     assert open_data([str(tmp_path)]).truths == ('depth_m', 'normals')
 
 
+def test_a_folder_whose_names_do_not_fit_together_is_refused(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    (tmp_path / 'keypoints.json').write_text(coco_file([], 'images/a.png'))
+    with pytest.raises(ValueError, match=r'in image/, such as a.png, got images/a.png; correct'):
+        open_data([f'folder:{tmp_path}'])
+    (tmp_path / 'keypoints.json').unlink()
+    (tmp_path / 'classes.txt').unlink()
+    with pytest.raises(ValueError, match=r'classes.txt: expected the names of classes 0, 1, '):
+        open_data([f'folder:{tmp_path}'])
+
+
+def test_a_jpeg_of_a_phone_may_carry_a_film_behind_it_and_a_preview_in_it(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    small, large = (cv2.imencode('.jpg', p)[1].tobytes() for p in (pixels[:8, :8], pixels))
+    preview = b'\xff\xe1' + (len(small) + 2).to_bytes(2, 'big') + small
+    file = tmp_path / 'phone.jpg'
+    file.write_bytes(large[:2] + preview + large[2:] + bytes(5000))
+    assert read_rgb(file).shape == (48, 64, 3)
+    file.write_bytes((large[:2] + preview + large[2:])[:-400])
+    with pytest.raises(OSError, match='expected a whole file, but its end is missing'):
+        read_rgb(file)
+
+
 def test_a_folder_of_ones_own_takes_numbers_too(tmp_path: Path) -> None:
     picture(tmp_path / 'image' / 'a.jpg')
     (tmp_path / 'depth').mkdir()

@@ -36,7 +36,7 @@ from sd_perception_ros.ros.convert import depth_from_message, image_message, mil
 from sd_perception_ros.ros.diagnostics import Statistics
 from sd_perception_ros.ros.frames import Frames
 from sd_perception_ros.ros.intrinsics import info_from_camera, lens_from_info
-from sd_perception_ros.ros.metres import helpers, Metres, metric_task
+from sd_perception_ros.ros.metres import helpers, Metres, metric_task, why_no_metres
 from sd_perception_ros.ros.metric_options import ScaleOptions
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.references import ReferenceInput
@@ -262,6 +262,10 @@ def test_the_ground_gives_metres_and_needs_normals():
     np.testing.assert_allclose(made[inside], depth_m[inside], rtol=0.01)
     options = build(ScaleOptions, ground)
     assert metric_task(options, ['depth']) == ''
+    assert "source 'ground' needs the task normals, which" in why_no_metres(options, ['depth'])
+    assert 'normals and depth or disparity' in why_no_metres(options, ['pose'])
+    assert why_no_metres(options, ['disparity', 'normals']) == ''
+    assert why_no_metres(build(ScaleOptions, {}), ['pose']) == ''
     assert metric_task(options, ['depth', 'normals']) == 'depth'
     assert helpers(options) == ('normals', 'segmentation')
 

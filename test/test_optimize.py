@@ -122,6 +122,18 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='yards')
 
 
+def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> None:
+    fit(tmp_path, OptimizeConfig(steps=1, **FAST))
+    for name in ('model.safetensors', 'optimizer.bin'):
+        file = tmp_path / 'state' / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r'state does not fit this model, or is broken'):
+            fit(tmp_path, OptimizeConfig(steps=2, **FAST))
+        file.write_bytes(whole)
+    fit(tmp_path, OptimizeConfig(steps=2, **FAST))
+
+
 def test_the_average_follows_the_weights_and_is_the_result(tmp_path: Path) -> None:
     model, seen = line(), [line().weight.item()]
     for _ in optimize(model, squares, OptimizeConfig(steps=2, ema=0.9, **FAST), tmp_path, {}):

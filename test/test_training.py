@@ -37,6 +37,7 @@ from sd_perception_ros.pretrain import (
 from sd_perception_ros.skeleton import INDEX, JOINTS
 from sd_perception_ros.train import previews, train, TuneConfig
 
+ONES = {'data': 'ones'}
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
 
 
@@ -393,7 +394,7 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
     unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
     config = OptimizeConfig(steps=60, batch=8, learning_rate=3e-3, warmup=5)
     run = train_denoiser(
-        unet, latents, lambda rng: 0, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones'
+        unet, latents, lambda rng: 0, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )
     losses = [losses['velocity'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
@@ -404,7 +405,7 @@ def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
     latents[:, 1] = 1  # the other frame is of another set, whose weight is next to nothing
     config = OptimizeConfig(steps=2, batch=4)
     run = train_denoiser(
-        tiny_unet(), latents, lambda rng: 1, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, 'ones'
+        tiny_unet(), latents, lambda rng: 1, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )
     assert all(np.isfinite(losses['velocity']) for _, losses in run)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, PatchEmbed
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
@@ -179,8 +180,19 @@ def save_model(folder: Path, model: ModelMixin, dtype: torch.dtype) -> None:
 def save_tensors(
     file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write tensors to a safetensors file, all or nothing."""
+    """
+    Write tensors to a safetensors file, all or nothing.
+
+    :raises OSError: there is no room, or no right to.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix('.part')
-    save_file({k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()}, part)
+    whole = {k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()}
+    try:
+        save_file(whole, part)
+    except SafetensorError as error:  # of every fault of the disk
+        raise OSError(
+            f'{file} could not be written ({error}); make room, or the folder writable, and run '
+            'the same command again'
+        ) from error
     part.replace(file)

@@ -16,7 +16,7 @@ example:
   python -m venv anny && . anny/bin/activate     # best an environment of its own
   python -m pip install -r requirements/train.txt anny==0.6.2
   python -m sd_perception_ros bake-bodies --out data/bodies.npz
-  python -m sd_perception_ros synthesize --bodies data/bodies.npz --out data/rooms
+  python -m sd_perception_ros synthesize --bodies data/bodies.npz --out data/rooms/train
 
 The first run takes a minute or two longer: anny prepares its data and keeps it (790 MB).
 """

@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         '--frame-size',
         type=size,
         metavar='WIDTHxHEIGHT',
-        help='Bring every picture to this size and cut its middle out; needed where sizes differ',
+        help='Bring every picture to this size and cut its middle out; needed where sizes differ. '
+        'The latents then serve the denoiser alone: train encodes its pictures in each step',
     )
     parser.add_argument('--out', type=Path, required=True, help='Folder to write')
     parser.add_argument('--vae-steps', type=int, default=4000, help='default: %(default)s')
@@ -138,8 +139,9 @@ def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     follow('autoencoder', log, config.steps, arguments.out)
     factor = measure_scaling_factor(vae.eval(), dataset)
     vae.register_to_config(scaling_factor=round(factor, 5))
-    save_model(folder, vae, torch.float32)
+    # The autoencoder last: once it is there, the stage is done.
     save_tensors(arguments.out / PROMPT, {'prompt': torch.zeros(1, 1, PROMPT_WIDTH)})
+    save_model(folder, vae, torch.float32)
     discard_state(state)
 
 
@@ -195,7 +197,11 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
         config,
         (height // stride, width // stride),
         state,
-        source,
+        {
+            'data': source,
+            'channels': list(arguments.denoiser_channels),
+            'from': str(arguments.denoiser_from),
+        },
     )
     follow('denoiser', log, config.steps, arguments.out)
     save_model(folder, unet.eval(), torch.float32)

@@ -21,7 +21,7 @@ the furniture (once, no root needed; any Debian or Ubuntu machine):
 more people (once; optional): python -m sd_perception_ros bake-bodies --help
 
 examples:
-  python -m sd_perception_ros synthesize --assets furniture --out data/rooms --scenes 1200
+  python -m sd_perception_ros synthesize --assets furniture --out data/rooms/train --scenes 1200
   python -m sd_perception_ros synthesize --assets furniture --bodies data/bodies.npz \\
       --out data/people --scenes 1200
   python -m sd_perception_ros synthesize --assets furniture --out data/held_out --scenes 40 \\

@@ -120,8 +120,21 @@ def check_whole(file: Path) -> None:
         opened.seek(max(size - _TAIL, 0))
         tail = opened.read()
     end = _ENDS.get(file.suffix.lower())
-    if (end is not None and end not in tail) or _hdf5_size(head) > size:
+    ended = end is None or end in tail
+    if not ended and head.startswith(b'\xff\xd8'):
+        ended = _jpeg_ends(file.read_bytes())
+    if not ended or _hdf5_size(head) > size:
         raise _broken(file, 'a whole file, but its end is missing')
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG is whole, whatever a phone put behind it, such as a film."""
+    place = 2
+    # Segments before the scan say how long they are; one of them may hold a whole small JPEG.
+    while data[place : place + 1] == b'\xff' and data[place + 1 : place + 2] != b'\xda':
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    # In a scan, 0xff is followed by 0x00 or by a restart, never by the end's 0xd9.
+    return data.find(_ENDS['.jpg'], place) >= 0
 
 
 def _hdf5_size(head: bytes) -> int:

@@ -60,7 +60,22 @@ class PicturesDataset(FolderDataset):
             if image.suffix.lower() in PICTURES:
                 truths = {n: _beside(image, *where) for n, where in present.items()}
                 frames.append(Frame(image.name, {'image': image, **truths}))
+        self._check_names({frame.key for frame in frames})
         return frames
+
+    def _check_names(self, pictures: set[str]) -> None:
+        """Refuse what would silently be a set without people, or with somebody else's classes."""
+        if self._people is not None and pictures and not pictures & set(self._people.names()):
+            raise ValueError(
+                f'{self.folder / KEYPOINTS}: expected file_name of pictures in image/, such as '
+                f'{min(pictures)}, got {", ".join(self._people.names()[:3]) or "none"}; correct '
+                'them'
+            )
+        if 'labels' in self.truths and not self.classes:
+            raise ValueError(
+                f'{self.folder / CLASSES}: expected the names of classes 0, 1, ... of labels/, '
+                'one a line, found none; write them'
+            )
 
     def read(self, frame: Frame) -> Arrays:
         """Read a picture and its truths."""

@@ -48,7 +48,7 @@ def open_data(
     """
     Open one set, or a mixture of several.
 
-    :param words: such as 'data/rooms' or 'hypersim:data/hypersim:train@9'.
+    :param words: such as 'data/rooms/train' or 'hypersim:data/hypersim:train@9'.
     :param limit: use only the first frames of each; 0 uses all.
     :param keep: keep decoded frames in memory, where they are small.
     :param size: (height, width) that every picture is brought to; None leaves them as they are.

@@ -15,7 +15,7 @@ from sd_perception_ros.types import Sample
 STORED = {'image': torch.uint8, 'depth_m': torch.float32, 'joints': torch.float32}
 CHUNK = 64
 # A GPU does a step of a small model in the time that a processor core decodes a few frames in.
-MOST_SHARE = 0.3  # of the free memory
+MOST_SHARE = 0.3  # of the device's memory
 
 
 class ResidentDataset(Wrapped):
@@ -64,7 +64,7 @@ class ResidentDataset(Wrapped):
 
 def resident(dataset: Dataset, device: torch.device) -> Dataset:
     """
-    Copy a set to a GPU, where it fits into a third of the free memory; else return it.
+    Copy a set to a GPU, where it fits into a third of its memory; else return it.
 
     Sets of frames of several sizes stay where they are.
     """
@@ -74,8 +74,9 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     if any(dataset.image(i).shape != first['image'].shape for i in dataset.spread(8)):
         return dataset
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
-    free, _ = torch.cuda.mem_get_info(device)
-    return ResidentDataset(dataset, device) if size < MOST_SHARE * free else dataset
+    # All of it, not what is free: a run that goes on must find the same answer.
+    _, total = torch.cuda.mem_get_info(device)
+    return ResidentDataset(dataset, device) if size < MOST_SHARE * total else dataset
 
 
 def _room(count: int, name: str, first: Tensor, device: torch.device) -> Tensor:

@@ -120,6 +120,11 @@ class CameraOutputs:
         """Topics of the model's tasks that the options, or its classes, do not give."""
         return next(iter(self._outputs.values())).withheld
 
+    @property
+    def why_no_metres(self) -> str:
+        """What the model lacks for the metres that the options ask for; empty for nothing."""
+        return next(iter(self._outputs.values())).why_no_metres
+
     def activate(self) -> None:
         """Let messages out."""
         for one in self._outputs.values():

@@ -199,11 +199,29 @@ def metric_task(options: ScaleOptions, tasks: Collection[str]) -> str:
 
     :returns: empty where there is no source, or a model's tasks cannot do it.
     """
-    wanted = SPACES if options.space == 'auto' else (options.space,)
-    able = set(NEEDS.get(options.source, ())) <= set(tasks)
-    if options.source == NO_SOURCE or not able:
+    if options.source == NO_SOURCE or why_no_metres(options, tasks):
         return ''
-    return next((task for task in wanted if task in tasks), '')
+    return next(task for task in _spaces(options) if task in tasks)
+
+
+def why_no_metres(options: ScaleOptions, tasks: Collection[str]) -> str:
+    """Say what a model lacks for the source of metres; empty where it lacks nothing."""
+    if options.source == NO_SOURCE:
+        return ''
+    lacking = [task for task in NEEDS.get(options.source, ()) if task not in tasks]
+    if not set(_spaces(options)) & set(tasks):
+        lacking.append(' or '.join(_spaces(options)))
+    if not lacking:
+        return ''
+    return (
+        f"no metres: depth.scale.source '{options.source}' needs the task "
+        f'{" and ".join(lacking)}, which the model does not have; choose another source, '
+        'checkpoint or tasks'
+    )
+
+
+def _spaces(options: ScaleOptions) -> tuple[str, ...]:
+    return SPACES if options.space == 'auto' else (options.space,)
 
 
 def helpers(options: ScaleOptions) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from sd_perception_ros.ros.labels import class_ids, LABEL_INFO, label_info, LABEL_NOTE
-from sd_perception_ros.ros.metres import helpers, Metres, metric_task
+from sd_perception_ros.ros.metres import helpers, Metres, metric_task, why_no_metres
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.qos import LATCHED, OUTPUT
 from sd_perception_ros.ros.results import always, Frame, has_mask, has_scan, Result, Shown
@@ -119,6 +119,7 @@ class Outputs:
     The publishers of the topics that a model can fill.
 
     :ivar withheld: topics of the model's tasks that the options, or its classes, do not give.
+    :ivar why_no_metres: empty where there is nothing to tell.
     :param metres: gives frames their scale.
     :param camera: the first part of each topic's name, where there are several cameras.
     :param before: the outputs of another model that this one replaces: topics that both have go
@@ -138,6 +139,7 @@ class Outputs:
         self._node, self._tasks, self._options, self._metres = node, tasks, options, metres
         self._camera = camera
         self._metric_task = metric_task(options.depth.scale, tasks)
+        self.why_no_metres = why_no_metres(options.depth.scale, tasks)
         if 'segmentation' in tasks:
             class_ids(
                 tasks['segmentation'].class_names,

@@ -129,6 +129,8 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().info(
                 f'not with this model and these parameters: {", ".join(outputs.withheld)}'
             )
+        if outputs.why_no_metres:
+            self.get_logger().warning(outputs.why_no_metres)
         if not outputs.subscribed():
             self.get_logger().info('waiting for subscribers: nothing is computed until then')
         outputs.activate()
