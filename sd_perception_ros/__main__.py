@@ -41,7 +41,16 @@ PIP_NAMES = {
 
 # Lists in requirements/ beside core, and what is imported of them.
 LISTS = {
-    'train': ('accelerate', 'embreex', 'h5py', 'peft', 'rosbags', 'tensorboard', 'webdataset'),
+    'train': (
+        'accelerate',
+        'embreex',
+        'h5py',
+        'peft',
+        'psutil',
+        'rosbags',
+        'tensorboard',
+        'webdataset',
+    ),
     'runtimes': ('onnx', 'onnxruntime', 'openvino'),
 }
 

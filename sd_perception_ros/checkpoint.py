@@ -279,11 +279,11 @@ def start(
     :param base: folder in the layout of diffusers, of a UNet or a transformer, here or on the
         hub; its prompt is prompt.safetensors or what its text encoders make of the empty prompt.
         Or a checkpoint, by folder or known name: then the readouts that it has go on, too, but
-        for those of tasks with new options.
+        for those whose answers mean something else with new options, such as other classes.
     :param tasks: all of them share the denoiser.
     :param head: one of `HEADS`.
     :param timestep: where it runs; -1: where such a model is best fine-tuned.
-    :param options: what a task has instead of its defaults, by task.
+    :param options: what a task has instead of its defaults, or of the checkpoint's, by task.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: options of a task that is not there, or that it does not have; a timestep
         that no checkpoint takes; a head that a task cannot have.
@@ -326,20 +326,30 @@ def _go_on(
 ) -> Model:
     """Return a checkpoint's model with these tasks, whose new readouts are fresh."""
     there = tasks_of(str(base))
-    kept = [task for task in tasks if task in there and task not in options]
-    model, _ = load(str(base), kept or there[:1])
+    known = [task for task in tasks if task in there]
+    model, _ = load(str(base), known or there[:1])
+    made = {t: make_task(t, {**_options_of(model, t), **options.get(t, {})}) for t in tasks}
+    kept = [task for task in known if _means(made[task]) == _means(model.tasks[task])]
     if len(model.backbones) > 1:
         raise ValueError(
-            f'{base} has {len(model.backbones)} denoisers for {", ".join(kept)}, and a training '
+            f'{base} has {len(model.backbones)} denoisers for {", ".join(known)}, and a training '
             'has one: name tasks that share it'
         )
     [(key, backbone)] = model.backbones.items()
-    made = {t: model.tasks[t] if t in kept else make_task(t, options.get(t)) for t in tasks}
     heads = {
         name: model.heads[name] if name in kept else _fresh_head(head, task, backbone)
         for name, task in made.items()
     }
     return Model({key: backbone}, made, heads, dict.fromkeys(made, key))
+
+
+def _options_of(model: Model, task: str) -> dict[str, Any]:
+    return asdict(model.tasks[task]) if task in model.tasks else {}
+
+
+def _means(task: Task) -> list[Any]:
+    """Return what the numbers of a task's answers mean."""
+    return [task.channels, *(getattr(task, name) for name in task.meaning)]
 
 
 def save(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 import json
 import math
 from pathlib import Path
 import shutil
+import signal
 import tempfile
+import threading
+from types import FrameType
 from typing import Any
 
 from accelerate import Accelerator, PartialState
@@ -26,6 +30,7 @@ Run = dict[str, Any]
 # and which size of windows has its turn; a lower rate is what a run needs that went astray.
 FREE = {'steps', 'learning_rate', 'save_every', 'accumulate', 'graphs'}
 STATE = 'state'
+WAIT = timedelta(hours=2)  # of processes for one another
 RUN = 'run.json'
 
 
@@ -96,6 +101,8 @@ def optimize(
     :param folder: the state lies in `state` below it; it replaces the last one when it is whole.
     :param about: what else makes this run this run, such as its data; the state of another one
         is refused. More steps, or fewer, or another learning rate are the same run.
+    :raises KeyboardInterrupt: somebody asked to stop; the step that was under way is done, and
+        of one process saved.
     :raises FloatingPointError: a loss or a gradient is not finite; the last state stays.
     :raises OSError: the folder or a state cannot be written; the last state stays as it was.
     :raises ValueError: the state is of another run, the batch cannot be parted, or nothing moves.
@@ -137,6 +144,7 @@ def optimize(
     on_gpu = accelerator.device.type == 'cuda'
     network = Replayed(wrapped) if config.graphs and alone and on_gpu else wrapped
     waiting: list[StepLosses] = []
+    stop = _Stop(accelerator.num_processes)
     try:
         for step in range(first, config.steps):
             for param_group in optimizer.param_groups:
@@ -158,7 +166,8 @@ def optimize(
             average.update()
             report.close(accelerator)
             done = step + 1
-            saves = done % config.save_every == 0 or done == config.steps
+            stops = stop.asked
+            saves = done % config.save_every == 0 or done == config.steps or stops
             # A GPU does not wait until its figures are read: that is done during its next step.
             late = [report] if on_gpu and not saves else []
             checked = [one.read() for one in (waiting if late else [*waiting, report])]
@@ -166,10 +175,15 @@ def optimize(
             if saves:
                 _save(accelerator, folder, done, run)
             yield from checked
+            if stops:
+                raise KeyboardInterrupt
+        if stop.asked:  # after the last step: its state is saved
+            raise KeyboardInterrupt
         average.take_over()
         if sharded:  # whole weights again, for the process that writes the checkpoint
             _put_whole(module, accelerator.get_state_dict(wrapped))
     finally:  # a serving model has no wrappers
+        stop.close()
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()
 
@@ -177,6 +191,11 @@ def optimize(
 def is_main() -> bool:
     """Return whether this process is the one of all that prints and writes."""
     return bool(_process().is_main_process)
+
+
+def processes() -> int:
+    """Return how many processes there are."""
+    return int(_process().num_processes)
 
 
 def device() -> torch.device:
@@ -187,13 +206,43 @@ def device() -> torch.device:
 
 def _process() -> PartialState:
     # Several processes without a GPU find one another only where they are told that it is missing.
-    return PartialState(cpu=not torch.cuda.is_available())
+    # They wait while the main one looks at every file of the data.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
 def discard_state(folder: Path) -> None:
     """Delete the state of a run that has ended."""
     for name in (STATE, f'{STATE}.old', f'{STATE}.part'):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+class _Stop:
+    """
+    Holds the first Ctrl-C or SIGTERM back, so that the step under way can end and be saved.
+
+    A second one stops at once, as any does with several processes: they would stop after
+    different steps, and wait for one another.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.asked = False
+        self._held: list[signal.Signals] = []
+        if processes == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # One that does something else is not ours to take.
+                if signal.getsignal(number) is signal.default_int_handler:
+                    signal.signal(number, self._hold)
+                    self._held.append(number)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def close(self) -> None:
+        """Hold nothing back any more."""
+        for number in self._held:
+            signal.signal(number, signal.default_int_handler)
 
 
 class _Average:
@@ -304,6 +353,8 @@ def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
     try:
         accelerator.load_state(str(state))
     except (RuntimeError, KeyError, EOFError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ValueError(
             f'{state} does not fit this model, or is broken ({error}); choose another folder, or '
             'delete it'

@@ -365,8 +365,8 @@ def test_a_folder_of_ones_own_has_the_truths_that_have_a_folder(tmp_path: Path) 
 
 def test_a_folder_whose_names_do_not_fit_together_is_refused(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
-    (tmp_path / 'keypoints.json').write_text(coco_file([], 'images/a.png'))
-    with pytest.raises(ValueError, match=r'in image/, such as a.png, got images/a.png; correct'):
+    (tmp_path / 'keypoints.json').write_text(coco_file([], 'a.png', 'images/b.png'))
+    with pytest.raises(ValueError, match=r'without people; 1 are not, such as b.png: correct'):
         open_data([f'folder:{tmp_path}'])
     (tmp_path / 'keypoints.json').unlink()
     (tmp_path / 'classes.txt').unlink()
@@ -415,7 +415,7 @@ def test_a_truth_of_another_kind_or_size_is_refused_with_its_file(tmp_path: Path
 def test_a_person_of_too_few_numbers_is_refused(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     marks = keypoints(nose=(3, 2, 2))[:-3]
-    (tmp_path / 'keypoints.json').write_text(coco_file([person(1, marks)], 'a.png'))
+    (tmp_path / 'keypoints.json').write_text(coco_file([person(1, marks)], 'a.png', 'b.png'))
     with pytest.raises(ValueError, match=r'keypoints.json: expected 51 numbers .* a.png, got 48'):
         open_data([str(tmp_path)])[0]
 

@@ -221,6 +221,23 @@ def test_shards_are_not_written_over_shards(shards: tuple[Path, Path]) -> None:
         next(write_shards(open_data([str(shards[0])]), shards[1], 1))
 
 
+def test_only_tar_files_of_a_stopped_run_give_way_to_shards(
+    shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dataset, downloads = open_data([str(shards[0])]), tmp_path / 'downloads'
+    downloads.mkdir()
+    (downloads / '000000.tar').write_bytes(b'of somebody')
+    with pytest.raises(OSError, match=r'holds 000000.tar, which is not ours; choose another'):
+        next(write_shards(dataset, downloads, 1))
+    assert (downloads / '000000.tar').read_bytes() == b'of somebody'
+    stopped = write_shards(dataset, tmp_path / 'new', 1)
+    next(stopped)
+    stopped.close()
+    assert list(write_shards(dataset, tmp_path / 'new', 2)) == [1, 2]
+    assert [file.name for file in (tmp_path / 'new').glob('*.tar')] == ['000000.tar']
+    assert len(open_data([str(tmp_path / 'new')])) == 2
+
+
 def test_the_command_writes_shards_of_one_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import json
 from pathlib import Path
 import resource
+import signal
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -120,6 +122,30 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='yards')
     discard_state(tmp_path)
     fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='yards')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    config = OptimizeConfig(steps=6, **FAST)  # saves every 500 steps
+
+    def interrupted(model: Any, step: int, part: slice) -> dict[str, Tensor]:
+        if step == 2:
+            signal.raise_signal(number)
+        return squares(model, step, part)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as __main__ has it
+    try:
+        run = optimize(line(), interrupted, config, tmp_path, {})
+        assert [next(run)[0] for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(KeyboardInterrupt):
+            next(run)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert json.loads((tmp_path / 'state' / 'run.json').read_text())['done'] == 3
+    assert_equal(fit(tmp_path, config), fit(tmp_path / 'whole', config))
 
 
 def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> None:

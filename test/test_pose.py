@@ -85,7 +85,7 @@ def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there
     low[low[:, 1] > HEIGHT - 0.5, 2] = OUTSIDE
     target, _ = make_task('pose').target(sample_of(low))
     offsets = target[0, 18:].view(17, 2, HEIGHT // 2, WIDTH // 2)
-    # The centre is the mean of the joints in the picture: 13 of them, at y = 155.8.
+    # The centre is the mean of the joints in the picture: 13 of them, at y = 157.4.
     row, column = divmod(int(target[0, 17].argmax()), WIDTH // 2)
     assert (2 * column, 2 * row) == (100, 156)
     x, y = (offsets[ankle, :, row, column] * 16 * 2).tolist()

@@ -206,8 +206,10 @@ def test_task_options_reach_the_task_and_its_checkpoint(
     assert train_command.main([*arguments, *tasks]) == 0
     model, _ = checkpoint.load(str(tmp_path / 'out'))
     assert model.tasks['segmentation'].class_names == ('low', 'high', 'wide')
-    with pytest.raises(ValueError, match=r"options of \['pose'\], but the tasks are"):
-        train_command.main([*arguments, *tasks, '--out', 'other', '--task-options', 'pose.x=1'])
+    other = [*arguments, *tasks, '--out', str(tmp_path / 'other'), '--task-options']
+    with pytest.raises(ValueError, match=r"options of \['poses'\], but the tasks are"):
+        train_command.main([*other, 'poses.x=1'])
+    assert train_command.main([*other, 'pose.x=1']) == 0  # nobody trains poses
 
 
 def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
@@ -220,6 +222,13 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
     for name, value in further.heads['depth'].state_dict().items():
         torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
     assert further.tasks['segmentation'].channels == 2
+    # What only the loss or the search for peaks reads leaves a readout as it is.
+    relative = checkpoint.start(
+        tiny_checkpoint, ['depth'], 'light', options={'depth': {'relative': 1.0}}
+    )
+    assert relative.tasks['depth'].relative == 1
+    for name, value in relative.heads['depth'].state_dict().items():
+        torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
     arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
     assert train_command.main([*arguments, '--tasks', *tasks]) == 0
     assert checkpoint.tasks_of(str(tmp_path / 'out')) == tasks
@@ -233,6 +242,11 @@ def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_t
         more = ('--steps', 1, '--batch', 1, '--fit', fit)
         assert train_command.main(words(base, frames, out, *more)[3:]) == 0
         assert checkpoint.read(out / checkpoint.FILE)[0].long_side_px == side
+    # A square window is covered by 43x32 pixels of such a picture, and the model sees all 43.
+    out = tmp_path / 'square'
+    more = ('--steps', 1, '--batch', 1, '--fit', 'cover', '--sizes', '32x32')
+    assert train_command.main(words(base, frames, out, *more)[3:]) == 0
+    assert checkpoint.read(out / checkpoint.FILE)[0].long_side_px == 43
 
 
 def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(

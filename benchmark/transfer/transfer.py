@@ -2,9 +2,10 @@
 Measure what pre-training is worth: the paper's ablation (arXiv 2403.06090) in miniature.
 
   python -m sd_perception_ros pretrain --data data/rooms/train --frame-size 128x96 \
-      --denoiser-size 128x96 --denoiser-channels 32 64 96 --out runs/pretrained
+      --denoiser-size 128x96 --denoiser-channels 32 64 96 --denoiser-steps 5000 \
+      --out runs/pretrained
   python benchmark/transfer/transfer.py --base runs/pretrained --data data/rooms/train \
-      --held data/rooms/heldout --out runs/transfer
+      --held data/rooms/heldout --held-frames 60 --steps 800 --out runs/transfer
 
 One small denoiser learns depth and poses from the same labelled frames in the same steps, begun
 from noise (scratch), from denoising pictures without labels (pretrained), and from the same but
@@ -62,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             f'expected the latents of {options.data} in {options.base}, found none; make them '
             'with: python -m sd_perception_ros pretrain'
+        )
+    if max(options.frames) > len(everything):
+        raise ValueError(
+            f'expected at least {max(options.frames)} frames in {options.data}, found '
+            f'{len(everything)}; render more, or give smaller --frames'
         )
     held = Framed(RoomsDataset(options.held, options.held_frames, keep=True), options.size)
     runs = [(s, n, b) for s in options.seeds for n in options.frames for b in options.starts]

@@ -104,14 +104,15 @@ def main(argv: list[str] | None = None) -> int:
     ):
         if names:
             print(f'not measured, as the data {why}: {", ".join(names)}')
-    measured = _measure(engine, dataset, protocol, 'evaluate')
-    results = {MODEL: summarize(measured, tasks)}
-    if arguments.train:
-        guessed: Measured = {}
+    guessed: Measured = {}
+    if arguments.train:  # first: it is quick, and may not fit the data
         train = relabelled(open_data(arguments.train, 500), classes)
-        steps = measure_mean(tasks, train, dataset, guessed, protocol)
+        steps = measure_mean(measurable(tasks, train), train, dataset, guessed, protocol)
         for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
             pass
+    measured = _measure(engine, dataset, protocol, 'evaluate')
+    results = {MODEL: summarize(measured, tasks)}
+    if guessed:
         results[MEAN] = summarize(guessed, tasks)
     differences: Differences = {}
     if other:

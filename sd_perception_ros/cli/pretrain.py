@@ -27,11 +27,11 @@ from sd_perception_ros.backbones.weights import (
 from sd_perception_ros.checkpoint import base_folder
 from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.following import follow
-from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.dataset import Dataset, several_sizes
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.optimize import device, discard_state, OptimizeConfig
+from sd_perception_ros.optimize import device, discard_state, OptimizeConfig, processes
 from sd_perception_ros.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
@@ -97,11 +97,15 @@ def main(argv: list[str] | None = None) -> int:
             f'expected --denoiser-steps of 1 or more (0 with --denoiser-from), got '
             f'{arguments.denoiser_steps}'
         )
+    if processes() > 1:
+        raise ValueError('pretrain runs in one process; start it without accelerate launch')
     _fresh_denoiser(arguments)  # before hours of training the autoencoder
     torch.manual_seed(arguments.seed)
     opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
     opened.check()
-    if arguments.stage in ('all', 'denoiser'):  # before hours of training the autoencoder
+    if arguments.stage != 'vae':  # before hours of training the autoencoder
+        _check_sizes(opened)
+    if arguments.stage in ('all', 'denoiser'):
         _check_windows(opened, arguments.denoiser_size)
     dataset = resident(opened, device())
     print(f'{len(dataset)} frames in {dataset.name}')
@@ -110,6 +114,15 @@ def main(argv: list[str] | None = None) -> int:
         if name == arguments.stage:
             break
     return 0
+
+
+def _check_sizes(dataset: Dataset) -> None:
+    """Refuse pictures of several sizes, of which no latents can lie in one array."""
+    first = dataset.image(0).shape[-2:]
+    for index in dataset.spread(64):
+        size = dataset.image(index).shape[-2:]
+        if size != first:
+            raise ValueError(several_sizes(dataset.key(index), first, size))
 
 
 def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:

@@ -29,6 +29,8 @@ from sd_perception_ros.readouts import HEADS
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.train import previews, train, TuneConfig
 
+SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
+
 EXAMPLE = """\
 examples:
   python -m sd_perception_ros train --recipe config/train/small.yaml \\
@@ -113,9 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     if is_main():
         opened.check()
     dataset = resident(opened, device())
-    model = checkpoint.start(
-        arguments.base, arguments.tasks, arguments.head, options=_options(arguments.task_options)
-    )
+    options = _options(arguments.task_options)
+    for task in TASKS.keys() - set(arguments.tasks):
+        options.pop(task, None)  # a recipe has options for all of its tasks
+    model = checkpoint.start(arguments.base, arguments.tasks, arguments.head, options=options)
     base = checkpoint.base_folder(arguments.base)
     file = arguments.latents or base / 'latents.safetensors'
     latents = None
@@ -133,6 +136,15 @@ def main(argv: list[str] | None = None) -> int:
     if is_main():
         print(f'{len(dataset)} frames in {dataset.name}, {known}')
     long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)
+    if (
+        is_main()
+        and windows.fit == 'crop'
+        and long_side_px > SMALL_PART * max(arguments.sizes[-1])
+    ):
+        print(
+            f'note: windows of {max(arguments.sizes[-1])} px are small parts of pictures that are '
+            f'served at {long_side_px} px; --fit cover shows the network whole ones'
+        )
     losses = follow(
         '+'.join(arguments.tasks),
         train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning, windows),
@@ -167,10 +179,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
     """Return the longer side at which the model sees whole pictures as large as in training."""
-    if fit == 'cover':
-        return max(window)
-    sides = [max(dataset.image(index).shape[-2:]) for index in dataset.spread(16)]
-    return min(max(*window, int(np.median(sides))), MOST_PX)
+    sides = []
+    for index in dataset.spread(16):
+        height, width = dataset.image(index).shape[-2:]
+        covers = max(window[0] / height, window[1] / width)
+        sides.append(max(height, width) * (covers if fit == 'cover' else max(covers, 1)))
+    return min(round(float(np.median(sides))), MOST_PX)
 
 
 def _options(words: list[str]) -> dict[str, dict[str, Any]]:

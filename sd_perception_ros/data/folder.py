@@ -65,11 +65,12 @@ class PicturesDataset(FolderDataset):
 
     def _check_names(self, pictures: set[str]) -> None:
         """Refuse what would silently be a set without people, or with somebody else's classes."""
-        if self._people is not None and pictures and not pictures & set(self._people.names()):
+        listed = pictures if self._people is None else set(self._people.names())
+        if unlisted := sorted(pictures - listed):
             raise ValueError(
-                f'{self.folder / KEYPOINTS}: expected file_name of pictures in image/, such as '
-                f'{min(pictures)}, got {", ".join(self._people.names()[:3]) or "none"}; correct '
-                'them'
+                f'{self.folder / KEYPOINTS}: expected every picture of image/ among its images, '
+                f'also those without people; {len(unlisted)} are not, such as {unlisted[0]}: '
+                'correct file_name, or add them'
             )
         if 'labels' in self.truths and not self.classes:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ def encode_dataset(
     :param batch: frames that are encoded together; more of them are slower on a CPU, whose memory
         is given back and taken anew for each large map.
     :raises ValueError: the pictures are not all of one size.
+    :raises OSError: there is no room for the file, or no right to write it.
     """
     size = dataset.image(0).shape[-2:]
     chunks = []
@@ -63,7 +64,14 @@ def encode_dataset(
         yield indices[-1] + 1
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix('.part')
-    save_file({'latents': torch.cat(chunks, 1).contiguous()}, part, metadata={'source': source})
+    whole = {'latents': torch.cat(chunks, 1).contiguous()}
+    try:
+        save_file(whole, part, metadata={'source': source})
+    except SafetensorError as error:  # of every fault of the disk
+        raise OSError(
+            f'{file} could not be written ({error}); make room, or the folder writable, and run '
+            'the same command again'
+        ) from error
     part.replace(file)
 
 

@@ -67,6 +67,8 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     Copy a set to a GPU, where it fits into a third of its memory; else return it.
 
     Sets of frames of several sizes stay where they are.
+
+    :raises ValueError: it would fit, but somebody else uses the memory.
     """
     if device.type != 'cuda' or not dataset.uniform:
         return dataset
@@ -76,7 +78,15 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
     # All of it, not what is free: a run that goes on must find the same answer.
     _, total = torch.cuda.mem_get_info(device)
-    return ResidentDataset(dataset, device) if size < MOST_SHARE * total else dataset
+    if size >= MOST_SHARE * total:
+        return dataset
+    try:
+        return ResidentDataset(dataset, device)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f'expected {size / 2**30:.1f} GiB of free memory on {device} for the data: stop what '
+            'else uses it'
+        ) from error
 
 
 def _room(count: int, name: str, first: Tensor, device: torch.device) -> Tensor:

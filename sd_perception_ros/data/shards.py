@@ -19,6 +19,7 @@ from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, Frame
 from sd_perception_ros.data.files import AGAIN, array_of
 
 ABOUT = 'dataset.json'
+BEGUN = '.shards_begun'  # its tar files are ours, and not all of them are there
 # Numbers that need fewer bits than float32: unit vectors, shares of pixels, class ids.
 _NARROW: dict[str, type[np.generic]] = {
     'normals': np.float16,
@@ -93,14 +94,18 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
     :param folder: becomes a set of its own, `shards:folder`, of which dataset.json tells the
         truths; it is written last, so half of a set is none.
     :param frames_each: frames of a tar file.
-    :raises OSError: the folder holds shards, or cannot be written.
+    :raises OSError: the folder holds shards or other tar files, or cannot be written.
     """
     from webdataset import ShardWriter
 
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / ABOUT).exists():
         raise OSError(f'{folder} holds shards; choose another folder')
-    for file in folder.glob('*.tar'):
+    begun = folder / BEGUN
+    if not begun.exists() and (tars := sorted(folder.glob('*.tar'))):
+        raise OSError(f'{folder} holds {tars[0].name}, which is not ours; choose another folder')
+    begun.touch()
+    for file in folder.glob(f'{6 * "[0-9]"}.tar'):
         file.unlink()  # of a run that was stopped
     names: set[str] = set()
     pattern = str(folder / '%06d.tar').replace('%', '%%', str(folder).count('%'))
@@ -120,6 +125,7 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
         'classes': list(dataset.classes),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + '\n')
+    begun.unlink()
 
 
 def _members(shard: Path) -> Iterator[tuple[str, _Place]]:

@@ -69,9 +69,12 @@ class Reloading:
         if now is None or now.outputs is not outputs:
             return 'the node was cleaned up while the model was loaded'
         try:
-            self._serving.swap(Served(engine, outputs.successor(engine.tasks)))
+            successor = outputs.successor(engine.tasks)
         except ValueError as error:
             return described(error)
+        self._serving.swap(Served(engine, successor))
+        if successor.why_no_metres:
+            self._node.get_logger().warning(successor.why_no_metres)
         return ''
 
 

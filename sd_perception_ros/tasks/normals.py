@@ -28,6 +28,7 @@ class Normals(Task):
 
     name: ClassVar[str] = 'normals'
     truth: ClassVar[str] = 'normals'
+    meaning: ClassVar[tuple[str, ...]] = ('x_sign', 'y_sign', 'z_sign')
     headline: ClassVar[str] = 'mean_deg'
 
     x_sign: int = option(1, "1, or -1 where the checkpoint's x points left", low=-1, high=1)

@@ -56,7 +56,7 @@ def find_people(
 
     :param heat: (17, h, w) float32, 0..1.
     :param offsets: (17, 2, h, w) cells from each cell to the joints of the person there; NaN for
-        a joint outside the picture.
+        a joint of which nothing is known.
     :param found: centres, the surest first.
     :param grid: how the cells lie on the picture; people outside it are left out.
     """

@@ -36,6 +36,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = 'segmentation'
     truth: ClassVar[str] = 'labels'
+    meaning: ClassVar[tuple[str, ...]] = ('readout', 'class_names', 'palette')
     headline: ClassVar[str] = 'mean_iou'
     higher_is_better: ClassVar[bool] = True
 

@@ -26,6 +26,8 @@ class Task(ABC):
     :cvar headline: the figure by which pictures are ranked, the worst first.
     :cvar dense: whether the raw output is brought to the picture's size before it is decoded;
         otherwise it stays as the head gives it, and `decode` is told its grid.
+    :cvar meaning: options that say what the numbers of an answer mean; with others, a readout that
+        has learned goes on.
     """
 
     name: ClassVar[str]
@@ -33,6 +35,7 @@ class Task(ABC):
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
     dense: ClassVar[bool] = True
+    meaning: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
