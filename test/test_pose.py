@@ -93,6 +93,13 @@ def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there
     assert target[0, ankle].max() == 0
     [person] = decoded(sample_of(low)).people
     assert np.isnan(person.joints[ankle, :2]).all()
+    # Nor where another's ankle is hot at the edge, nearer than a fifth of the person.
+    crowded = low.clone()
+    crowded[ankle] = torch.tensor([107, HEIGHT + 8, OUTSIDE])
+    target = make_task('pose').target(sample_of(crowded))[0][0]
+    target[ankle, -1, 53] = 1
+    [person] = make_task('pose').decode(target).people
+    assert np.isnan(person.joints[ankle, :2]).all()
     # A sink of numbers is not asked for: a quarter of the picture is as far as it goes.
     low[ankle, :2] = torch.tensor([-5000, 5000])
     far = make_task('pose').target(sample_of(low))[0][0, 18:].view(17, 2, 96, 128)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 import hashlib
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,12 @@ class Mixture(Dataset):
 
     def recipe(self) -> dict[str, Any]:
         """Return how the frames of each set were made."""
-        parts = zip(self.sets, self.weights, strict=True)
-        return {one.name: {'weight': weight, **one.recipe()} for one, weight in parts}
+        parts = enumerate(zip(self.sets, self.weights, strict=True), 1)
+        # Where their folders lay is the business of that machine.
+        return {
+            f'{number}: {Path(one.name).name}': {'weight': weight, **one.recipe()}
+            for number, (one, weight) in parts
+        }
 
     def forget(self) -> None:
         """Give memory back that holds decoded frames."""

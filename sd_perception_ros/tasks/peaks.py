@@ -85,11 +85,13 @@ def _joints(heat: Float, start: Float, size: float, min_heat: float) -> NDArray[
     for joint, (x, y) in enumerate(start):
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
+        joints[joint] = x, y, 0
+        # What is hot at the edge belongs to somebody else, if this one is clearly outside.
+        beyond = max(-x, x - width + 1, -y, y - height + 1)
+        if beyond > _LEAST_REACH_CELLS:
+            continue
         left, right = max(int(x - reach), 0), min(int(x + reach) + 2, width)
         top, bottom = max(int(y - reach), 0), min(int(y + reach) + 2, height)
-        joints[joint] = x, y, 0
-        if left >= right or top >= bottom:
-            continue
         window = heat[joint, top:bottom, left:right]
         rows, columns = np.mgrid[top:bottom, left:right]
         nearness = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * reach**2))
