@@ -98,11 +98,11 @@ class Listener:
 
         def receive(msg: Any) -> None:
             now = self.node.get_clock().now().nanoseconds
+            arrivals.append(time.monotonic())
             head = msg if hasattr(msg, 'header') else next(iter(msg.markers), None)
-            if head is None:
+            if head is None:  # nobody is there, and a list of nothing bears no stamp
                 return
             stamp = head.header.stamp
-            arrivals.append(time.monotonic())
             late.append((now - stamp.sec * 1_000_000_000 - stamp.nanosec) / 1e6)
 
         self.node.create_subscription(kind, topic, receive, 10)
@@ -173,7 +173,7 @@ def summarize(listener: Listener, scene: Scene, seconds: int, runtime: str) -> d
     values = listener.values
     sent = seconds * scene.rate_hz
     received, processed = (int(values.get(name, 0)) for name in ('received', 'processed'))
-    lost = {topic: processed - len(late) for topic, late in listener.latency_ms.items()}
+    lost = {topic: processed - len(times) for topic, times in listener.arrivals_s.items()}
     topics = {
         topic: _topic(late, listener.arrivals_s[topic])
         for topic, late in listener.latency_ms.items()
