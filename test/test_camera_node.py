@@ -280,7 +280,7 @@ def test_a_wrong_command_line_is_one_clear_line_and_code_2(tmp_path, arguments, 
         ('torch', 'perception', 'python -m pip install torch; requirements/core.txt'),
         ('diffusers', 'perception', 'python -m pip install diffusers; requirements/core.txt'),
         ('cv2', 'camera', 'python -m pip install opencv-python-headless; requirements/core.txt'),
-        ('accelerate', 'train', 'python -m pip install accelerate; requirements/train.txt'),
+        ('embreex', 'synthesize', 'python -m pip install embreex; requirements/train.txt'),
         ('rclpy', 'camera', 'ROS 2 is not here'),
     ],
 )

@@ -122,7 +122,7 @@ class CameraOutputs:
 
     @property
     def why_no_metres(self) -> str:
-        """What the model lacks for the metres that the options ask for; empty for nothing."""
+        """Say what the model lacks for the metres that the options ask for; empty for nothing."""
         return next(iter(self._outputs.values())).why_no_metres
 
     def activate(self) -> None:
