@@ -92,10 +92,13 @@ def _run(make: Callable[[], Runnable], name: str, argv: list[str]) -> int:
         return WRONG_USE
     try:
         executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        node.start()
-        executor.spin_until_future_complete(node.finished)
-        return node.finished.result() if node.finished.done() else OK
+        try:
+            executor.add_node(node)
+            node.start()
+            executor.spin_until_future_complete(node.finished)
+            return node.finished.result() if node.finished.done() else OK
+        finally:  # now: its destructor may come after the context's end, and complain
+            executor.shutdown()
     finally:
         node.close()
         node.destroy_node()
