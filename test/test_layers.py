@@ -18,7 +18,7 @@ ROWS = (
     {
         *('types', 'config', 'images', 'geometry', 'alignment', 'skeleton', 'drawing', 'lifting'),
         *('losses', 'measures', 'fitting', 'scale', 'references', 'ground', 'temporal'),
-        *('distortion', 'clouds', 'scans', 'occupancy'),
+        *('distortion', 'clouds', 'scans', 'occupancy', 'tensorfiles'),
     },
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model', 'checkpoint', 'readouts', 'sources'},

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, PatchEmbed
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.backbones.files import file_sha256, Reader, WEIGHT_FILES, weights_files
+from sd_perception_ros.tensorfiles import save_whole
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -185,14 +184,5 @@ def save_tensors(
 
     :raises OSError: there is no room, or no right to.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix('.part')
     whole = {k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()}
-    try:
-        save_file(whole, part)
-    except SafetensorError as error:  # of every fault of the disk
-        raise OSError(
-            f'{file} could not be written ({error}); make room, or the folder writable, and run '
-            'the same command again'
-        ) from error
-    part.replace(file)
+    save_whole(file, whole)

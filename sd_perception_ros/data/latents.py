@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open, SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
 from sd_perception_ros.data.augment import jitter, mirror
 from sd_perception_ros.data.dataset import Dataset, several_sizes
+from sd_perception_ros.tensorfiles import save_whole
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
 VARIANTS = 4
@@ -62,17 +63,7 @@ def encode_dataset(
         parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
         chunks.append(parts)
         yield indices[-1] + 1
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix('.part')
-    whole = {'latents': torch.cat(chunks, 1).contiguous()}
-    try:
-        save_file(whole, part, metadata={'source': source})
-    except SafetensorError as error:  # of every fault of the disk
-        raise OSError(
-            f'{file} could not be written ({error}); make room, or the folder writable, and run '
-            'the same command again'
-        ) from error
-    part.replace(file)
+    save_whole(file, {'latents': torch.cat(chunks, 1).contiguous()}, {'source': source})
 
 
 def _variants(images: Tensor, indices: list[int], seed: int) -> Tensor:
