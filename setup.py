@@ -29,7 +29,7 @@ setup(
     packages=find_packages(include=[NAME, f'{NAME}.*']),
     package_data={
         NAME: package_files(
-            *('checkpoints/**/*', 'demo_sequence/**/*', 'backbones/configs/*.json'),
+            *('assets/checkpoints/**/*', 'assets/demo_sequence/**/*', 'checkpoint/configs/*.json'),
             'synthetic/*.json',
         ),
     },

@@ -38,13 +38,14 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import about_run, parser, run_command, write  # noqa: E402
-from sd_perception_ros import checkpoint, evaluate  # noqa: E402
-from sd_perception_ros.backbones.weights import load_vae, save_model, save_tensors  # noqa: E402
-from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
-from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
+from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint.weights import load_vae, save_model, save_tensors  # noqa: E402
+from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.optimize import OptimizeConfig  # noqa: E402
-from sd_perception_ros.train import train, TuneConfig  # noqa: E402
+from sd_perception_ros.evaluation import evaluate  # noqa: E402
+from sd_perception_ros.training.finetune import train, TuneConfig  # noqa: E402
+from sd_perception_ros.training.loop import OptimizeConfig  # noqa: E402
 
 TASKS = ('depth', 'normals')
 PROMPT_WIDTH, POOLED_WIDTH = 32, 24

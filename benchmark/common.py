@@ -13,7 +13,7 @@ from typing import Any
 
 from sd_perception_ros.__main__ import told
 from sd_perception_ros.cli.versions import commit, versions
-from sd_perception_ros.ros.transport import tuning_environment
+from sd_perception_ros.ros.node.transport import tuning_environment
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

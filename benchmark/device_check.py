@@ -30,7 +30,7 @@ from torch import Tensor  # noqa: E402
 from benchmark.common import machine, parser, run_command, write  # noqa: E402
 from sd_perception_ros.cli.versions import commit  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.ros.sources import open_source  # noqa: E402
+from sd_perception_ros.ros.replay.sources import open_source  # noqa: E402
 
 # How large the root mean square of a task's difference may be, in standard deviations of its
 # values. On a CPU the bundled model gave 0.0005 in fp16 and 0.008 in bf16.

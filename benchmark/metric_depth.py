@@ -24,21 +24,21 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import parser, run_command, write  # noqa: E402
-from sd_perception_ros.alignment import align, Fit, Limits  # noqa: E402
-from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
+from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.geometry import (  # noqa: E402
+from sd_perception_ros.geometry.occupancy_grid import compare, GridShape, marked, occupied  # noqa: E402
+from sd_perception_ros.geometry.pinhole import (  # noqa: E402
     back_project,
     BODY_FROM_OPTICAL,
     mounting,
     Transform,
 )
-from sd_perception_ros.ground import find_ground  # noqa: E402
-from sd_perception_ros.occupancy import compare, GridShape, marked, occupied  # noqa: E402
-from sd_perception_ros.references import from_depth, References  # noqa: E402
-from sd_perception_ros.ros.sources import DEMO, open_source  # noqa: E402
-from sd_perception_ros.scale import to_metres  # noqa: E402
-from sd_perception_ros.temporal import FilterOptions, ScaleFilter  # noqa: E402
+from sd_perception_ros.metric_depth.alignment import align, Fit, Limits  # noqa: E402
+from sd_perception_ros.metric_depth.ground import find_ground  # noqa: E402
+from sd_perception_ros.metric_depth.references import from_depth, References  # noqa: E402
+from sd_perception_ros.metric_depth.scale import to_metres  # noqa: E402
+from sd_perception_ros.metric_depth.scale_filter import FilterOptions, ScaleFilter  # noqa: E402
+from sd_perception_ros.ros.replay.sources import DEMO, open_source  # noqa: E402
 from sd_perception_ros.types import Camera, Float  # noqa: E402
 
 # What issue and README promise; F1 with cells counted as found within 0.2 m.

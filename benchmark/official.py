@@ -46,7 +46,7 @@ from tqdm import tqdm  # noqa: E402
 import yaml  # noqa: E402
 
 from benchmark.common import about_run, parser, run_command, write  # noqa: E402
-from sd_perception_ros.backbones.weights import save_tensors  # noqa: E402
+from sd_perception_ros.checkpoint.weights import save_tensors  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402

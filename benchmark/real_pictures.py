@@ -38,10 +38,10 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import parser, run_command, write  # noqa: E402
-from sd_perception_ros import checkpoint  # noqa: E402
-from sd_perception_ros.backbones.files import file_sha256  # noqa: E402
+from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
+from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
-from sd_perception_ros.cli.demo_pictures import labelled, write_png  # noqa: E402
+from sd_perception_ros.cli.demo.pictures import labelled, write_png  # noqa: E402
 from sd_perception_ros.cli.evaluate_sheets import sheet  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
@@ -50,7 +50,7 @@ from sd_perception_ros.data.dataset import to_tensor  # noqa: E402
 from sd_perception_ros.data.opening import open_data  # noqa: E402
 from sd_perception_ros.drawing import draw_people, true_poses  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.evaluate import mean_raw  # noqa: E402
+from sd_perception_ros.evaluation.evaluate import mean_raw  # noqa: E402
 from sd_perception_ros.images import resize  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402
 from sd_perception_ros.tasks.task import Task  # noqa: E402

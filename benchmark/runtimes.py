@@ -27,7 +27,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.ros.sources import open_source  # noqa: E402
+from sd_perception_ros.ros.replay.sources import open_source  # noqa: E402
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS  # noqa: E402
 
 BARS_HZ = {'torch': 6.0, 'best': 10.0}  # all tasks; the node's own work comes on top

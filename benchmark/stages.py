@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
-from sd_perception_ros import checkpoint  # noqa: E402
+from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.images import (  # noqa: E402
     check_rgb,

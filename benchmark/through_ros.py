@@ -64,7 +64,7 @@ class Listener:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
 
-        from sd_perception_ros.ros.outputs import OUTPUTS
+        from sd_perception_ros.ros.output.outputs import OUTPUTS
 
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=DOMAIN)
@@ -265,7 +265,7 @@ _MEANING = {
 
 def _write_pictures(folder: Path, scene: Scene, count: int) -> None:
     """Make links to one picture, so that the camera's count of frames is known."""
-    from sd_perception_ros.ros.sources import open_source
+    from sd_perception_ros.ros.replay.sources import open_source
 
     rgb = cv2.resize(open_source('skimage').shot(1).rgb, (scene.width, scene.height))
     cv2.imwrite(str(folder / 'picture.bmp'), rgb[..., ::-1])

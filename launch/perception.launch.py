@@ -16,7 +16,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.substitutions import FindPackageShare
 
-from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
 
 PACKAGE = 'sd_perception_ros'
 RVIZ = 'rviz/perception.rviz'  # below config/

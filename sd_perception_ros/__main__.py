@@ -18,9 +18,9 @@ import types
 # matter of course (then a signal is no failure, also during the seconds of import).
 COMMANDS = {
     'up': ('cli.up', 'start the camera and perception nodes from one parameter file', True),
-    'camera': ('ros.camera_node', 'start the camera node alone', True),
+    'camera': ('ros.replay.camera_node', 'start the camera node alone', True),
     'perception': ('ros.perception_node', 'start the perception node alone', True),
-    'demo': ('cli.demo', 'run both nodes on real pictures and write demo_output/', True),
+    'demo': ('cli.demo.main', 'run both nodes on real pictures and write demo_output/', True),
     'synthesize': ('cli.synthesize', 'render rooms with exact depth and normals', False),
     'bake-bodies': ('cli.bake_bodies', 'pose and clothe people for the rooms', False),
     'pretrain': ('cli.pretrain', 'train the autoencoder and the denoiser', False),

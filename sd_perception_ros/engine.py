@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import (
     check_rgb,

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 from torch import nn
 
-from sd_perception_ros.backbones.weights import CONFIGS, read_config
+from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
 
 Shapes = dict[str, tuple[int, ...]]
 WIDTHS = (320, 640, 1280, 1280)

@@ -15,13 +15,13 @@ from diffusers import (
 )
 import torch
 
-from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.latent import LatentBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import save_model, save_tensors
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.assembly import Sources
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.weights import save_model, save_tensors
 from sd_perception_ros.model import Model
-from sd_perception_ros.sources import Sources
 from sd_perception_ros.tasks import make_task
 
 

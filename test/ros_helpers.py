@@ -24,10 +24,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
-from sd_perception_ros.geometry import camera_from_fov
-from sd_perception_ros.ros.convert import image_message
-from sd_perception_ros.ros.intrinsics import info_from_camera
-from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+from sd_perception_ros.geometry.pinhole import camera_from_fov
+from sd_perception_ros.ros.messages.camera_info import info_from_camera
+from sd_perception_ros.ros.messages.image import image_message
+from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 # One domain for each pytest process, away from 0, where somebody's robot may be, and not above

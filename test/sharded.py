@@ -24,11 +24,11 @@ os.environ |= {
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, PartialState
 
-from sd_perception_ros import optimize
 from sd_perception_ros.cli import train
+from sd_perception_ros.training import loop
 
 _start = AcceleratorState.__init__
-_save = optimize._save
+_save = loop._save
 
 
 def start_sharded(self: Any, *args: Any, **options: Any) -> None:
@@ -39,7 +39,7 @@ def start_sharded(self: Any, *args: Any, **options: Any) -> None:
         self.distributed_type = DistributedType.FSDP
 
 
-def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: optimize.Run) -> None:
+def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: loop.Run) -> None:
     assert accelerator.distributed_type == DistributedType.FSDP
     _save(accelerator, folder, done, run)
     if os.environ.get('STOP_AFTER') == str(done):
@@ -48,5 +48,5 @@ def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: optimi
 
 
 AcceleratorState.__init__ = start_sharded
-optimize._save = save_and_stop
+loop._save = save_and_stop
 sys.exit(train.main(sys.argv[1:]))

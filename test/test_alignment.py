@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sd_perception_ros.alignment import align, align_by_factor, Limits
-from sd_perception_ros.geometry import back_project
-from sd_perception_ros.references import from_depth, References
-from sd_perception_ros.scale import Alignment, ScaleShift, to_metres
+from sd_perception_ros.geometry.pinhole import back_project
+from sd_perception_ros.metric_depth.alignment import align, align_by_factor, Limits
+from sd_perception_ros.metric_depth.references import from_depth, References
+from sd_perception_ros.metric_depth.scale import Alignment, ScaleShift, to_metres
 from sd_perception_ros.types import Camera
 
 SHAPE = (60, 80)

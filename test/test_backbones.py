@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
 from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
 from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, take_over
 from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
-from sd_perception_ros.checkpoint import CheckpointConfig
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.optimize import OptimizeConfig
-from sd_perception_ros.train import train, TuneConfig
+from sd_perception_ros.training.finetune import train, TuneConfig
+from sd_perception_ros.training.loop import OptimizeConfig
 
 STABLE_DIFFUSION = {
     'beta_start': 0.00085,

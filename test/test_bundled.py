@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sd_perception_ros.checkpoint import SHIPPED
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.checkpoint.checkpoint import SHIPPED
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.evaluate import add, Measured, summarize, to_rgb
+from sd_perception_ros.evaluation.evaluate import add, Measured, summarize, to_rgb
 from sd_perception_ros.tasks import TASKS
 
 FILM = SHIPPED.parent / 'demo_sequence' / 'frames'

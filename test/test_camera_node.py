@@ -16,10 +16,10 @@ from ros_helpers import Peer, picture, pixels, Process, ros_arguments, running
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sd_perception_ros.__main__ import COMMANDS
-from sd_perception_ros.geometry import camera_from_fov
-from sd_perception_ros.ros.camera_node import encoded, resized, wanted_size
-from sd_perception_ros.ros.convert import compressed_to_rgb
-from sd_perception_ros.ros.sources import open_source
+from sd_perception_ros.geometry.pinhole import camera_from_fov
+from sd_perception_ros.ros.messages.image import compressed_to_rgb
+from sd_perception_ros.ros.replay.camera_node import encoded, resized, wanted_size
+from sd_perception_ros.ros.replay.sources import open_source
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from sensor_msgs.msg import Image
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import Streams
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.frames import Frames
+from sd_perception_ros.ros.input.transforms import Frames
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 
 

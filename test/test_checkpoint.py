@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import torch
 import yaml
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
 from sd_perception_ros.tasks import make_task
 
 UNET = 'unet/diffusion_pytorch_model.safetensors'
@@ -167,7 +167,7 @@ def test_a_folder_without_checkpoint_yaml_says_what_to_write(tmp_path: Path) -> 
 def test_the_shipped_configs_make_stable_diffusion_2_1() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from sd_perception_ros.backbones.weights import CONFIGS, read_config
+    from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
 
     with torch.device('meta'):
         unet = UNet2DConditionModel.from_config(read_config(CONFIGS, CONFIGS / 'sd21_unet.json'))

@@ -11,18 +11,18 @@ import pytest
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from sd_perception_ros.clouds import voxels, without_edges
 from sd_perception_ros.config import build
-from sd_perception_ros.geometry import BODY_FROM_OPTICAL, camera_from_fov, mounting
-from sd_perception_ros.ros.cloud import cloud_message
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.metres import Metres
-from sd_perception_ros.ros.metric_options import PointsOptions, ScanOptions
+from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanShape
+from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, camera_from_fov, mounting
+from sd_perception_ros.geometry.point_cloud import voxels, without_edges
+from sd_perception_ros.ros.messages.laser_scan import scan_message
+from sd_perception_ros.ros.messages.point_cloud import cloud_message
+from sd_perception_ros.ros.metric_scale import Metres
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.outputs import OUTPUTS
-from sd_perception_ros.ros.results import Frame, Result, Shown
-from sd_perception_ros.ros.scan import scan_message
-from sd_perception_ros.scans import scan_ranges, ScanShape
+from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
+from sd_perception_ros.ros.output.outputs import OUTPUTS
+from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import DepthMap, LabelMap
 

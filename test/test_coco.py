@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 import pytest
 
-from sd_perception_ros.measures.coco import measure_people, people_summary
-from sd_perception_ros.measures.keypoints import (
+from sd_perception_ros.metrics.coco import measure_people, people_summary
+from sd_perception_ros.metrics.keypoints import (
     keypoint_matches,
     keypoint_similarity,
     KeypointMatch,

@@ -12,7 +12,7 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sd_perception_ros.ros.convert import (
+from sd_perception_ros.ros.messages.image import (
     compressed_to_rgb,
     ENCODINGS,
     image_message,

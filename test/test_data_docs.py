@@ -8,8 +8,8 @@ import shlex
 
 import pytest
 
-from sd_perception_ros import checkpoint
 from sd_perception_ros.__main__ import main
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.data.opening import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]

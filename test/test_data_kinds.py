@@ -15,7 +15,7 @@ import torch
 
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.files import read_rgb
-from sd_perception_ros.data.hypersim import camera_rays, to_depth_m
+from sd_perception_ros.data.formats.hypersim import camera_rays, to_depth_m
 from sd_perception_ros.data.opening import KINDS, open_data
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task

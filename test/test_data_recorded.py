@@ -18,8 +18,8 @@ import torch
 import webdataset
 
 from sd_perception_ros.cli import data as data_command
+from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.shards import write_shards
 from sd_perception_ros.data.statistics import Statistics
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)

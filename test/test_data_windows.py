@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from sd_perception_ros.data.dataset import Arrays, Frame, stack
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.rooms import RoomsDataset
 from sd_perception_ros.data.windows import ahead, covering, middle, resized, WindowConfig
-from sd_perception_ros.optimize import OptimizeConfig
-from sd_perception_ros.pretrain import train_autoencoder
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.train import previews, train
+from sd_perception_ros.training.finetune import previews, train
+from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.pretrain import train_autoencoder
 from sd_perception_ros.types import Sample
 
 

@@ -13,9 +13,9 @@ from ros_helpers import Process, running
 from std_msgs.msg import Header
 from tqdm import tqdm
 
-from sd_perception_ros.cli.demo_birdseye import birdseye, WITHHELD
-from sd_perception_ros.cli.demo_nodes import DemoError, Nodes
-from sd_perception_ros.cli.demo_pictures import (
+from sd_perception_ros.cli.demo.birdseye import birdseye, WITHHELD
+from sd_perception_ros.cli.demo.nodes import DemoError, Nodes
+from sd_perception_ros.cli.demo.pictures import (
     CELL_PX,
     GAP_PX,
     LABEL_PX,
@@ -24,21 +24,21 @@ from sd_perception_ros.cli.demo_pictures import (
     write_jpeg,
     write_video,
 )
-from sd_perception_ros.cli.demo_play import one_round, Player
-from sd_perception_ros.cli.demo_recording import Part, record, Recording, rooms, shortened
-from sd_perception_ros.cli.demo_table import error_table, errors, poses_of, topic_table
-from sd_perception_ros.cli.demo_write import pictured
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.cli.demo.play import one_round, Player
+from sd_perception_ros.cli.demo.recording import Part, record, Recording, rooms, shortened
+from sd_perception_ros.cli.demo.table import error_table, errors, poses_of, topic_table
+from sd_perception_ros.cli.demo.write import pictured
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.people import keypoints_message
-from sd_perception_ros.ros.recorder import (
+from sd_perception_ros.ros.messages.people import keypoints_message
+from sd_perception_ros.ros.replay.recorder import (
     Arrival,
     cloud_values,
     INPUT,
     Recorder,
     topics_of,
 )
-from sd_perception_ros.ros.sources import DEMO
+from sd_perception_ros.ros.replay.sources import DEMO
 from sd_perception_ros.types import Person, Poses
 
 FRAMES = 6

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
 
-from sd_perception_ros.ros.intrinsics import camera_from_info, is_distorted, lens_from_info
+from sd_perception_ros.ros.messages.camera_info import (
+    camera_from_info,
+    is_distorted,
+    lens_from_info,
+)
 
 # A lens that bends by some pixels, in each model's own terms.
 MODELS = {

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.tasks import TASKS

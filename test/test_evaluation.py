@@ -14,17 +14,17 @@ import pytest
 from scipy import stats
 import torch
 
-from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli import evaluate as command
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
-from sd_perception_ros.comparison import paired_bootstrap
-from sd_perception_ros.data.hypersim import NYU40
+from sd_perception_ros.data.formats.hypersim import NYU40
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.relabelled import relabelled
-from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.evaluate import mean_raw, measurable, worst
-from sd_perception_ros.measures.depth import FIGURES, measure_affine
-from sd_perception_ros.protocols import PROTOCOLS
+from sd_perception_ros.evaluation.bootstrap import paired_bootstrap
+from sd_perception_ros.evaluation.evaluate import mean_raw, measurable, worst
+from sd_perception_ros.evaluation.protocols import PROTOCOLS
+from sd_perception_ros.metrics.depth import FIGURES, measure_affine
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Matte, Sample
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros import checkpoint
 from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.backbones.folding import foldable
 from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import CONFIGS, read_config
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
 from sd_perception_ros.engine import Engine
 
 

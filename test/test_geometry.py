@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sd_perception_ros.geometry import (
+from sd_perception_ros.geometry.pinhole import (
     back_project,
     BODY_FROM_OPTICAL,
     camera_from_fov,

@@ -16,8 +16,8 @@ from typing import ClassVar
 from models import save_tiny
 import pytest
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.backbones.hub import needed_files, on_disk
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.hub import needed_files, on_disk
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -162,7 +162,7 @@ def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str
         files.append(folder / f'{number}.yaml')
         files[-1].write_text(json.dumps({'tasks': {'depth': {'unet': place}}}))
     code = (
-        'import sys; from sd_perception_ros import checkpoint\n'
+        'import sys; from sd_perception_ros.checkpoint import checkpoint\n'
         'for name in sys.argv[1:]:\n'
         '    try: model, about = checkpoint.load(name)\n'
         '    except (ValueError, OSError) as error: print(type(error).__name__, error)\n'

@@ -36,7 +36,7 @@ def test_every_file_of_config_that_it_names_exists():
 
 def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
     pytest.importorskip('rclpy', reason='ROS 2 is not installed')
-    from sd_perception_ros.ros.outputs import OUTPUTS
+    from sd_perception_ros.ros.output.outputs import OUTPUTS
 
     text = (ROOT / 'config' / 'rviz' / 'perception.rviz').read_text()
     displays = yaml.safe_load(text)['Visualization Manager']['Displays']
@@ -51,8 +51,8 @@ def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
 
 def test_the_parameter_file_has_only_parameters_that_exist():
     pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+    from sd_perception_ros.ros.node.parameters import names_of
     from sd_perception_ros.ros.options import CameraOptions
-    from sd_perception_ros.ros.parameters import names_of
     from sd_perception_ros.ros.perception_node import GROUPS
 
     known = {
@@ -132,7 +132,7 @@ def test_the_manifest_declares_what_the_nodes_import():
     keys |= {'numpy': 'python3-numpy', 'yaml': 'python3-yaml', 'tf2_ros': 'tf2_ros_py'}
     elsewhere = {'sd_perception_ros', 'torch', *sys.stdlib_module_names}
     package = ROOT / 'sd_perception_ros'
-    files = [*package.glob('ros/*.py'), *package.glob('cli/*.py'), package / 'checkpoint.py']
+    files = [*package.glob('ros/**/*.py'), *package.glob('cli/**/*.py')]
     imports = re.compile(r'^ *(?:from|import) (\w+)', re.MULTILINE)
     wanted = {name for file in files for name in imports.findall(file.read_text())} - elsewhere
     assert {'PIL', 'rclpy', 'std_srvs'} <= wanted

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 import torch
 import yaml
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.backbones.files import file_sha256
-from sd_perception_ros.backbones.weights import save_model
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.weight_files import file_sha256
+from sd_perception_ros.checkpoint.weights import save_model
 from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.model import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sd_perception_ros.lifting import lift_joints, place_joints
+from sd_perception_ros.geometry.keypoints_3d import lift_joints, place_joints
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.types import Camera, Person, Poses
 

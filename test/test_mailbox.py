@@ -8,8 +8,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from sd_perception_ros.ros.mailbox import Mailbox, Worker
-from sd_perception_ros.ros.pairing import CameraInfos, FramePolicy
+from sd_perception_ros.ros.input.mailbox import Mailbox, Worker
+from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy
 
 SECOND = 1_000_000_000
 

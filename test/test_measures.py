@@ -17,25 +17,25 @@ from skimage.measure import label, regionprops
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 import torch
 
-from sd_perception_ros.measures.depth import (
+from sd_perception_ros.metrics.depth import (
     depth_errors,
     fitted,
     mean_depth_errors,
     measure_affine,
 )
-from sd_perception_ros.measures.foreground import (
+from sd_perception_ros.metrics.foreground import (
     boundary_iou,
     foreground_summary,
     measure_foreground,
 )
-from sd_perception_ros.measures.matting import (
+from sd_perception_ros.metrics.matting import (
     connectivity_error,
     gradient_error,
     mean_alpha_errors,
     measure_alpha,
 )
-from sd_perception_ros.measures.normals import angle_counts, angle_summary, angles_deg
-from sd_perception_ros.measures.segmentation import confusion, confusion_summary
+from sd_perception_ros.metrics.normals import angle_counts, angle_summary, angles_deg
+from sd_perception_ros.metrics.segmentation import confusion, confusion_summary
 
 Map = NDArray[np.float32]
 

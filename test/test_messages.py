@@ -14,15 +14,15 @@ from visualization_msgs.msg import Marker
 
 from sd_perception_ros.config import build
 from sd_perception_ros.drawing import SIDE_COLORS
-from sd_perception_ros.ros import labels
-from sd_perception_ros.ros.convert import shares_to_levels
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.labels import label_info, mask_ids, mask_of
-from sd_perception_ros.ros.metres import Metres
+from sd_perception_ros.ros.messages import labels
+from sd_perception_ros.ros.messages.image import shares_to_levels
+from sd_perception_ros.ros.messages.labels import label_info, mask_ids, mask_of
+from sd_perception_ros.ros.messages.people import keypoints_message, markers_message, POINT
+from sd_perception_ros.ros.metric_scale import Metres
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
-from sd_perception_ros.ros.outputs import OUTPUTS
-from sd_perception_ros.ros.people import keypoints_message, markers_message, POINT
-from sd_perception_ros.ros.results import Frame, Result, Shown
+from sd_perception_ros.ros.output.outputs import OUTPUTS
+from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task, TASKS
 from sd_perception_ros.types import Camera, DepthMap, Matte, Person, Poses

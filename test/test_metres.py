@@ -29,18 +29,18 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.geometry import camera_from_fov, resize_camera
-from sd_perception_ros.references import from_depth
-from sd_perception_ros.ros import frames
-from sd_perception_ros.ros.convert import depth_from_message, image_message, millimetres
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.frames import Frames
-from sd_perception_ros.ros.intrinsics import info_from_camera, lens_from_info
-from sd_perception_ros.ros.metres import helpers, Metres, metric_task, why_no_metres
-from sd_perception_ros.ros.metric_options import ScaleOptions
+from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
+from sd_perception_ros.metric_depth.references import from_depth
+from sd_perception_ros.ros.input import transforms
+from sd_perception_ros.ros.input.reference import ReferenceInput
+from sd_perception_ros.ros.input.transforms import Frames
+from sd_perception_ros.ros.messages.camera_info import info_from_camera, lens_from_info
+from sd_perception_ros.ros.messages.image import depth_from_message, image_message, millimetres
+from sd_perception_ros.ros.metric_scale import helpers, Metres, metric_task, why_no_metres
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.references import ReferenceInput
-from sd_perception_ros.ros.results import Frame, Result, Shown
+from sd_perception_ros.ros.options_outputs import ScaleOptions
+from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import DepthMap, DisparityMap, NormalMap, Person, Poses
@@ -431,10 +431,10 @@ class KnownTransform:
 
 @pytest.fixture
 def with_tf(monkeypatch: pytest.MonkeyPatch) -> Frames:
-    monkeypatch.setattr(frames, 'Buffer', KnownTransform, raising=False)
-    monkeypatch.setattr(frames, 'TransformListener', lambda *_: None, raising=False)
-    monkeypatch.setattr(frames, 'TransformException', LookupError, raising=False)
-    monkeypatch.setattr(frames, 'Time', SimpleNamespace(from_msg=lambda s: s), raising=False)
+    monkeypatch.setattr(transforms, 'Buffer', KnownTransform, raising=False)
+    monkeypatch.setattr(transforms, 'TransformListener', lambda *_: None, raising=False)
+    monkeypatch.setattr(transforms, 'TransformException', LookupError, raising=False)
+    monkeypatch.setattr(transforms, 'Time', SimpleNamespace(from_msg=lambda s: s), raising=False)
     monkeypatch.setattr(Frames, 'has_tf', True)
     return Frames(None)
 

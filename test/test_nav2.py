@@ -12,12 +12,10 @@ from sensor_msgs.msg import LaserScan, PointCloud2, PointField
 from std_msgs.msg import Header
 import yaml
 
-from sd_perception_ros.clouds import without_edges
 from sd_perception_ros.config import build
-from sd_perception_ros.data.rooms import RoomsDataset
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.geometry import back_project, BODY_FROM_OPTICAL, mounting
-from sd_perception_ros.occupancy import (
+from sd_perception_ros.geometry.occupancy_grid import (
     compare,
     GridShape,
     MAX_JUMP,
@@ -25,13 +23,15 @@ from sd_perception_ros.occupancy import (
     VOXEL_M,
     VOXEL_MIN_POINTS,
 )
-from sd_perception_ros.ros.cloud import cloud_message
+from sd_perception_ros.geometry.pinhole import back_project, BODY_FROM_OPTICAL, mounting
+from sd_perception_ros.geometry.point_cloud import without_edges
+from sd_perception_ros.ros.messages.point_cloud import cloud_message
+from sd_perception_ros.ros.node.parameters import names_of
 from sd_perception_ros.ros.options import CameraOptions, OutputOptions
-from sd_perception_ros.ros.outputs import CONSTANTS, OUTPUTS
-from sd_perception_ros.ros.parameters import names_of
+from sd_perception_ros.ros.output.outputs import CONSTANTS, OUTPUTS
 from sd_perception_ros.ros.perception_node import GROUPS
-from sd_perception_ros.ros.recorder import cloud_values
-from sd_perception_ros.ros.sources import DEMO, open_source
+from sd_perception_ros.ros.replay.recorder import cloud_values
+from sd_perception_ros.ros.replay.sources import DEMO, open_source
 from sd_perception_ros.tasks import make_task
 
 ROOT = Path(__file__).resolve().parents[1]

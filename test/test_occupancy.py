@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sd_perception_ros.occupancy import compare, draw_grids, GridShape, occupied
+from sd_perception_ros.geometry.occupancy_grid import compare, draw_grids, GridShape, occupied
 
 SHAPE = GridShape(resolution_m=0.5, range_m=2.0, min_height_m=0.1, max_height_m=1.0)
 SENSOR = np.array([0.0, 0.0, 0.5])

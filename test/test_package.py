@@ -19,8 +19,8 @@ REQUIREMENTS = sorted((ROOT / 'requirements').glob('*.txt'))
 
 # Most bytes allowed: the weights, the demo's sequence, any other single file.
 LIMITS = {
-    f'{NAME}/checkpoints/': 25_000_000,
-    f'{NAME}/demo_sequence/': 8_000_000,
+    f'{NAME}/assets/checkpoints/': 25_000_000,
+    f'{NAME}/assets/demo_sequence/': 8_000_000,
 }
 FILE_LIMIT = 500_000
 
@@ -133,9 +133,9 @@ def test_every_launch_and_config_file_is_installed(setup: setuptools.Distributio
 def test_weights_and_demo_pictures_are_installed_beside_the_code(
     setup: setuptools.Distribution,
 ) -> None:
-    wanted = files_in(f'{NAME}/checkpoints') | files_in(f'{NAME}/demo_sequence')
-    assert f'{NAME}/checkpoints/bundled/checkpoint.yaml' in wanted
-    assert f'{NAME}/demo_sequence/sequence.json' in wanted
+    wanted = files_in(f'{NAME}/assets/checkpoints') | files_in(f'{NAME}/assets/demo_sequence')
+    assert f'{NAME}/assets/checkpoints/bundled/checkpoint.yaml' in wanted
+    assert f'{NAME}/assets/demo_sequence/sequence.json' in wanted
     assert wanted <= package_data(setup)
 
 

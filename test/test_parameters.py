@@ -14,13 +14,13 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.geometry import camera_from_fov
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.intrinsics import camera_from_info, info_from_camera
+from sd_perception_ros.geometry.pinhole import camera_from_fov
+from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
+from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
+from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
 from sd_perception_ros.ros.options import CameraOptions, DepthOptions
-from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
-from sd_perception_ros.ros.topics import camera_info_topic, image_topic
-from sd_perception_ros.ros.transport import transport_environment, tuning_environment
 
 
 @pytest.fixture(scope='module')

@@ -105,7 +105,7 @@ def test_options_of_the_official_pipeline_agree(
 
 def test_the_text_encoder_gives_the_official_embedding() -> None:
     pytest.importorskip('transformers', reason='transformers is optional; it is not installed')
-    from sd_perception_ros.backbones.prompt import embed_empty_prompt
+    from sd_perception_ros.checkpoint.prompt import embed_empty_prompt
 
     embedding = embed_empty_prompt(PARITY / 'sd/text_encoder', PARITY / 'sd/tokenizer')
     official = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))

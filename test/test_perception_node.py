@@ -38,7 +38,7 @@ from std_srvs.srv import SetBool
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.camera_node import jpeg_message
+from sd_perception_ros.ros.replay.camera_node import jpeg_message
 
 SCALE_M, SHIFT_M = 4.0, 1.0
 OUTPUTS = {

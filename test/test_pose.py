@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sd_perception_ros.measures.keypoints import (
+from sd_perception_ros.metrics.keypoints import (
     keypoint_matches,
     keypoint_similarity,
     KeypointMatch,

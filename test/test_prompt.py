@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sd_perception_ros.backbones.prompt import prompt_of
+from sd_perception_ros.checkpoint.prompt import prompt_of
 
 transformers = pytest.importorskip('transformers', reason='transformers is optional')
 

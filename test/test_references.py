@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sd_perception_ros.geometry import BODY_FROM_OPTICAL, mounting, rays
-from sd_perception_ros.ground import find_ground, up_from_pitch
-from sd_perception_ros.references import (
+from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, mounting, rays
+from sd_perception_ros.metric_depth.ground import find_ground, up_from_pitch
+from sd_perception_ros.metric_depth.references import (
     from_depth,
     from_other_depth,
     from_people,
     from_points,
     from_scan,
 )
-from sd_perception_ros.scale import ScaleShift
+from sd_perception_ros.metric_depth.scale import ScaleShift
+from sd_perception_ros.metric_depth.scale_filter import FilterOptions, FrozenReference, ScaleFilter
 from sd_perception_ros.skeleton import INDEX
-from sd_perception_ros.temporal import FilterOptions, FrozenReference, ScaleFilter
 from sd_perception_ros.types import Camera, Person, Poses
 
 CAMERA = Camera(fx=100.0, fy=100.0, cx=79.5, cy=59.5, width=160, height=120)

@@ -23,13 +23,12 @@ import torch
 from torch import nn, Tensor
 import torch._dynamo.utils
 
-from sd_perception_ros import checkpoint
 from sd_perception_ros.__main__ import main
-from sd_perception_ros.backbones import files
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import save_tensors
-from sd_perception_ros.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint, weight_files
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.weights import save_tensors
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
@@ -247,7 +246,7 @@ def test_graphs_that_are_there_are_served_without_reading_a_number(
     tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
-    monkeypatch.setattr(files, 'load_file', None)
+    monkeypatch.setattr(weight_files, 'load_file', None)
     again = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     assert_alike(again, first, [picture(48, 64)])
     assert again.summary() == first.summary()

@@ -51,7 +51,7 @@ from sd_perception_ros.synthetic.views import is_clear, is_worth_seeing, pinhole
 from sd_perception_ros.synthetic.yards import make_yard
 
 GRAY = Material((0.5, 0.5, 0.5))
-DEMO = Path(__file__).parents[1] / 'sd_perception_ros' / 'demo_sequence'
+DEMO = Path(__file__).parents[1] / 'sd_perception_ros' / 'assets' / 'demo_sequence'
 
 
 def scene_of(*parts, lights=()):

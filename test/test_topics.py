@@ -24,11 +24,11 @@ from visualization_msgs.msg import MarkerArray
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.drawing import draw_people, over_checkerboard
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.convert import shares_to_levels
-from sd_perception_ros.ros.labels import LABEL_INFO
-from sd_perception_ros.ros.people import POINT
-from sd_perception_ros.ros.qos import LATCHED
-from sd_perception_ros.ros.recorder import cloud_values
+from sd_perception_ros.ros.messages.image import shares_to_levels
+from sd_perception_ros.ros.messages.labels import LABEL_INFO
+from sd_perception_ros.ros.messages.people import POINT
+from sd_perception_ros.ros.node.qos import LATCHED
+from sd_perception_ros.ros.replay.recorder import cloud_values
 from sd_perception_ros.tasks import TASKS
 
 MASKED = ('floor', 'wall', 'person')

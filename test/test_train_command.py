@@ -15,15 +15,15 @@ import pytest
 from safetensors.torch import load_file
 import torch
 
-from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli import evaluate as evaluate_command
 from sd_perception_ros.cli import train as train_command
 from sd_perception_ros.cli.arguments import from_options, parse
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.optimize import OptimizeConfig
 from sd_perception_ros.tasks import TASKS
-from sd_perception_ros.train import train as run_training
-from sd_perception_ros.train import TuneConfig
+from sd_perception_ros.training.finetune import train as run_training
+from sd_perception_ros.training.finetune import TuneConfig
+from sd_perception_ros.training.loop import OptimizeConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
+from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.losses import (
+from sd_perception_ros.model import Model
+from sd_perception_ros.skeleton import INDEX, JOINTS
+from sd_perception_ros.tasks.losses import (
     angular_loss,
     fit_scale_and_shift,
     gradient_loss,
@@ -27,15 +29,13 @@ from sd_perception_ros.losses import (
     relative_loss,
     scale_shift_invariant_loss,
 )
-from sd_perception_ros.model import Model
-from sd_perception_ros.optimize import OptimizeConfig
-from sd_perception_ros.pretrain import (
+from sd_perception_ros.training.finetune import previews, train, TuneConfig
+from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
     train_denoiser,
 )
-from sd_perception_ros.skeleton import INDEX, JOINTS
-from sd_perception_ros.train import previews, train, TuneConfig
 
 ONES = {'data': 'ones'}
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)

@@ -32,21 +32,21 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import run_command  # noqa: E402
-from sd_perception_ros import checkpoint  # noqa: E402
-from sd_perception_ros.backbones.weights import weights_fingerprint  # noqa: E402
-from sd_perception_ros.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint.weights import weights_fingerprint  # noqa: E402
 from sd_perception_ros.cli.arguments import size  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.data.dataset import Dataset  # noqa: E402
+from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.data.latents import latents_of  # noqa: E402
 from sd_perception_ros.data.mixture import Framed  # noqa: E402
 from sd_perception_ros.data.resident import ResidentDataset  # noqa: E402
-from sd_perception_ros.data.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.evaluate import measure, Measured, summarize  # noqa: E402
+from sd_perception_ros.evaluation.evaluate import measure, Measured, summarize  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
-from sd_perception_ros.optimize import device, discard_state, OptimizeConfig  # noqa: E402
-from sd_perception_ros.train import train, TuneConfig  # noqa: E402
+from sd_perception_ros.training.finetune import train, TuneConfig  # noqa: E402
+from sd_perception_ros.training.loop import device, discard_state, OptimizeConfig  # noqa: E402
 
 STARTS = ('scratch', 'pretrained', 'frozen')
 TASKS = ('depth', 'pose')

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.data_sheet import contact_sheet
+from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.shards import write_shards
 from sd_perception_ros.data.statistics import Statistics
 
 EXAMPLE = """\

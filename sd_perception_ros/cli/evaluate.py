@@ -13,18 +13,18 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli.arguments import add_data, add_options
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
-from sd_perception_ros.comparison import Difference, paired_bootstrap
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.relabelled import relabelled
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.evaluate import (
+from sd_perception_ros.evaluation.bootstrap import Difference, paired_bootstrap
+from sd_perception_ros.evaluation.evaluate import (
     each_frame,
     Figures,
     measurable,
@@ -35,7 +35,7 @@ from sd_perception_ros.evaluate import (
     to_rgb,
     worst,
 )
-from sd_perception_ros.protocols import Protocol, PROTOCOLS
+from sd_perception_ros.evaluation.protocols import Protocol, PROTOCOLS
 
 EXAMPLE = """\
 examples:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sd_perception_ros import checkpoint
+from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.runtimes.exporting import export

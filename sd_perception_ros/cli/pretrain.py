@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sd_perception_ros.backbones.files import has_weights
 from sd_perception_ros.backbones.small import (
     PROMPT_WIDTH,
     small_unet,
@@ -17,27 +16,28 @@ from sd_perception_ros.backbones.small import (
     UNET_CHANNELS,
 )
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.backbones.weights import (
+from sd_perception_ros.checkpoint.assembly import PROMPT
+from sd_perception_ros.checkpoint.checkpoint import base_folder
+from sd_perception_ros.checkpoint.weight_files import has_weights
+from sd_perception_ros.checkpoint.weights import (
     load_unet,
     load_vae,
     save_model,
     save_tensors,
     weights_fingerprint,
 )
-from sd_perception_ros.checkpoint import base_folder
 from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.data.dataset import Dataset, several_sizes
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.optimize import device, discard_state, OptimizeConfig, processes
-from sd_perception_ros.pretrain import (
+from sd_perception_ros.training.loop import device, discard_state, OptimizeConfig, processes
+from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
     train_denoiser,
 )
-from sd_perception_ros.sources import PROMPT
 
 EXAMPLE = """\
 example:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import yaml
 
-from sd_perception_ros import checkpoint
-from sd_perception_ros.backbones.cards import license_near
-from sd_perception_ros.backbones.weights import weights_fingerprint
-from sd_perception_ros.checkpoint import CheckpointConfig, MOST_PX
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig, MOST_PX
+from sd_perception_ros.checkpoint.heads import HEADS
+from sd_perception_ros.checkpoint.licenses import license_near
+from sd_perception_ros.checkpoint.weights import weights_fingerprint
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.cli.versions import commit
@@ -24,10 +25,9 @@ from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.data.windows import WindowConfig
-from sd_perception_ros.optimize import device, discard_state, is_main, OptimizeConfig
-from sd_perception_ros.readouts import HEADS
 from sd_perception_ros.tasks import TASKS
-from sd_perception_ros.train import previews, train, TuneConfig
+from sd_perception_ros.training.finetune import previews, train, TuneConfig
+from sd_perception_ros.training.loop import device, discard_state, is_main, OptimizeConfig
 
 SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
 

@@ -13,7 +13,7 @@ import sys
 import time
 import types
 
-from sd_perception_ros.ros.transport import transport_environment, tuning_environment
+from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ('camera', 'perception')

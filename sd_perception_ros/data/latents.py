@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sd_perception_ros.data.augment import jitter, mirror
 from sd_perception_ros.data.dataset import Dataset, several_sizes
-from sd_perception_ros.tensorfiles import save_whole
+from sd_perception_ros.safe_save import save_whole
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
 VARIANTS = 4

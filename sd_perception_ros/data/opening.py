@@ -7,22 +7,22 @@ import difflib
 from pathlib import Path
 import re
 
-from sd_perception_ros.data.coco import CocoDataset
 from sd_perception_ros.data.dataset import Dataset, FolderDataset
-from sd_perception_ros.data.diode import DiodeDataset
-from sd_perception_ros.data.dis5k import Dis5kDataset
-from sd_perception_ros.data.eth3d import Eth3dDataset
-from sd_perception_ros.data.folder import PicturesDataset
-from sd_perception_ros.data.hypersim import HypersimDataset
-from sd_perception_ros.data.kitti import KittiDataset
+from sd_perception_ros.data.formats.coco import CocoDataset
+from sd_perception_ros.data.formats.diode import DiodeDataset
+from sd_perception_ros.data.formats.dis5k import Dis5kDataset
+from sd_perception_ros.data.formats.eth3d import Eth3dDataset
+from sd_perception_ros.data.formats.folder import PicturesDataset
+from sd_perception_ros.data.formats.hypersim import HypersimDataset
+from sd_perception_ros.data.formats.kitti import KittiDataset
+from sd_perception_ros.data.formats.nyuv2 import NyuV2Dataset
+from sd_perception_ros.data.formats.p3m10k import P3m10kDataset
+from sd_perception_ros.data.formats.rooms import RoomsDataset
+from sd_perception_ros.data.formats.rosbag import RosbagDataset
+from sd_perception_ros.data.formats.scannet import ScanNetDataset
+from sd_perception_ros.data.formats.shards import ShardsDataset
+from sd_perception_ros.data.formats.vkitti2 import VirtualKitti2Dataset
 from sd_perception_ros.data.mixture import Framed, Mixture
-from sd_perception_ros.data.nyuv2 import NyuV2Dataset
-from sd_perception_ros.data.p3m10k import P3m10kDataset
-from sd_perception_ros.data.rooms import RoomsDataset
-from sd_perception_ros.data.rosbag import RosbagDataset
-from sd_perception_ros.data.scannet import ScanNetDataset
-from sd_perception_ros.data.shards import ShardsDataset
-from sd_perception_ros.data.vkitti2 import VirtualKitti2Dataset
 
 KINDS: dict[str, type[FolderDataset]] = {
     kind.kind: kind

@@ -9,12 +9,12 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from sd_perception_ros.ros.diagnostics import Statistics
-from sd_perception_ros.ros.frames import Frames
-from sd_perception_ros.ros.inputs import CameraInput
-from sd_perception_ros.ros.metres import Metres
+from sd_perception_ros.ros.input.camera import CameraInput
+from sd_perception_ros.ros.input.transforms import Frames
+from sd_perception_ros.ros.metric_scale import Metres
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
-from sd_perception_ros.ros.outputs import Output, Outputs
+from sd_perception_ros.ros.output.outputs import Output, Outputs
 from sd_perception_ros.tasks.task import Task
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import re
 
 from sd_perception_ros.config import check, group, option
-from sd_perception_ros.ros.metric_options import PointsOptions, ScaleOptions, ScanOptions
+from sd_perception_ros.ros.options_outputs import PointsOptions, ScaleOptions, ScanOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0

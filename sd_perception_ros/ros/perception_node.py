@@ -24,18 +24,18 @@ import torch
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import Arrival, CameraOutputs, Streams
-from sd_perception_ros.ros.convert import compressed_to_rgb, image_to_rgb
-from sd_perception_ros.ros.diagnostics import array_of, Statistics
-from sd_perception_ros.ros.faults import described, FAULTS, remedy
-from sd_perception_ros.ros.logs import NodeLog
-from sd_perception_ros.ros.mailbox import Worker
+from sd_perception_ros.ros.input.mailbox import Worker
+from sd_perception_ros.ros.messages.image import compressed_to_rgb, image_to_rgb
+from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
+from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
+from sd_perception_ros.ros.node.logs import NodeLog
+from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.node.shutdown import FAILED, GONE, run_node
 from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
-from sd_perception_ros.ros.outputs import Output, Outputs
-from sd_perception_ros.ros.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.output.outputs import Output, Outputs
+from sd_perception_ros.ros.output.results import Frame
 from sd_perception_ros.ros.reloading import Reloading
-from sd_perception_ros.ros.results import Frame
 from sd_perception_ros.ros.serving import load, Served, Serving
-from sd_perception_ros.ros.shutdown import FAILED, GONE, run_node
 from sd_perception_ros.types import Prediction
 
 GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (OutputOptions, ''))

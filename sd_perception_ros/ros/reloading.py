@@ -13,8 +13,8 @@ from std_srvs.srv import Trigger
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import CameraOutputs
-from sd_perception_ros.ros.faults import described, FAULTS, remedy
-from sd_perception_ros.ros.parameters import read
+from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
+from sd_perception_ros.ros.node.parameters import read
 from sd_perception_ros.ros.serving import free_memory, load, Served, Serving
 
 

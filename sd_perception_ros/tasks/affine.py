@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.losses import gradient_loss, masked_mean, scale_shift_invariant_loss
+from sd_perception_ros.tasks.losses import gradient_loss, masked_mean, scale_shift_invariant_loss
 
 # (256, 1, 3) RGB of level 0, cold, to level 255, warm.
 TURBO = np.ascontiguousarray(

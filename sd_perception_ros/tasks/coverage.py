@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.losses import gradient_loss, masked_mean
+from sd_perception_ros.tasks.losses import gradient_loss, masked_mean
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Matte, Sample
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.config import check, option
-from sd_perception_ros.losses import relative_loss
-from sd_perception_ros.measures.depth import mean_depth_errors, measure_affine
+from sd_perception_ros.metrics.depth import mean_depth_errors, measure_affine
 from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
+from sd_perception_ros.tasks.losses import relative_loss
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DepthMap, Grid, Sample
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from sd_perception_ros.measures.depth import mean_depth_errors, measure_affine
+from sd_perception_ros.metrics.depth import mean_depth_errors, measure_affine
 from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DisparityMap, Grid, Sample

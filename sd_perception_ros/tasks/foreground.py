@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.measures.foreground import foreground_summary, measure_foreground
+from sd_perception_ros.metrics.foreground import foreground_summary, measure_foreground
 from sd_perception_ros.tasks.coverage import Coverage
 from sd_perception_ros.types import Matte, Sample
 

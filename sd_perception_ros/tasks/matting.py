@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.measures.matting import mean_alpha_errors, measure_alpha
+from sd_perception_ros.metrics.matting import mean_alpha_errors, measure_alpha
 from sd_perception_ros.tasks.coverage import Coverage
 from sd_perception_ros.types import Matte, Sample
 

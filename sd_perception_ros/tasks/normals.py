@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.losses import angular_loss
-from sd_perception_ros.measures.normals import angle_counts, angle_summary, angles_deg
+from sd_perception_ros.metrics.normals import angle_counts, angle_summary, angles_deg
+from sd_perception_ros.tasks.losses import angular_loss
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Float, Grid, NormalMap, Sample
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from sd_perception_ros.config import check, option
 from sd_perception_ros.drawing import draw_people
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.losses import masked_mean
-from sd_perception_ros.measures.coco import measure_people, people_summary
-from sd_perception_ros.measures.keypoints import keypoint_matches, KeypointMatch
+from sd_perception_ros.metrics.coco import measure_people, people_summary
+from sd_perception_ros.metrics.keypoints import keypoint_matches, KeypointMatch
 from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.tasks.losses import masked_mean
 from sd_perception_ros.tasks.peaks import centres, find_people
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Float, Grid, Poses, Sample

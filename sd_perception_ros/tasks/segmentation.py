@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.losses import masked_mean
-from sd_perception_ros.measures.segmentation import confusion, confusion_summary
+from sd_perception_ros.metrics.segmentation import confusion, confusion_summary
+from sd_perception_ros.tasks.losses import masked_mean
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, LabelMap, Sample
 

@@ -1,0 +1,176 @@
+"""Run both nodes on rendered rooms and on photographs; show what comes out, and how good it is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+import contextlib
+import os
+from pathlib import Path
+import signal
+import sys
+import tempfile
+import types
+from typing import Any, TYPE_CHECKING, TypeVar
+
+from tqdm import tqdm
+
+from sd_perception_ros.cli.demo.nodes import DemoError, Nodes
+from sd_perception_ros.cli.up import node_environment
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.ros.replay.sources import DEMO
+
+if TYPE_CHECKING:
+    from sd_perception_ros.cli.demo.recording import Part
+
+_Number = TypeVar('_Number', int, float)
+
+PARTS = ('rooms', 'photos')
+# Not measured: it makes the node publish clouds, in about the size of the rendered rooms.
+SCALE_M, SHIFT_M = 4.0, 1.0
+EXAMPLE = """example:
+  python -m sd_perception_ros demo
+  python -m sd_perception_ros demo --only photos --checkpoint my_checkpoint
+
+Results of an earlier demo in the same folder are replaced. The nodes talk in a ROS domain of
+their own, unless ROS_DOMAIN_ID is set.
+"""
+# What an earlier demo left.
+MADE = ('rooms_*.png', 'photo_*.png', 'overview.*', 'rooms.mp4', 'rooms.avi', 'table.txt')
+LOGS = ('camera.log', 'perception.log')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; return 0, also after a signal, or 1 after one error that says why."""
+    options = _parser().parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            text = _run(options, Path(scratch))
+    except SystemExit:  # from _interrupt
+        print('stopped', file=sys.stderr)
+        return 0
+    except (DemoError, OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'\n{text}\n\nPictures, film and logs are in {options.out}/; begin with overview.png')
+    return 0
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Make the environment of all processes of the demo; what the user has set stays."""
+    made = node_environment(environ)
+    # Domains above 101 use ports that the system hands out to others.
+    made.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+    made.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    made.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    return made
+
+
+def _run(options: argparse.Namespace, scratch: Path) -> str:
+    """Play, record, write everything, and return the tables."""
+    _clear(options.out)
+    environ = environment(os.environ)
+    os.environ.update(environ)  # the recorder, in this process, is in the same network
+    parameters = {
+        'checkpoint': options.checkpoint,
+        'depth.scale.source': 'fixed',
+        'depth.scale.scale_m': SCALE_M,
+        'depth.scale.shift_m': SHIFT_M,
+    }
+    with _bar() as bar, Nodes(options.out, environ) as nodes:
+        nodes.start('perception', parameters)
+        # Here, so that torch and ROS are loaded in both processes at the same time.
+        from sd_perception_ros.checkpoint.checkpoint import tasks_of
+        from sd_perception_ros.cli.demo import play, write
+        from sd_perception_ros.cli.demo.recording import record
+        from sd_perception_ros.ros.replay.recorder import OUTPUTS, Recorder, topics_of
+
+        parts = _parts(options, scratch)
+        bar.total = 2 * sum(len(part.names) for part in parts)  # played, and written
+        topics = tuple(OUTPUTS)
+        with contextlib.suppress(OSError, ValueError):  # the node says what is wrong
+            topics = topics_of(tasks_of(options.checkpoint))
+        with contextlib.closing(Recorder(topics)) as recorder:
+            player = play.Player(recorder, nodes, bar, options.patience)
+            player.wait_for_perception()
+            recordings = [record(part, player.play(part), topics) for part in parts]
+        nodes.stop()
+        bar.set_description('writing')
+        write.write_pictures(recordings, options.out, bar.update)
+        bar.update(bar.total - bar.n)
+        notes = f'checkpoint {options.checkpoint}, {os.cpu_count()} CPU cores'
+        return write.write_table(recordings, options.out, notes, SCALE_M, SHIFT_M)
+
+
+def _parts(options: argparse.Namespace, scratch: Path) -> list[Part]:
+    from sd_perception_ros.cli.demo.recording import photos, rooms, shortened
+
+    parts = []
+    if options.only != 'photos':
+        folder = shortened(DEMO, scratch, options.frames) if options.frames else DEMO
+        parts.append(rooms(folder, options.rate))
+    if options.only != 'rooms':
+        parts.append(photos())
+    return parts
+
+
+def _bar() -> tqdm[Any]:
+    every_s = 0.2 if sys.stderr.isatty() else 5.0  # in a log every redraw is a line
+    text = '{desc:15} {percentage:3.0f}% |{bar}| {elapsed}'
+    desc = 'loading model'
+    return tqdm(total=1, desc=desc, bar_format=text, mininterval=every_s, miniters=0)
+
+
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (*MADE, *LOGS):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)  # nothing may stop the clearing up
+    # No KeyboardInterrupt: one that passes through an import makes Python end by the signal.
+    raise SystemExit(0)
+
+
+def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
+    def read(text: str) -> _Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not 0 < value < 1e6:
+            raise argparse.ArgumentTypeError(f"expected a number greater than 0, got '{text}'")
+        return value
+
+    return read
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m sd_perception_ros demo',
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add('--out', type=Path, default=Path('demo_output'), help='folder of the results: %(default)s')
+    add('--checkpoint', default=EngineConfig.checkpoint, help='name or path: %(default)s')
+    add('--only', choices=PARTS, help='leave the other part out')
+    add('--rate', type=_positive(float), default=5.0, help='rate of the rooms in Hz: %(default)s')
+    add('--frames', type=_positive(int), help='play only the first frames of the rooms')
+    add(
+        '--patience',
+        type=_positive(float),
+        default=60.0,
+        help='seconds without an output after which to give up: %(default)s',
+    )
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Pictures and a film of what the demo saw, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sd_perception_ros.cli.demo.birdseye import birdseye, LABEL, NEEDED, TRUE_LABEL
+from sd_perception_ros.cli.demo.recording import Recording
+from sd_perception_ros.data.formats.rooms import RoomsDataset
+from sd_perception_ros.drawing import draw_people, true_poses
+from sd_perception_ros.ros.replay.recorder import INPUT
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.types import Sample
+
+UInt8 = NDArray[np.uint8]
+Tile = tuple[str, UInt8]
+
+LABEL_PX = 24
+GAP_PX = 4
+BACKGROUND = (24, 24, 28)
+INK = (235, 235, 235)
+UNKNOWN = 96  # grey where the truth knows nothing
+CELL_PX = (196, 147)  # width and height of a picture of the overview: nine make 1796 px
+HEADING_PX = 34
+# Task, what it is called in pictures, and the topic with its picture.
+SHOWN = (
+    ('depth', 'depth (red near, blue far)', 'depth/color'),
+    ('disparity', 'disparity', 'disparity/color'),
+    ('normals', 'normals', 'normals/color'),
+    ('segmentation', 'segmentation', 'segmentation/color'),
+    ('foreground', 'foreground', 'foreground/mask'),
+    ('matting', 'matting (people)', 'matting/alpha'),
+    ('pose', 'pose', 'pose/overlay'),
+)
+
+
+def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
+    """Return a frame's rows: the camera and each output; and, where it is known, the truth."""
+    frame = recording.frames[index]
+    sample = _truth(recording, index)
+    picture = cast('UInt8', frame[INPUT])
+    found, true = [('camera', picture)], [('ground truth', np.full_like(picture, BACKGROUND))]
+    for task, label, topic in SHOWN:
+        if topic not in recording.topics:
+            continue
+        found.append((label, _in_color(cast('UInt8', frame[topic]))))
+        if sample is not None:
+            known = make_task(task).truth in sample
+            unknown = np.full_like(picture, UNKNOWN)
+            true.append(
+                (f'true {task}', true_picture(task, sample, picture) if known else unknown)
+            )
+    folder = recording.part.truth
+    if folder is not None and sample is not None and set(NEEDED) <= set(recording.topics):
+        camera = folder / f'{RoomsDataset(folder).key(index)}.camera.json'
+        above, truly = birdseye(frame, sample['depth_m'][0, 0].numpy(), camera)
+        found.append((LABEL, above))
+        true.append((TRUE_LABEL, truly))
+    return [found] if sample is None else [found, true]
+
+
+def true_picture(task_name: str, sample: Sample, picture: UInt8) -> UInt8:
+    """
+    Paint a sample's ground truth as the node paints the prediction; unknown is grey.
+
+    :param picture: (H, W, 3) of the camera, under what is drawn onto it.
+    """
+    task = make_task(task_name)
+    if not task.dense:
+        joints = sample['joints'][0].numpy()
+        return draw_people(picture, true_poses(joints, *picture.shape[:2]))
+    target, valid = task.target(sample)
+    prediction = task.decode(target[0])
+    return np.where(valid[0, 0, :, :, None].numpy(), task.colorize(prediction), np.uint8(UNKNOWN))
+
+
+def _in_color(picture: UInt8) -> UInt8:
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+
+
+def side_by_side(rows: Sequence[Sequence[Tile]]) -> UInt8:
+    """Put pictures of one height in rows, each under its label and otherwise unchanged."""
+    return np.vstack([_row([labelled(*tile) for tile in row]) for row in rows])
+
+
+def labelled(label: str, picture: UInt8) -> UInt8:
+    """Add a strip of `LABEL_PX` rows with a text above a picture."""
+    return np.vstack([_strip(label, picture.shape[1], LABEL_PX), picture])
+
+
+def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) -> UInt8:
+    """
+    Show frames of both kinds on one sheet: the camera's picture and what was made of it in a row.
+
+    :param rooms: rows of rendered frames, the truth below what was found.
+    :param photos: a row for each photograph.
+    """
+    columns = max(len(row) for row in [*rooms, *photos])
+    width = columns * CELL_PX[0] + (columns - 1) * GAP_PX
+    rows: list[UInt8] = []
+    titles = ('Rendered rooms, with ground truth', 'Photographs, without ground truth')
+    for title, part in zip(titles, (rooms, photos), strict=True):
+        if part:
+            rows += [_strip(title, width, HEADING_PX, bold=True)]
+            rows += [_row([_cell(tile) for tile in row]) for row in part]
+    return np.vstack([_widened(row, width) for row in rows])
+
+
+def write_png(path: Path, rgb: UInt8) -> None:
+    """
+    Write a picture.
+
+    :raises OSError: the file cannot be written.
+    """
+    Image.fromarray(rgb).save(path)
+
+
+def write_jpeg(path: Path, rgb: UInt8, most_bytes: int) -> None:
+    """Write a picture at the best quality that keeps the file small, but never below 40."""
+    for quality in range(92, 39, -4):
+        Image.fromarray(rgb).save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= most_bytes:
+            return
+
+
+def write_video(stem: Path, rows: Iterable[UInt8], rate_hz: float) -> Path | None:
+    """
+    Write pictures of one size as an MP4 film, or as AVI where OpenCV cannot write MP4.
+
+    :param stem: path without the suffix.
+    :param rows: all are taken, also where nothing can be written.
+    :returns: the file; None where OpenCV can write neither, or there is no picture.
+    """
+    writer: Any = None
+    path: Path | None = None
+    for number, rgb in enumerate(rows):
+        # Codecs want even sizes, and blue first.
+        frame = np.ascontiguousarray(rgb[: len(rgb) // 2 * 2, : rgb.shape[1] // 2 * 2, ::-1])
+        if number == 0:
+            writer, path = _open_video(stem, rate_hz, (frame.shape[1], frame.shape[0]))
+        if writer is not None:
+            writer.write(frame)
+    if writer is not None:
+        writer.release()
+    return path
+
+
+def _open_video(stem: Path, rate_hz: float, size: tuple[int, int]) -> tuple[Any, Path | None]:
+    for suffix, code in (('.mp4', 'mp4v'), ('.avi', 'MJPG')):
+        path = stem.with_suffix(suffix)
+        fourcc = cv2.VideoWriter.fourcc(*code)
+        writer = cv2.VideoWriter(str(path), fourcc, rate_hz, size)
+        if writer.isOpened():
+            return writer, path
+        path.unlink(missing_ok=True)
+    return None, None
+
+
+def _truth(recording: Recording, index: int) -> Sample | None:
+    folder = recording.part.truth
+    return None if folder is None else RoomsDataset(folder)[index]
+
+
+def _cell(tile: Tile) -> UInt8:
+    """Cut the middle out of a picture and resize it, so that all cells of a sheet are equal."""
+    label, picture = tile
+    width, height = CELL_PX
+    scale = max(width / picture.shape[1], height / picture.shape[0])
+    cut_w, cut_h = round(width / scale), round(height / scale)
+    left, top = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2
+    middle = picture[top : top + cut_h, left : left + cut_w]
+    resized = cv2.resize(middle, CELL_PX, interpolation=cv2.INTER_AREA)
+    return labelled(label, np.asarray(resized, np.uint8))
+
+
+def _row(pictures: Sequence[UInt8]) -> UInt8:
+    gap = np.full((len(pictures[0]), GAP_PX, 3), BACKGROUND, np.uint8)
+    joined = [part for picture in pictures for part in (gap, picture)]
+    return np.hstack(joined[1:])
+
+
+def _widened(picture: UInt8, width: int) -> UInt8:
+    rest = np.full((len(picture), width - picture.shape[1], 3), BACKGROUND, np.uint8)
+    return np.hstack([picture, rest])
+
+
+def _strip(text: str, width: int, height: int, bold: bool = False) -> UInt8:
+    strip = Image.new('RGB', (width, height), BACKGROUND)
+    font = ImageFont.load_default(size=round(height * (0.6 if bold else 0.56)))
+    place = (6, height // 2)
+    draw = ImageDraw.Draw(strip)
+    draw.text(place, text, INK, font, anchor='lm', stroke_width=0.4 if bold else 0)
+    return np.asarray(strip, np.uint8)

@@ -1,0 +1,173 @@
+"""The demo's table: topics, rates and latencies, and the error against ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.cli.demo.recording import Recording
+from sd_perception_ros.cli.tables import aligned
+from sd_perception_ros.data.formats.rooms import RoomsDataset
+from sd_perception_ros.evaluation.evaluate import add, Measured, summarize
+from sd_perception_ros.ros.replay.recorder import Arrival, INPUT
+from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.tasks import make_task
+from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.types import (
+    DepthMap,
+    DisparityMap,
+    LabelMap,
+    Matte,
+    NormalMap,
+    Person,
+    Poses,
+    Prediction,
+    Sample,
+)
+
+Figures = dict[str, dict[str, float]]
+Values = NDArray[Any]
+
+
+def poses_of(joints: Values, height: int, width: int) -> Poses:
+    """Turn the points of pose/keypoints back into people."""
+    people = []
+    for number in np.unique(joints['person']):
+        own = joints[joints['person'] == number]
+        found = np.full((len(JOINTS), 3), np.nan, np.float32)
+        found[:, 2] = 0
+        found[own['joint']] = np.stack([own['u'], own['v'], own['score']], 1)
+        seen = np.isin(np.arange(len(JOINTS)), own['joint'])
+        people.append(Person(found, seen, float(own['score'].mean())))
+    return Poses(tuple(people), height, width)
+
+
+# Task: the topic with its values, and the prediction that these values are; both for (H, W).
+MEASURED: Mapping[str, tuple[str, Callable[[Values, int, int], Prediction]]] = {
+    'depth': ('depth/relative', lambda values, *_: DepthMap(values)),
+    'disparity': ('disparity/relative', lambda values, *_: DisparityMap(values)),
+    'normals': ('normals/image', lambda values, *_: NormalMap(values)),
+    'segmentation': (
+        'segmentation/labels',
+        lambda values, *_: LabelMap(values, np.ones(values.shape, np.float32)),
+    ),
+    'foreground': ('foreground/mask', lambda values, *_: Matte(values / np.float32(255))),
+    'matting': ('matting/alpha', lambda values, *_: Matte(values / np.float32(255))),
+    'pose': ('pose/keypoints', poses_of),
+}
+WALL = ROOM_CLASSES.index('wall')
+HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', 'p95 latency ms')
+
+
+def topic_table(recording: Recording) -> str:
+    """Write a line for each topic: messages, rate, and latency from the camera's stamp."""
+    part = recording.part
+    sent, answered = len(part.names), recording.answered
+    seen = sum(arrival.topic == INPUT for arrival in recording.arrivals)
+    rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *recording.topics)]
+    return '\n'.join([
+        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, {answered} '
+        f'answered on every topic, {max(sent - answered, 0)} not',
+        *aligned([HEADER, *rows]),
+    ])  # fmt: skip
+
+
+def error_table(figures: Mapping[str, Figures], frames: int) -> str:
+    """
+    Write the errors of several predictors below one another, task by task.
+
+    :param figures: predictor to task to figures, as `errors` returns them.
+    :param frames: how many frames were measured.
+    """
+    lines = [f'error against ground truth, {frames} frames']
+    for task, names in next(iter(figures.values())).items():
+        rows = [(who, *(f'{of[task][name]:.3f}' for name in names)) for who, of in figures.items()]
+        lines += aligned([(task, *names), *rows])
+    return '\n'.join(lines)
+
+
+def errors(recording: Recording) -> dict[str, Figures]:
+    """
+    Measure what was published, and a guess that never looks, on frames with ground truth.
+
+    The guess is a depth without any shape, surfaces that all face along the optical axis, a wall
+    everywhere, and nobody and nothing in front of it.
+
+    :returns: 'published' and 'guess' to task to figures; empty without truth or frames.
+    """
+    if recording.part.truth is None or not recording.frames:
+        return {}
+    dataset = RoomsDataset(recording.part.truth)
+    tasks = {name: make_task(name) for name, (topic, _) in MEASURED.items()
+             if topic in recording.topics}  # fmt: skip
+    first = dataset[next(iter(recording.frames))]
+    blind = guess(*first['image'].shape[-2:])
+    tasks = {name: task for name, task in tasks.items()
+             if task.truth in first and _measurable(task, blind[name], first)}  # fmt: skip
+    published: Measured = {}
+    guessed: Measured = {}
+    for index, frame in recording.frames.items():
+        sample = dataset[index]
+        height, width = sample['image'].shape[-2:]
+        values = {
+            name: kind(frame[topic], height, width)
+            for name, (topic, kind) in MEASURED.items()
+            if name in tasks
+        }
+        add(published, tasks, values, sample)
+        add(guessed, tasks, {name: blind[name] for name in tasks}, sample)
+    return {'published': summarize(published, tasks), 'guess': summarize(guessed, tasks)}
+
+
+def guess(height: int, width: int) -> dict[str, Prediction]:
+    """Predict the same for every picture, without looking at it."""
+    nothing = np.zeros((height, width), np.float32)
+    facing = np.zeros((height, width, 3), np.float32)
+    facing[..., 2] = -1
+    return {
+        'depth': DepthMap(nothing),
+        'disparity': DisparityMap(nothing),
+        'normals': NormalMap(facing),
+        'segmentation': LabelMap(np.full((height, width), WALL, np.uint8), nothing),
+        'foreground': Matte(nothing),
+        'matting': Matte(nothing),
+        'pose': Poses((), height, width),
+    }
+
+
+def _measurable(task: Task, prediction: Prediction, sample: Sample) -> bool:
+    """Return whether the package that measures a task is here: a robot need not have it."""
+    try:
+        task.measure(prediction, sample)
+    except ImportError:
+        return False
+    return True
+
+
+def rate_hz(arrivals: Sequence[Arrival]) -> float:
+    """Return messages per second between the first and the last; NaN for fewer than two."""
+    if len(arrivals) < 2:
+        return float('nan')
+    span_s = float(arrivals[-1].arrival_ns - arrivals[0].arrival_ns) / 1e9
+    return (len(arrivals) - 1) / span_s
+
+
+def _topic_row(topic: str, arrivals: Iterable[Arrival]) -> tuple[str, ...]:
+    came = [arrival for arrival in arrivals if arrival.topic == topic]
+    if not came:
+        return topic, '-', '-', '0', '-', '-', '-'
+    sizes = {f'{a.size[0]} x {a.size[1]}' for a in came}
+    latencies_ms = [arrival.latency_ms for arrival in came]
+    return (
+        topic,
+        came[0].kind,
+        sizes.pop() if len(sizes) == 1 else 'various',
+        str(len(came)),
+        f'{rate_hz(came):.2f}',
+        f'{np.median(latencies_ms):.1f}',
+        f'{np.percentile(latencies_ms, 95):.1f}',
+    )

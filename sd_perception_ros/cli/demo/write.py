@@ -1,0 +1,96 @@
+"""Everything that the demo leaves: a picture of each input, an overview, a film and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sd_perception_ros.cli.demo.pictures import (
+    overview,
+    side_by_side,
+    Tile,
+    tiles_of,
+    UInt8,
+    write_jpeg,
+    write_png,
+    write_video,
+)
+from sd_perception_ros.cli.demo.recording import Recording
+from sd_perception_ros.cli.demo.table import error_table, errors, topic_table
+
+JPEG_BYTES = 300_000
+OVERVIEW_ROOMS = 2
+OVERVIEW_PHOTOS = 5
+FOOTNOTES = """\
+Latency runs from the camera's stamp to the moment when the recorder, in another process, has
+unpacked the message. A frame is not answered when a newer one came before its turn.
+The metres of depth/points are a demo value, {shift_m:g} m + {scale_m:g} m x relative depth:
+nothing was measured."""
+ERROR_NOTE = """\
+Depth is compared after each image's least-squares scale and shift (affine-invariant protocol);
+under_11.25 is the share of pixels whose normal is off by less than 11.25 degrees. The guess never
+looks: one distance everywhere, every surface faces the camera, all is wall and nobody is there."""
+
+
+def write_pictures(
+    recordings: Sequence[Recording], folder: Path, step: Callable[[], object]
+) -> None:
+    """
+    Write pictures, film and overview into a folder.
+
+    :param step: called after each frame.
+    """
+    rooms: list[list[Tile]] = []
+    photos: list[list[Tile]] = []
+    for recording in recordings:
+        part, shown = recording.part, list(recording.frames)
+        rows = _rows(recording, folder, step)
+        if part.film:
+            write_video(folder / part.title, rows, part.rate_hz)
+            picked = shown[len(shown) // 4 :: max(len(shown) // OVERVIEW_ROOMS, 1)]
+            rooms += [row for i in picked[:OVERVIEW_ROOMS] for row in tiles_of(recording, i)]
+        else:
+            for _ in rows:
+                pass
+            photos += [row for i in shown[:OVERVIEW_PHOTOS] for row in tiles_of(recording, i)]
+    if rooms or photos:
+        sheet = overview(rooms, photos)
+        write_png(folder / 'overview.png', sheet)
+        write_jpeg(folder / 'overview.jpg', sheet, JPEG_BYTES)
+
+
+def write_table(
+    recordings: Sequence[Recording], folder: Path, about: str, scale_m: float, shift_m: float
+) -> str:
+    """
+    Write table.txt and return its text.
+
+    :param about: the first line: what ran where.
+    :param scale_m: the scale that the node was given, for the footnote; so is `shift_m`.
+    """
+    blocks = [about, *(topic_table(recording) for recording in recordings)]
+    blocks.append(FOOTNOTES.format(scale_m=scale_m, shift_m=shift_m))
+    for recording in recordings:
+        if figures := errors(recording):
+            blocks += [error_table(figures, len(recording.frames)), ERROR_NOTE]
+    text = '\n\n'.join(blocks)
+    (folder / 'table.txt').write_text(text + '\n', encoding='utf-8')
+    return text
+
+
+def pictured(answered: Sequence[int], every: int) -> list[int]:
+    """Choose every so manieth frame, or the next one that was answered."""
+    wanted = range(0, max(answered, default=-1) + 1, every)
+    return sorted({min(index for index in answered if index >= start) for start in wanted})
+
+
+def _rows(recording: Recording, folder: Path, step: Callable[[], object]) -> Iterator[UInt8]:
+    """Draw the frames one after the other, and write some of them."""
+    part = recording.part
+    written = pictured(list(recording.frames), part.picture_every)
+    for index in recording.frames:
+        row = side_by_side(tiles_of(recording, index))
+        if index in written:
+            write_png(folder / f'{part.names[index]}.png', row)
+        step()
+        yield row

@@ -1,0 +1,122 @@
+"""A user's own pictures: a folder of pictures, and a folder for each truth beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.files import read_levels, read_npy, read_rgb, read_shares
+from sd_perception_ros.data.formats.coco import MarkedPeople
+from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
+from sd_perception_ros.skeleton import JOINTS
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+# Folder of a truth, and what its files may end with.
+FOLDERS = {
+    'depth_m': ('depth', ('.png', '.npy')),
+    'normals': ('normals', ('.png', '.npy')),
+    'labels': ('labels', ('.png',)),
+    'foreground': ('mask', ('.png',)),
+    'matte': ('alpha', ('.png',)),
+}
+KEYPOINTS = 'keypoints.json'
+CLASSES = 'classes.txt'
+
+
+class PicturesDataset(FolderDataset):
+    """
+    Pictures in `image/` and truths of the same names in folders beside it; see docs/data.md.
+
+    A truth that has a folder is there for every picture.
+    """
+
+    kind = 'folder'
+    layout = 'image/NAME.{png,jpg}, and truths such as depth/NAME.png and keypoints.json'
+    signs = ('image',)
+
+    def find(self) -> list[Frame]:
+        """List the pictures; the folders that are there are the truths."""
+        present = {
+            name: (self.folder / folder, endings)
+            for name, (folder, endings) in FOLDERS.items()
+            if (self.folder / folder).is_dir()
+        }
+        self.truths = tuple(present)
+        self._people = None
+        if (self.folder / KEYPOINTS).is_file():
+            self._people = MarkedPeople(self.folder / KEYPOINTS)
+            self.truths += ('joints',)
+        if (self.folder / CLASSES).is_file():
+            self.classes = tuple((self.folder / CLASSES).read_text().split('\n'))
+            self.classes = tuple(filter(None, (name.strip() for name in self.classes)))
+        frames = []
+        for image in sorted((self.folder / 'image').glob('*')):
+            if image.suffix.lower() in PICTURES:
+                truths = {n: _beside(image, *where) for n, where in present.items()}
+                frames.append(Frame(image.name, {'image': image, **truths}))
+        self._check_names({frame.key for frame in frames})
+        return frames
+
+    def _check_names(self, pictures: set[str]) -> None:
+        """Refuse what would silently be a set without people, or with somebody else's classes."""
+        listed = pictures if self._people is None else set(self._people.names())
+        if unlisted := sorted(pictures - listed):
+            raise ValueError(
+                f'{self.folder / KEYPOINTS}: expected every picture of image/ among its images, '
+                f'also those without people; {len(unlisted)} are not, such as {unlisted[0]}: '
+                'correct file_name, or add them'
+            )
+        if 'labels' in self.truths and not self.classes:
+            raise ValueError(
+                f'{self.folder / CLASSES}: expected the names of classes 0, 1, ... of labels/, '
+                'one a line, found none; write them'
+            )
+
+    def read(self, frame: Frame) -> Arrays:
+        """Read a picture and its truths."""
+        readers: dict[str, Callable[[Path], NDArray[Any]]] = {
+            'image': partial(read_rgb, turned=True),
+            'depth_m': _depth_m,
+            'normals': _normals,
+            'labels': lambda file: read_levels(file, np.uint8, 'class ids'),
+            'foreground': read_shares,
+            'matte': read_shares,
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            name: readers[name](file) for name, file in frame.files.items()
+        }
+        if self._people is not None:
+            arrays['joints'] = self._people.joints(frame.key).reshape(-1, len(JOINTS), 3)
+            if self.measuring:
+                arrays['bodies'] = self._people.bodies(frame.key)
+        return arrays
+
+
+def _beside(image: Path, folder: Path, endings: tuple[str, ...]) -> Path:
+    files = [folder / f'{image.stem}{ending}' for ending in endings]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def _depth_m(file: Path) -> NDArray[np.float32]:
+    """Read millimetres, 0 unknown and 65535 nothing in range, or metres as numbers."""
+    if file.suffix == '.png':
+        return to_depth_m(read_levels(file, np.uint16, 'millimetres'))
+    depth_m = read_npy(file, 2).astype(np.float32)
+    depth_m[~(depth_m > 0)] = np.nan
+    return depth_m
+
+
+def _normals(file: Path) -> NDArray[np.float32]:
+    """Read levels around 128, or vectors as numbers; the length does not matter, 0 is unknown."""
+    if file.suffix == '.png':
+        return to_normals(read_rgb(file))
+    vectors = np.nan_to_num(read_npy(file, 3)).astype(np.float32)
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = np.where(length > 0, vectors / np.maximum(length, 1e-12), 0)
+    return unit

@@ -1,0 +1,79 @@
+"""What counts on a data set: the range of its depth, and the part of its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import torch
+
+from sd_perception_ros.data.augment import crop
+from sd_perception_ros.metrics.depth import RANGE_M
+from sd_perception_ros.types import Sample
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """
+    The rules of one benchmark of depth.
+
+    :ivar near_m: truth at or below this does not count, and fitted depth is clipped to it.
+    :ivar far_m: truth at or above this does not count, likewise.
+    :ivar frame: (height, width) that is cut out of every picture before anything sees it, at the
+        bottom and in the middle; None: the whole picture.
+    :ivar window: rows and columns (top, bottom, left, right) in which depth counts; None: all.
+    :ivar size: (height, width) of the pictures that the window is made for.
+    """
+
+    near_m: float = RANGE_M[0]
+    far_m: float = RANGE_M[1]
+    frame: tuple[int, int] | None = None
+    window: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = None
+
+    def apply(self, sample: Sample) -> Sample:
+        """
+        Return what counts of a sample: cut, depth NaN elsewhere, and the range as `range_m`.
+
+        :raises ValueError: the picture is smaller than the frame, or not of the window's size.
+        """
+        height, width = sample['image'].shape[-2:]
+        if self.frame:
+            high, wide = self.frame
+            if high > height or wide > width:
+                raise ValueError(
+                    f'this protocol cuts {wide}x{high} out of every picture, got '
+                    f'{width}x{height}; give it the original pictures'
+                )
+            sample = crop(sample, height - high, (width - wide) // 2, high, wide)
+            height, width = high, wide
+        if 'depth_m' not in sample:
+            return sample
+        range_m = torch.tensor([[self.near_m, self.far_m]])
+        depth_m = sample['depth_m']
+        if self.window:
+            if self.size and (height, width) != self.size:
+                raise ValueError(
+                    f'this protocol counts a window of {self.size[1]}x{self.size[0]} pictures, '
+                    f'got {width}x{height}; give it the original pictures'
+                )
+            top, bottom, left, right = self.window
+            counted = torch.zeros(height, width, dtype=torch.bool)
+            counted[top:bottom, left:right] = True
+            depth_m = torch.where(counted, depth_m, torch.nan)
+        return {**sample, 'depth_m': depth_m, 'range_m': range_m}
+
+
+# Ranges and windows of Marigold's and GenPercept's evaluation. On KITTI the frame is that of its
+# own depth benchmark, and the windows, shares of the frame, are those of Eigen et al.
+# (arXiv 1406.2283) and of Garg et al. (arXiv 1603.04992).
+_KITTI = (352, 1216)
+PROTOCOLS = {
+    'any': Protocol(),
+    'nyu': Protocol(1e-3, 10.0, window=(45, 471, 41, 601), size=(480, 640)),
+    'kitti': Protocol(1e-5, 80.0, frame=_KITTI, window=(117, 321, 43, 1172), size=_KITTI),
+    'kitti_garg': Protocol(1e-5, 80.0, frame=_KITTI, window=(143, 349, 43, 1172), size=_KITTI),
+    'scannet': Protocol(1e-3, 10.0),
+    'eth3d': Protocol(1e-5, math.inf),
+    'diode': Protocol(0.6, 350.0),
+}

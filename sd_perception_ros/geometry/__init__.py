@@ -1,0 +1,1 @@
+"""Pinhole geometry on numpy arrays: points, scans, grids and joints in space."""

@@ -1,0 +1,1 @@
+"""From relative depth to metres: references, fit, filter, and the decision."""

@@ -1,0 +1,1 @@
+"""From topics to frames: cameras, reference sensors, transforms."""

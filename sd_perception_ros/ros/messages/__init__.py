@@ -1,0 +1,1 @@
+"""Between messages and arrays, one kind of message a file."""

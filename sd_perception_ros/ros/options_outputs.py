@@ -1,0 +1,151 @@
+"""Options of everything in metres: where the scale comes from, the cloud and the scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sd_perception_ros.config import check, group, option
+from sd_perception_ros.metric_depth.alignment import Limits
+from sd_perception_ros.metric_depth.scale_filter import FilterOptions
+
+NO_SOURCE = 'none'
+
+
+@dataclass(frozen=True)
+class MountingOptions:
+    """Where a body is in a frame: turned about fixed x, y and z, then moved (as in URDF)."""
+
+    x_m: float = option(0.0, 'Forward', low=-100.0, high=100.0)
+    y_m: float = option(0.0, 'To the left', low=-100.0, high=100.0)
+    z_m: float = option(0.0, 'Upwards', low=-100.0, high=100.0)
+    roll_deg: float = option(0.0, 'About x', low=-180.0, high=180.0)
+    pitch_deg: float = option(0.0, 'About y, downwards', low=-180.0, high=180.0)
+    yaw_deg: float = option(0.0, 'About z, to the left', low=-180.0, high=180.0)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """Where metres come from: depth = scale * relative + shift."""
+
+    source: str = option(
+        NO_SOURCE,
+        'none: depth stays relative. depth, scan: a sensor on reference/depth, reference/scan. '
+        'ground: the height of the camera. person: the fixed numbers, times what the stature of '
+        'people says. fixed: the two numbers below',
+        choices=(NO_SOURCE, 'depth', 'scan', 'ground', 'person', 'fixed'),
+    )
+    space: str = option(
+        'auto',
+        'Which task metres are made from; disparity: the line gives 1 / depth. auto: depth where '
+        'the model has it',
+        choices=('auto', 'depth', 'disparity'),
+    )
+    scale_m: float = option(
+        1.0,
+        'fixed, person: metres between relative depth 0 and 1 (of disparity: 1 / m)',
+        low=0.001,
+        high=100_000.0,
+    )
+    shift_m: float = option(
+        0.0, 'fixed, person: metres at relative depth 0 (of disparity: 1 / m)', low=-1e3, high=1e3
+    )
+    max_offset_s: float = option(
+        0.05, 'depth, scan: the reference and the picture are apart by at most this', low=0.0,
+        high=10.0,
+    )  # fmt: skip
+    local: bool = option(
+        True, 'depth: let scale and shift vary over the picture where references are dense'
+    )
+    camera_height_m: float = option(
+        1.0, 'ground: of the camera above the ground', low=0.02, high=100.0
+    )
+    camera_pitch_deg: float = option(
+        0.0, 'ground: how far the camera looks down, to 30 degrees', low=-90.0, high=90.0
+    )
+    stature_m: float = option(1.7, 'person: from the ground to the top', low=0.5, high=2.5)
+    scan_mounting: MountingOptions = group(MountingOptions)
+    limits: Limits = group(Limits)
+    filter: FilterOptions = group(FilterOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class PointsOptions:
+    """The point clouds."""
+
+    stride: int = option(1, 'Every so manieth row and column becomes a point', low=1, high=64)
+    max_jump: float = option(
+        0.0,
+        'Pixels at edges, where depth jumps by more than this share, are no points; 0: all are',
+        low=0.0,
+        high=10.0,
+    )
+    voxel_m: float = option(
+        0.0, 'Side of the cubes that get one point each, an unorganized cloud; 0: no cubes',
+        low=0.0, high=10.0,
+    )  # fmt: skip
+    voxel_min_points: int = option(
+        1, 'Cubes with fewer points are noise and left out', low=1, high=10_000
+    )
+    labels: bool = option(False, 'Add a field label, the class of each point (segmentation)')
+    without: list[str] = option(
+        [], "Classes whose points are left out, by their names in the checkpoint; [''] is none"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether each point's class must be known."""
+        return self.labels or any(self.without)
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """The laser scan that is made of metric depth."""
+
+    frame: str = option('', 'Frame of the scan, x forward and level; empty: no scan')
+    mounting: MountingOptions = group(MountingOptions)
+    min_angle_deg: float = option(-60.0, 'First beam', low=-180.0, high=180.0)
+    max_angle_deg: float = option(60.0, 'Last beam, counterclockwise', low=-180.0, high=180.0)
+    increment_deg: float = option(0.5, 'Between beams', low=0.05, high=30.0)
+    min_range_m: float = option(0.1, 'Nearer points are left out', low=0.0, high=100.0)
+    max_range_m: float = option(
+        8.0, 'Farther is free; more than the radius of the costmap', low=0.1, high=1000.0
+    )
+    min_height_m: float = option(
+        0.1, 'Lower points, in the frame of the scan, are ground', low=-100.0, high=100.0
+    )
+    max_height_m: float = option(
+        1.5, 'Higher points, in the frame of the scan, are overhead', low=-100.0, high=100.0
+    )
+    stride: int = option(2, 'Every so manieth row and column is read', low=1, high=64)
+    min_points: int = option(
+        3, 'Fewer points in a beam at one range are noise', low=1, high=10_000
+    )
+    margin: float = option(
+        0.2, 'A beam is free where all is farther than the range by this share', low=0.0, high=10.0
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+        for low, high in (
+            ('min_angle_deg', 'max_angle_deg'),
+            ('min_range_m', 'max_range_m'),
+            ('min_height_m', 'max_height_m'),
+        ):
+            if not getattr(self, low) < getattr(self, high):
+                raise ValueError(
+                    f'ScanOptions.{low} must be less than {high}, got {getattr(self, low)} and '
+                    f'{getattr(self, high)}'
+                )

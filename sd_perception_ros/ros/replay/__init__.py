@@ -1,0 +1,1 @@
+"""The camera node: pictures, videos and bags as a camera."""

@@ -1,0 +1,177 @@
+"""Replays pictures, a video or a rendered sequence as a camera with CameraInfo."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
+from sd_perception_ros.ros.messages.camera_info import info_from_camera
+from sd_perception_ros.ros.messages.image import bytes_of, image_message
+from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of
+from sd_perception_ros.ros.node.qos import OUTPUT
+from sd_perception_ros.ros.node.shutdown import OK, run_node
+from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
+from sd_perception_ros.ros.options import CameraOptions
+from sd_perception_ros.ros.replay.sources import open_source, Shot
+from sd_perception_ros.types import Camera, UInt8
+
+_DEFAULT_RATE_HZ = 10.0
+_DEFAULT_FRAME = 'camera_optical_frame'
+_JPEG_QUALITY = 90
+_LAST_WORDS = Duration(seconds=2)
+
+
+class CameraNode(Node):
+    """
+    A camera made of files.
+
+    :raises ValueError: a wrong parameter value or a source that cannot be replayed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__('camera')
+        self._options = declare(self, CameraOptions)
+        for name, meant in likely_typos(self, names_of(CameraOptions)):
+            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{meant}'?")
+        self._source = open_source(self._options.source)
+        self._source.shot(0)  # a damaged first file is an error now, not in a timer
+        self._frame_id = self._options.frame_id or self._source.frame_id or _DEFAULT_FRAME
+        self._rate_hz = self._options.rate_hz or self._source.rate_hz or _DEFAULT_RATE_HZ
+        self.finished = Future()
+        self._next = 0
+        self.sent = 0
+        topic = image_topic(self, 'raw')
+        self._images = self.create_publisher(Image, topic, OUTPUT)
+        self._infos = self.create_publisher(CameraInfo, camera_info_topic(self, topic), OUTPUT)
+        self._compressed = None
+        if self._options.compressed:
+            topic = image_topic(self, 'compressed')
+            self._compressed = self.create_publisher(CompressedImage, topic, OUTPUT)
+
+    def start(self) -> None:
+        """Send the first frame one period from now, and so on."""
+        self._started = not self._options.wait_for_subscribers
+        # Steady: simulated time does not drive a camera, and a step of the clock does not stop it.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(1 / self._rate_hz, self._tick, clock=steady)
+        self.get_logger().info(
+            f'{len(self._source)} frames of {self._options.source} at {self._rate_hz:g} Hz, '
+            f'{"looping" if self._options.loop else "once"}, on {self._images.topic_name}'
+            + ('' if self._started else '; waiting for a subscriber')
+        )
+
+    def close(self) -> None:
+        """Do nothing: there is no thread to stop."""
+
+    def _tick(self) -> None:
+        if not self._started and not self._heard():
+            return
+        self._started = True
+        if self._next >= len(self._source):
+            if not self._options.loop:
+                self._end()
+                return
+            self._next = 0
+        try:
+            shot = self._fitted(self._source.shot(self._next))
+        except ValueError as error:
+            self.get_logger().error(f'frame skipped: {error}', throttle_duration_sec=5.0)
+        else:
+            self._send(shot)
+        self._next += 1
+
+    def _heard(self) -> bool:
+        return any(publisher.get_subscription_count() for publisher in self._pictures())
+
+    def _pictures(self) -> list[Publisher]:
+        return [self._images] + ([self._compressed] if self._compressed else [])
+
+    def _send(self, shot: Shot) -> None:
+        header = Header(frame_id=self._frame_id)
+        header.stamp = self.get_clock().now().to_msg()
+        encoding = self._options.encoding
+        # The info first: then it is there when the image is.
+        self._infos.publish(info_from_camera(shot.camera, header))
+        values = encoded(shot.rgb, encoding)
+        msg = image_message(values, 'rgb8' if encoding == 'bgr8' else encoding, header)
+        msg.encoding = encoding
+        self._images.publish(msg)
+        if self._compressed is not None:
+            self._compressed.publish(jpeg_message(shot.rgb, header))
+        self.sent += 1
+
+    def _fitted(self, shot: Shot) -> Shot:
+        """Resize a frame as the options say, and give it a camera."""
+        height, width = shot.rgb.shape[:2]
+        camera = shot.camera
+        if camera is not None and (camera.width, camera.height) != (width, height):
+            camera = resize_camera(camera, width, height)
+        if camera is None:
+            camera = camera_from_fov(width, height, self._options.horizontal_fov_deg)
+        wanted = wanted_size(width, height, self._options.width, self._options.height)
+        return Shot(*resized(shot.rgb, camera, *wanted))
+
+    def _end(self) -> None:
+        self._timer.cancel()
+        for publisher in (*self._pictures(), self._infos):
+            publisher.wait_for_all_acked(_LAST_WORDS)
+        self.get_logger().info(f'the end: {self.sent} frames sent')
+        self.finished.set_result(OK)
+
+
+def wanted_size(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int]:
+    """Choose the published size; a side given as 0 follows the other one in proportion."""
+    if to_width and to_height:
+        return to_width, to_height
+    if to_width:
+        return to_width, max(1, round(height * to_width / width))
+    if to_height:
+        return max(1, round(width * to_height / height)), to_height
+    return width, height
+
+
+def resized(rgb: UInt8, camera: Camera, width: int, height: int) -> tuple[UInt8, Camera]:
+    """Resize a picture and its camera."""
+    if (camera.width, camera.height) == (width, height):
+        return rgb, camera
+    method = cv2.INTER_AREA if width < camera.width else cv2.INTER_LINEAR
+    picture = np.asarray(cv2.resize(rgb, (width, height), interpolation=method), np.uint8)
+    return picture, resize_camera(camera, width, height)
+
+
+def encoded(rgb: UInt8, encoding: str) -> UInt8:
+    """Reorder the channels of a picture for an encoding: rgb8, bgr8 or mono8."""
+    if encoding == 'bgr8':
+        return np.ascontiguousarray(rgb[..., ::-1])
+    if encoding == 'mono8':
+        return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+    return rgb
+
+
+def jpeg_message(rgb: UInt8, header: Header) -> CompressedImage:
+    """Compress a picture as cameras do."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    msg = CompressedImage(header=header, format='rgb8; jpeg compressed bgr8')
+    msg.data = bytes_of(data)
+    return msg
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the node; arguments are ROS arguments (--ros-args ...)."""
+    return run_node(CameraNode, 'camera', argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

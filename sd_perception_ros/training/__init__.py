@@ -1,0 +1,1 @@
+"""Fine-tuning, pre-training, and the loop that both share."""

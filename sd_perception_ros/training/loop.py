@@ -1,0 +1,363 @@
+"""The training loop that all stages share, on one process or many (accelerate)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+import json
+import math
+from pathlib import Path
+import shutil
+import signal
+import tempfile
+import threading
+from types import FrameType
+from typing import Any
+
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from safetensors import SafetensorError
+import torch
+from torch import nn, Tensor
+
+from sd_perception_ros.config import check, option
+from sd_perception_ros.training.graphed_module import Replayed
+from sd_perception_ros.training.step_losses import StepLosses
+
+Run = dict[str, Any]
+# May change when a run goes on. Other steps move the end, and with it how far the rate has fallen
+# and which size of windows has its turn; a lower rate is what a run needs that went astray.
+FREE = {'steps', 'learning_rate', 'save_every', 'accumulate', 'graphs'}
+STATE = 'state'
+WAIT = timedelta(hours=2)  # of processes for one another
+RUN = 'run.json'
+
+
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """How long and how fast weights are fitted."""
+
+    steps: int = option(30000, 'Optimizer steps, whatever the number of processes', low=1)
+    batch: int = option(32, 'Pictures in a step, over all processes together', low=1)
+    accumulate: int = option(
+        1, 'Parts that a process runs its pictures in, one after the other, to save memory', low=1
+    )
+    learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
+    warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
+    decay: str = option(
+        'cosine', 'How the rate falls, to 1 % of the highest', choices=('cosine', 'exponential')
+    )
+    decay_steps: int = option(0, 'Steps until the rate has fallen; 0: all', low=0)
+    precision: str = option(
+        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
+    )
+    ema: float = option(
+        0.0, 'Decay of the running mean of weights that is the result; 0: the last weights are',
+        low=0, high=0.99999,
+    )  # fmt: skip
+    seed: int = option(0, 'Seed of data order, crops and noise', low=0)
+    graphs: int = option(
+        1, 'On one GPU, record the network for each window size and replay it; 0: do not',
+        low=0, high=1,
+    )  # fmt: skip
+    save_every: int = option(500, 'Steps between two saved states', low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+# (module as it is wrapped for many processes, step, which pictures of the step's batch) -> losses
+LossesOf = Callable[[Any, int, slice], dict[str, Tensor]]
+
+
+def rate_factor(step: int, config: OptimizeConfig) -> float:
+    """Return the learning rate of a step as a share of the highest: rise, fall, then 1 %."""
+    rise = min(1.0, (step + 1) / config.warmup)
+    share = min(1.0, step / (config.decay_steps or config.steps))
+    if config.decay == 'exponential':
+        return rise * math.pow(0.01, share)
+    return rise * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * share)))
+
+
+def optimize(
+    module: nn.Module,
+    losses_of: LossesOf,
+    config: OptimizeConfig,
+    folder: Path,
+    about: Mapping[str, object],
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """
+    Fit a module's trainable weights; yields (steps done, losses by name) after every step.
+
+    Everything random in a step comes from (seed, step) and is drawn for the whole batch, of
+    which each process takes its part. With losses that are means over pictures, two processes
+    with half of the pictures each do what one does with all of them, to rounding; and a run that
+    was stopped goes on from its state as if it had never stopped.
+
+    :param losses_of: losses whose sum is descended, each a mean over the pictures of a part. It
+        calls the module that it is given, which sums gradients over processes.
+    :param folder: the state lies in `state` below it; it replaces the last one when it is whole.
+    :param about: what else makes this run this run, such as its data; the state of another one
+        is refused. More steps, or fewer, or another learning rate are the same run.
+    :raises KeyboardInterrupt: somebody asked to stop; the step that was under way is done, and
+        of one process saved.
+    :raises FloatingPointError: a loss or a gradient is not finite; the last state stays.
+    :raises OSError: the folder or a state cannot be written; the last state stays as it was.
+    :raises ValueError: the state is of another run, the batch cannot be parted, or nothing moves.
+    """
+    run = json.loads(json.dumps({**asdict(config), **about}))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision='no' if config.precision == 'fp32' else config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        # A readout may leave some of its denoiser's outputs unread.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if sharded and config.ema:
+        raise ValueError('ema needs whole weights on each process; set it to 0, or train with DDP')
+    if accelerator.is_main_process:
+        _check_writable(folder)
+    parts = _parts(config, accelerator.process_index, accelerator.num_processes)
+    if accelerator.device.type == 'cuda':  # float32 with the short factors of tensor cores
+        torch.set_float32_matmul_precision('high')
+        torch.backends.cudnn.benchmark = True  # windows have few sizes
+    # Measured on a CPU: 30 samples/s become 39. FSDP shards contiguous weights only.
+    layout = torch.contiguous_format if sharded else torch.channels_last
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+    moving = [p for p in module.parameters() if p.requires_grad]
+    if not moving:
+        raise ValueError(
+            'no weight would move: the decoder is no readout with weights of its own; take --head '
+            'light, or --tune full'
+        )
+    optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=1e-4, fused=True)
+    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    weights = [p for p in wrapped.parameters() if p.requires_grad]
+    average = _Average(weights, config.ema)
+    accelerator.register_for_checkpointing(average)
+    first = _restore(accelerator, folder, run)
+    # With more, gradients would add up in memory that the next replay writes to.
+    alone = accelerator.num_processes == 1 and len(parts) == 1
+    on_gpu = accelerator.device.type == 'cuda'
+    network = Replayed(wrapped) if config.graphs and alone and on_gpu else wrapped
+    waiting: list[StepLosses] = []
+    stop = _Stop(accelerator.num_processes)
+    try:
+        for step in range(first, config.steps):
+            for param_group in optimizer.param_groups:
+                param_group['lr'] = config.learning_rate * rate_factor(step, config)
+            # fp16 steps over gradients that overflow, and lowers their scale.
+            report = StepLosses(step, config.precision != 'fp16', at_once=not on_gpu)
+            for part in parts:
+                with accelerator.accumulate(wrapped):
+                    torch.manual_seed(config.seed * 1_000_003 + step)
+                    losses = losses_of(network, step, part)
+                    total = torch.stack(list(losses.values())).sum()
+                    accelerator.backward(total)
+                    norm = None
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(weights, 1.0)
+                    report.add(losses, norm)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+            average.update()
+            report.close(accelerator)
+            done = step + 1
+            stops = stop.asked
+            saves = done % config.save_every == 0 or done == config.steps or stops
+            # A GPU does not wait until its figures are read: that is done during its next step.
+            late = [report] if on_gpu and not saves else []
+            checked = [one.read() for one in (waiting if late else [*waiting, report])]
+            waiting = late
+            if saves:
+                _save(accelerator, folder, done, run)
+            yield from checked
+            if stops:
+                raise KeyboardInterrupt
+        if stop.asked:  # after the last step: its state is saved
+            raise KeyboardInterrupt
+        average.take_over()
+        if sharded:  # whole weights again, for the process that writes the checkpoint
+            _put_whole(module, accelerator.get_state_dict(wrapped))
+    finally:  # a serving model has no wrappers
+        stop.close()
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+
+
+def is_main() -> bool:
+    """Return whether this process is the one of all that prints and writes."""
+    return bool(_process().is_main_process)
+
+
+def processes() -> int:
+    """Return how many processes there are."""
+    return int(_process().num_processes)
+
+
+def device() -> torch.device:
+    """Return where this process trains."""
+    here: torch.device = _process().device
+    return here
+
+
+def _process() -> PartialState:
+    # Several processes without a GPU find one another only where they are told that it is missing.
+    # They wait while the main one looks at every file of the data.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
+
+
+def discard_state(folder: Path) -> None:
+    """Delete the state of a run that has ended."""
+    for name in (STATE, f'{STATE}.old', f'{STATE}.part'):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+class _Stop:
+    """
+    Holds the first Ctrl-C or SIGTERM back, so that the step under way can end and be saved.
+
+    A second one stops at once, as any does with several processes: they would stop after
+    different steps, and wait for one another.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.asked = False
+        self._held: list[signal.Signals] = []
+        if processes == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # One that does something else is not ours to take.
+                if signal.getsignal(number) is signal.default_int_handler:
+                    signal.signal(number, self._hold)
+                    self._held.append(number)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def close(self) -> None:
+        """Hold nothing back any more."""
+        for number in self._held:
+            signal.signal(number, signal.default_int_handler)
+
+
+class _Average:
+    """An exponential moving average of weights; nothing at all with a decay of 0."""
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        self.weights = weights
+        self.decay = decay
+        self.means = [w.detach().clone() for w in weights] if decay else []
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the weights; the first updates move faster, as there is little to keep."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        if self.means:
+            torch._foreach_lerp_(self.means, list[Tensor](self.weights), 1 - decay)
+
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """Make the averages the weights."""
+        for mean, weight in zip(self.means, self.weights, strict=False):
+            weight.copy_(mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {'means': self.means, 'updates': self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.updates = state['updates']
+        for mean, saved in zip(self.means, state['means'], strict=True):
+            mean.copy_(saved)
+
+
+def _parts(config: OptimizeConfig, process: int, processes: int) -> list[slice]:
+    """Return the parts of a batch that one process runs, in order."""
+    count = processes * config.accumulate
+    if config.batch % count:
+        raise ValueError(
+            f'expected a batch that {processes} processes times {config.accumulate} accumulated '
+            f'parts divide, got {config.batch}; choose a --batch that is a multiple of {count}, '
+            'or another --accumulate'
+        )
+    size = config.batch // count
+    start = process * config.accumulate * size
+    return [slice(start + i * size, start + (i + 1) * size) for i in range(config.accumulate)]
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'expected a folder that can be written, got {folder} ({error.strerror}); choose '
+            'another one before hours of work are lost'
+        ) from error
+
+
+def _put_whole(module: nn.Module, whole: Mapping[str, Tensor]) -> None:
+    """Put whole weights in the place of shards, where they are; FSDP keeps load_state_dict."""
+    for name, _ in list(module.named_parameters()):
+        if name in whole:
+            owner, _, own_name = name.rpartition('.')
+            setattr(module.get_submodule(owner), own_name, nn.Parameter(whole[name]))
+
+
+def _save(accelerator: Accelerator, folder: Path, done: int, run: Run) -> None:
+    """Write the state beside the last one, then let it take that one's place."""
+    state, old, part = (folder / f'{STATE}{end}' for end in ('', '.old', '.part'))
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(part))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (part / RUN).write_text(json.dumps({'done': done, 'run': run}))
+            if state.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+                state.rename(old)
+            part.rename(state)
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(
+            f'the state after step {done} could not be written to {folder} ({error}); the one '
+            'before it is whole: make room, or the folder writable, and run the same command again'
+        ) from error
+
+
+def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
+    """Load the state of a stopped run, if there is one; return the steps it had done."""
+    folders = (folder / STATE, folder / f'{STATE}.old')  # .old: stopped between two renames
+    state = next((f for f in folders if (f / RUN).is_file()), None)
+    if state is None:
+        return 0
+    there = json.loads((state / RUN).read_text())
+    for name in run.keys() - FREE:
+        if there['run'].get(name) != run[name]:
+            raise ValueError(
+                f'{state} is of another run, with {name} {there["run"].get(name)} instead of '
+                f'{run[name]}; choose another folder, or delete it'
+            )
+    try:
+        accelerator.load_state(str(state))
+    except (RuntimeError, KeyError, EOFError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f'{state} does not fit this model, or is broken ({error}); choose another folder, or '
+            'delete it'
+        ) from error
+    accelerator.step = 0  # it counts parts of steps, and there may be another number of them now
+    return int(there['done'])
