@@ -29,7 +29,9 @@ setup(
     packages=find_packages(include=[NAME, f'{NAME}.*']),
     package_data={
         NAME: package_files(
-            *('assets/checkpoints/**/*', 'assets/demo_sequence/**/*', 'checkpoint/configs/*.json'),
+            'assets/checkpoints/**/*',
+            'assets/demo_sequence/**/*',
+            'checkpoint/configs/*.json',
             'synthetic/*.json',
         ),
     },

@@ -149,8 +149,13 @@ def _summary(shots: Sequence[Shot], references_of: Any, space: str, local: bool)
     if not kept:
         nothing = {f'{t:g} m': {'f1': 0.0} for t in TOLERANCES_M}
         nan = float('nan')
-        return {'withheld': problems, 'abs_rel': nan, 'jitter': nan, 'scale_error': nan,
-                'cells': nothing}  # fmt: skip
+        return {
+            'withheld': problems,
+            'abs_rel': nan,
+            'jitter': nan,
+            'scale_error': nan,
+            'cells': nothing,
+        }
     ratios, errors, covered = [], [], []
     for shot, _, depth_m in kept:
         known = np.isfinite(shot.depth_m) & (shot.depth_m > 0)

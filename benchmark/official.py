@@ -53,12 +53,18 @@ from sd_perception_ros.tasks import make_task  # noqa: E402
 
 PEERS = {'diffusers Marigold, 1 step': 1, 'diffusers Marigold, 4 steps': 4}
 FOUR = ('depth', 'normals', 'segmentation', 'matting')
-OURS = {'ours, decoder': ('decoder', FOUR[:1]), 'ours, light head': ('light', FOUR[:1]),
-        'ours, light heads, 4 tasks': ('light', FOUR)}  # fmt: skip
+OURS = {
+    'ours, decoder': ('decoder', FOUR[:1]),
+    'ours, light head': ('light', FOUR[:1]),
+    'ours, light heads, 4 tasks': ('light', FOUR),
+}
 SIZES = {False: (576, 768), True: (64, 96)}  # (height, width), for --tiny or not
 # (contender, how many times as fast as one step of the peer it must be, runs of the peer)
-BARS = {'ours, decoder': (1.35, 1), 'ours, light head': (3.0, 1),
-        'ours, light heads, 4 tasks': (10.0, 4)}  # fmt: skip
+BARS = {
+    'ours, decoder': (1.35, 1),
+    'ours, light head': (3.0, 1),
+    'ours, light heads, 4 tasks': (10.0, 4),
+}
 MEMORY_BAR = 0.6
 AGREEMENT = 1e-4
 VOCABULARY = ('<|startoftext|>', '<|endoftext|>', '!', '!</w>')
@@ -146,8 +152,10 @@ def summarize(
     theirs, ours = (np.load(options.work / f'{name}.npy') for name in (peer, next(iter(OURS))))
     inside = float(((theirs > 0.001) & (theirs < 0.999)).mean())
     difference = float(np.abs(theirs - ours).max())
-    checks = {f'{name}: at least {bar} times as fast': faster[name] >= bar
-              for name, (bar, _) in BARS.items()}  # fmt: skip
+    checks = {
+        f'{name}: at least {bar} times as fast': faster[name] >= bar
+        for name, (bar, _) in BARS.items()
+    }
     for name in OURS:
         checks[f'{name}: at most {MEMORY_BAR} of the memory'] = (
             memory[name] <= MEMORY_BAR * memory[peer]
@@ -183,9 +191,9 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f'  {name:28}{"its first start, with an empty cache":>22}{peak:8.0f} MiB')
     lines += ['', f'  largest difference of depth {result["largest_difference"]:.1e}']
     return '\n'.join(
-        lines + [f'  {"passes" if good else "FAILS "} {what}'
-                 for what, good in result['checks'].items()]
-    )  # fmt: skip
+        lines
+        + [f'  {"passes" if good else "FAILS "} {what}' for what, good in result['checks'].items()]
+    )
 
 
 def make_models(work: Path, tiny: bool) -> None:
@@ -218,15 +226,17 @@ def make_models(work: Path, tiny: bool) -> None:
         unet,
         vae,
         DDIMScheduler(
-            beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012,
-            prediction_type='v_prediction', timestep_spacing='trailing', clip_sample=False,
+            beta_schedule='scaled_linear',
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type='v_prediction',
+            timestep_spacing='trailing',
+            clip_sample=False,
         ),
         text,
-        CLIPTokenizer(
-            str(words / 'vocab.json'), str(words / 'merges.txt'), model_max_length=77
-        ),
+        CLIPTokenizer(str(words / 'vocab.json'), str(words / 'merges.txt'), model_max_length=77),
         prediction_type='depth',
-    )  # fmt: skip
+    )
     pipeline.save_pretrained(work / 'marigold')
     with torch.inference_mode():  # of the empty prompt, its two tokens only: what we store of it
         prompt = text(torch.tensor([[0, 1]]))[0]

@@ -137,8 +137,12 @@ def find(folders: Sequence[Path]) -> dict[str, Path]:
     found = {}
     for name, picture in PICTURES.items():
         part = Path(picture.file)
-        candidates = (c for place in places for c in place.rglob(part.name)
-                      if c.parts[-len(part.parts) :] == part.parts)  # fmt: skip
+        candidates = (
+            c
+            for place in places
+            for c in place.rglob(part.name)
+            if c.parts[-len(part.parts) :] == part.parts
+        )
         if first := next(candidates, None):
             found[name] = first
     return found

@@ -75,16 +75,23 @@ def stages(result: dict[str, Any]) -> Any:
         1, 3, figsize=(10, 1.2 + 0.28 * len(names)), layout='constrained', sharey=True
     )
     parts = result['stages'].values()
-    bars(times, names, [s['median_ms'] for s in parts], 'median, ms', OURS,
-         [s['spread_ms'] for s in parts])  # fmt: skip
+    bars(
+        times,
+        names,
+        [s['median_ms'] for s in parts],
+        'median, ms',
+        OURS,
+        [s['spread_ms'] for s in parts],
+    )
     bars(rates, names, [s['gflop_per_s'] for s in parts], 'GFLOP/s', OURS)
     rates.axvline(peak, color=THEIRS, linestyle='--')
     rates.set_xlim(0, 1.15 * peak)
     rates.set_title(f"dashed: the machine's peak, {peak:.0f}", fontsize=8)
     bars(memory, names, [s['peak_mib'] for s in parts], 'memory more at its peak, MiB', OURS)
     width, height = result['network']
-    times.set_title(f'network {width}x{height}, whole {result["whole"]["median_ms"]:.0f} ms',
-                    fontsize=8)  # fmt: skip
+    times.set_title(
+        f'network {width}x{height}, whole {result["whole"]["median_ms"]:.0f} ms', fontsize=8
+    )
     return figure
 
 
@@ -108,9 +115,13 @@ def through_ros(result: dict[str, Any]) -> Any:
     """Draw the latency of each scene, split into where it was spent, and what it takes."""
     names = [f'{scene["scene"]}\n{scene["frame"]}' for scene in result['scenes']]
     figure, (times, rates, cores) = pyplot.subplots(
-        1, 3, figsize=(11, 0.9 + 0.6 * len(names)), layout='constrained', sharey=True,
+        1,
+        3,
+        figsize=(11, 0.9 + 0.6 * len(names)),
+        layout='constrained',
+        sharey=True,
         width_ratios=(2, 1, 1),
-    )  # fmt: skip
+    )
     before = [0.0] * len(names)
     for part, color in (('waiting', GREY), ('inference', OURS), ('overhead', THEIRS)):
         found = [scene['times_ms'][f'{part}_ms median'] for scene in result['scenes']]
@@ -137,8 +148,9 @@ def tasks(result: dict[str, Any]) -> Any:
 
 def runtimes(result: dict[str, Any]) -> Any:
     """Draw each runtime, for one task and for all."""
-    names = [f'{runtime}, {name}' for runtime, sets in result['median_ms'].items()
-             for name in sets]  # fmt: skip
+    names = [
+        f'{runtime}, {name}' for runtime, sets in result['median_ms'].items() for name in sets
+    ]
     values = [value for sets in result['median_ms'].values() for value in sets.values()]
     figure, axes = pyplot.subplots(figsize=(6, 1 + 0.3 * len(names)), layout='constrained')
     bars(axes, names, values, 'median, ms', OURS)
@@ -165,8 +177,11 @@ def families(result: dict[str, Any]) -> Any:
     figure, axes = pyplot.subplots(
         1, 3, figsize=(11, 1 + 0.25 * len(rows)), layout='constrained', sharey=True
     )
-    shown = {'depth.abs_rel': 'depth AbsRel', 'normals.mean_deg': 'normals, mean degrees',
-             'loss_after': 'loss'}  # fmt: skip
+    shown = {
+        'depth.abs_rel': 'depth AbsRel',
+        'normals.mean_deg': 'normals, mean degrees',
+        'loss_after': 'loss',
+    }
     others = result['guess'] | {'loss_after': [row['loss_frozen'] for row in rows.values()]}
     for part, (key, label) in zip(axes, shown.items(), strict=True):
         bars(part, list(rows), [row[key] for row in rows.values()], label, OURS)

@@ -241,10 +241,16 @@ def contact_sheet(
             tiles.append((PEER, (drawn * shade).astype(np.uint8)))
         height, width = shot.rgb.shape[:2]
         size = (round(width * SHEET_PX / height), SHEET_PX)
-        rows.append(np.hstack([
-            labelled(label, np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA)))
-            for label, tile in tiles
-        ]))  # fmt: skip
+        rows.append(
+            np.hstack(
+                [
+                    labelled(
+                        label, np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA))
+                    )
+                    for label, tile in tiles
+                ]
+            )
+        )
     return sheet(rows)
 
 
@@ -263,8 +269,9 @@ def tables(result: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for group, title in (('truth', 'against ground truth'), (PEER, f'against {PEER}')):
         for task, pictures in result[group].items():
-            columns = [who for who in (MODEL, MEAN, PEER)
-                       if any(who in of for of in pictures.values())]  # fmt: skip
+            columns = [
+                who for who in (MODEL, MEAN, PEER) if any(who in of for of in pictures.values())
+            ]
             rows = [[f'{task} {title}', *columns]]
             for picture, of in pictures.items():
                 for figure in SHOWN[task]:
@@ -281,8 +288,12 @@ def _parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add('folders', nargs='*', type=Path, help='where packages were unpacked')
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    add('--long-side', type=int, default=EngineConfig.long_side_px,
-        help="pixels that the network sees; 0: the checkpoint's own")  # fmt: skip
+    add(
+        '--long-side',
+        type=int,
+        default=EngineConfig.long_side_px,
+        help="pixels that the network sees; 0: the checkpoint's own",
+    )
     add_data(options, '--train', help='frames whose mean target is the guess')
     add('--mediapipe', type=Path, help='Python of an environment that has MediaPipe')
     add('--sheet', type=Path, help='PNG file for all pictures and what was found')

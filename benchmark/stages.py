@@ -203,8 +203,10 @@ def table(result: dict[str, Any]) -> str:
             f'{figures["peak_mib"]:10.0f}'
         )
     together = sum(figures['median_ms'] for figures in result['stages'].values())
-    lines += ['', f'  stages together {together:.1f} ms; the process holds '
-              f'{result["resident_mib"]:.0f} MiB']  # fmt: skip
+    lines += [
+        '',
+        f'  stages together {together:.1f} ms; the process holds {result["resident_mib"]:.0f} MiB',
+    ]
     return '\n'.join(lines)
 
 

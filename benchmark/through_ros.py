@@ -10,7 +10,7 @@ subscribes to them, in several scenes one after the other:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import os
 from pathlib import Path
 import statistics
@@ -135,29 +135,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result['passes'] for result in results) else 1
 
 
+def ros_arguments(parameters: Mapping[str, object]) -> list[str]:
+    """Write parameters as the ROS arguments of a node."""
+    pairs = [f'{name}:={value}' for name, value in parameters.items()]
+    return ['--ros-args', *(word for pair in pairs for word in ('-p', pair))]
+
+
 def measure(pictures: Path, scene: Scene, options: argparse.Namespace) -> Listener:
     """Run both nodes on the pictures and listen until the last result."""
     children: list[subprocess.Popen[bytes]] = []
-    perception = [
-        *('-p', f'checkpoint:={options.checkpoint}', '-p', f'device:={options.device}'),
-        *('-p', f'runtime:={options.runtime}', '-p', f'threads:={options.threads}'),
-        *('-p', f'long_side_px:={options.long_side_px}', '-p', 'diagnostics_rate_hz:=5.0'),
-        *METRES,
-    ]
-    camera = [
-        *('-p', f'source:={pictures}', '-p', 'loop:=false', '-p', f'rate_hz:={scene.rate_hz}.0'),
-        *('-p', 'wait_for_subscribers:=true'),
-    ]
+    perception = {
+        'checkpoint': options.checkpoint,
+        'device': options.device,
+        'runtime': options.runtime,
+        'threads': options.threads,
+        'long_side_px': options.long_side_px,
+        'diagnostics_rate_hz': 5.0,
+        **METRES,
+    }
+    camera = {
+        'source': pictures,
+        'loop': 'false',
+        'rate_hz': float(scene.rate_hz),
+        'wait_for_subscribers': 'true',
+    }
     listener = Listener(scene.topics)
     try:
-        children.append(start(['perception', '--ros-args', *perception], os.environ))
+        children.append(start(['perception', *ros_arguments(perception)], os.environ))
         while not listener.node.count_publishers('depth/points'):
             listener.spin(0.2)
             if children[0].poll() is not None:
                 raise SystemExit('the perception node ended; see its message above')
         listener.spin(2.0)
         node = psutil.Process(children[0].pid)
-        children.append(start(['camera', '--ros-args', *camera], os.environ))
+        children.append(start(['camera', *ros_arguments(camera)], os.environ))
         while children[1].poll() is None:
             listener.spin(0.2)
             used = node.cpu_times()
@@ -229,9 +240,9 @@ def table(result: dict[str, Any]) -> str:
             f'  {topic:28}' + ''.join(f'{value:10.1f}' for value in figures) + f'{lost:8}'
         )
     return '\n'.join(
-        lines + [f'  {"passes" if good else "FAILS "} {what}'
-                 for what, good in result['checks'].items()]
-    )  # fmt: skip
+        lines
+        + [f'  {"passes" if good else "FAILS "} {what}' for what, good in result['checks'].items()]
+    )
 
 
 def _topic(late_ms: Sequence[float], arrivals_s: Sequence[float]) -> dict[str, float]:
@@ -246,7 +257,7 @@ def _topic(late_ms: Sequence[float], arrivals_s: Sequence[float]) -> dict[str, f
 
 
 KINDS = ('median', 'p95', 'p99')
-METRES = ('-p', 'depth.scale.source:=fixed')
+METRES = {'depth.scale.source': 'fixed'}
 EXPLANATION = (
     '  inference      Engine.predict: to a tensor and the device, resize, network, resize to the',
     "                 picture's size, decode",

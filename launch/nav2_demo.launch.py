@@ -27,13 +27,23 @@ HEIGHT_M, PITCH_RAD, RIGHT_ANGLE = '1.15', '0.1134', '1.5708'
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; what depends on their values is made when they are known."""
-    return LaunchDescription([
-        DeclareLaunchArgument('layer', default_value='obstacle', choices=list(LAYERS),
-                              description='Which layer of Nav2 makes the costmap'),
-        DeclareLaunchArgument('camera', default_value='true', choices=['true', 'false'],
-                              description='Replay the film; false: image_raw is there'),
-        OpaqueFunction(function=entities),
-    ])  # fmt: skip
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'layer',
+                default_value='obstacle',
+                choices=list(LAYERS),
+                description='Which layer of Nav2 makes the costmap',
+            ),
+            DeclareLaunchArgument(
+                'camera',
+                default_value='true',
+                choices=['true', 'false'],
+                description='Replay the film; false: image_raw is there',
+            ),
+            OpaqueFunction(function=entities),
+        ]
+    )
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -44,20 +54,35 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     fragment, more = LAYERS[layer]
     files = [str(folder / name) for name in ('perception.yaml', *more)]
     costmap = costmap_parameters(folder / fragment)
-    perception = LifecycleNode(package=PACKAGE, executable='perception_node', name='perception',
-                               namespace='', parameters=files, output='screen')  # fmt: skip
+    perception = LifecycleNode(
+        package=PACKAGE,
+        executable='perception_node',
+        name='perception',
+        namespace='',
+        parameters=files,
+        output='screen',
+    )
     film = Node(package=PACKAGE, executable='camera_node', name='camera', parameters=files[:1])
     return [
         perception,
         *([film] if camera == 'true' else []),
         transform('base_link', 'camera_link', '--z', HEIGHT_M, '--pitch', PITCH_RAD),
-        transform('camera_link', 'camera_optical_frame', '--roll', f'-{RIGHT_ANGLE}', '--yaw',
-                  f'-{RIGHT_ANGLE}'),
+        transform(
+            'camera_link',
+            'camera_optical_frame',
+            '--roll',
+            f'-{RIGHT_ANGLE}',
+            '--yaw',
+            f'-{RIGHT_ANGLE}',
+        ),
         Node(package='nav2_costmap_2d', executable='nav2_costmap_2d', parameters=[costmap]),
-        Node(package='nav2_lifecycle_manager', executable='lifecycle_manager',
-             name='lifecycle_manager_costmap',
-             parameters=[{'autostart': True, 'node_names': ['costmap/costmap']}]),
-    ]  # fmt: skip
+        Node(
+            package='nav2_lifecycle_manager',
+            executable='lifecycle_manager',
+            name='lifecycle_manager_costmap',
+            parameters=[{'autostart': True, 'node_names': ['costmap/costmap']}],
+        ),
+    ]
 
 
 def transform(parent: str, child: str, *place: str) -> Node:

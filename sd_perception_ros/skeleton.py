@@ -5,9 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 JOINTS = (
-    *('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear'),
-    *('left_shoulder', 'right_shoulder', 'left_elbow', 'right_elbow', 'left_wrist', 'right_wrist'),
-    *('left_hip', 'right_hip', 'left_knee', 'right_knee', 'left_ankle', 'right_ankle'),
+    'nose',
+    'left_eye',
+    'right_eye',
+    'left_ear',
+    'right_ear',
+    'left_shoulder',
+    'right_shoulder',
+    'left_elbow',
+    'right_elbow',
+    'left_wrist',
+    'right_wrist',
+    'left_hip',
+    'right_hip',
+    'left_knee',
+    'right_knee',
+    'left_ankle',
+    'right_ankle',
 )
 INDEX = {name: index for index, name in enumerate(JOINTS)}
 OUTSIDE = -1  # flag of a joint that is known to be outside the picture; the others are COCO's

@@ -138,8 +138,14 @@ def keypoints(**joints: tuple[float, float, int]) -> list[float]:
 
 
 def person(number: int, marks: list[float], **fields: Any) -> dict[str, Any]:
-    return {'id': number, 'image_id': 1, 'category_id': 1, 'iscrowd': 0, 'keypoints': marks,
-            **fields}  # fmt: skip
+    return {
+        'id': number,
+        'image_id': 1,
+        'category_id': 1,
+        'iscrowd': 0,
+        'keypoints': marks,
+        **fields,
+    }
 
 
 def coco_file(people: list[dict[str, Any]], *names: str) -> str:
@@ -190,7 +196,16 @@ def folder(root: Path) -> None:
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     layout.__name__: layout
     for layout in (
-        *(hypersim, vkitti2, nyuv2, kitti, scannet, eth3d, diode, dis5k, p3m10k, coco),
+        hypersim,
+        vkitti2,
+        nyuv2,
+        kitti,
+        scannet,
+        eth3d,
+        diode,
+        dis5k,
+        p3m10k,
+        coco,
         folder,
     )
 }

@@ -151,9 +151,11 @@ def test_40_percent_of_outliers_change_nothing(kind, local, inverse):
 
 
 @given(
-    wrong=st.floats(0, 1), kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 1000),
+    wrong=st.floats(0, 1),
+    kind=st.sampled_from(sorted(KINDS)),
+    seed=st.integers(0, 1000),
     local=st.booleans(),
-)  # fmt: skip
+)
 def test_however_many_outliers_wrong_metres_are_never_silent(wrong, kind, seed, local):
     """More than half that agree on something else are believed: nothing tells them apart."""
     rng = np.random.default_rng(seed)

@@ -84,18 +84,30 @@ def whole_set(images: Sequence[tuple[list[Person], Joints, Joints | None]]) -> l
                 area, crowd = max(0.53 * size.prod(), 1), not (row[:, 2] > 1).any()
             else:
                 *box, area, crowd = bodies[place].tolist()
-            true.append({
-                'id': len(true) + 1, 'image_id': number, 'category_id': 1,
-                'keypoints': row.ravel().tolist(), 'num_keypoints': len(marked),
-                'bbox': box, 'area': float(area), 'iscrowd': int(crowd),
-            })  # fmt: skip
+            true.append(
+                {
+                    'id': len(true) + 1,
+                    'image_id': number,
+                    'category_id': 1,
+                    'keypoints': row.ravel().tolist(),
+                    'num_keypoints': len(marked),
+                    'bbox': box,
+                    'area': float(area),
+                    'iscrowd': int(crowd),
+                }
+            )
         for person in people:
             known = person.joints[person.visible, :2]
-            found.append({
-                'id': len(found) + 1, 'image_id': number, 'category_id': 1,
-                'keypoints': np.nan_to_num(person.joints, nan=1e7).ravel().tolist(),
-                'area': float(np.prod(np.ptp(known, axis=0))), 'score': person.score,
-            })  # fmt: skip
+            found.append(
+                {
+                    'id': len(found) + 1,
+                    'image_id': number,
+                    'category_id': 1,
+                    'keypoints': np.nan_to_num(person.joints, nan=1e7).ravel().tolist(),
+                    'area': float(np.prod(np.ptp(known, axis=0))),
+                    'score': person.score,
+                }
+            )
     with contextlib.redirect_stdout(None):
         sets = [COCO(), COCO()]
         for one, bodies in zip(sets, (true, found), strict=True):

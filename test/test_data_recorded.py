@@ -47,9 +47,18 @@ def compressed(stamp_ns: int, format_: str, data: np.ndarray) -> Any:
 def camera_info(stamp_ns: int, k: np.ndarray, width: int = 8) -> Any:
     roi = TYPES.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     return TYPES.types['sensor_msgs/msg/CameraInfo'](
-        header(stamp_ns), 6, width, 'plumb_bob', np.zeros(5), k, np.eye(3).ravel(),
-        np.zeros(12), 0, 0, roi,
-    )  # fmt: skip
+        header(stamp_ns),
+        6,
+        width,
+        'plumb_bob',
+        np.zeros(5),
+        k,
+        np.eye(3).ravel(),
+        np.zeros(12),
+        0,
+        0,
+        roi,
+    )
 
 
 def record(

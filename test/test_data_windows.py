@@ -132,7 +132,11 @@ def test_of_a_mixture_of_9_to_1_nine_in_ten_pictures_come_from_the_first(
     assert drawn[:2].sum() == pytest.approx(9000, abs=100)
     assert drawn.tolist() == pytest.approx([4500, 4500, 333, 333, 333], abs=150)
     assert [mixture.key(i).split()[-1] for i in range(5)] == [
-        *('a.png', 'b.png', '0.png', '1.png', '2.png')
+        'a.png',
+        'b.png',
+        '0.png',
+        '1.png',
+        '2.png',
     ]
     with pytest.raises(IndexError):
         mixture[5]
@@ -221,9 +225,15 @@ def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) ->
         config = OptimizeConfig(steps=3, batch=4, accumulate=2, learning_rate=1e-3)
         windows = WindowConfig(workers=workers)
         run = train(
-            tiny_model({'depth': 'light'}), RoomsDataset(frames), None, config, [(24, 32)],
-            tmp_path / str(workers), None, windows,
-        )  # fmt: skip
+            tiny_model({'depth': 'light'}),
+            RoomsDataset(frames),
+            None,
+            config,
+            [(24, 32)],
+            tmp_path / str(workers),
+            None,
+            windows,
+        )
         losses.append([step['depth'] for _, step in run])
     assert losses[0] == losses[1]
 

@@ -132,9 +132,13 @@ def test_intervals_are_those_of_scipys_paired_bootstrap() -> None:
     rows = depth_rows(one), depth_rows(other)
     found = paired_bootstrap((task, task), rows, 4000, seed=1)['abs_rel']
     expected = stats.bootstrap(
-        (one, other), lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True,
-        n_resamples=4000, method='percentile', rng=2,
-    ).confidence_interval  # fmt: skip
+        (one, other),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        n_resamples=4000,
+        method='percentile',
+        rng=2,
+    ).confidence_interval
     assert found.value == pytest.approx((one - other).mean(), abs=1e-6)
     width = expected.high - expected.low
     assert found.low == pytest.approx(expected.low, abs=0.08 * width)

@@ -89,9 +89,11 @@ def test_halving_the_size_averages_and_does_not_skip() -> None:
 
 
 @given(
-    height=st.integers(1, 40), width=st.integers(1, 40), more=st.integers(0, 50),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    more=st.integers(0, 50),
     wider=st.integers(0, 50),
-)  # fmt: skip
+)
 def test_enlarging_on_a_processor_is_the_filter_of_the_official_pipeline(
     height: int, width: int, more: int, wider: int
 ) -> None:

@@ -31,10 +31,24 @@ STRANGERS = 2  # the row whose members may not even import one another: the thin
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
 ROS = {
-    *('rclpy', 'launch', 'launch_ros', 'ament_index_python', 'cv_bridge', 'sensor_msgs_py'),
-    *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs', 'nav_msgs'),
-    *('rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'visualization_msgs', 'tf2_ros'),
-    *('vision_msgs',),
+    'rclpy',
+    'launch',
+    'launch_ros',
+    'ament_index_python',
+    'cv_bridge',
+    'sensor_msgs_py',
+    'builtin_interfaces',
+    'diagnostic_msgs',
+    'geometry_msgs',
+    'lifecycle_msgs',
+    'nav_msgs',
+    'rcl_interfaces',
+    'sensor_msgs',
+    'std_msgs',
+    'std_srvs',
+    'visualization_msgs',
+    'tf2_ros',
+    'vision_msgs',
 }
 NO_TORCH = {'types', 'config', 'geometry', 'metric_depth', 'skeleton', 'drawing'}
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}

@@ -53,14 +53,16 @@ def blobs(seed: int, shape: tuple[int, int] = (48, 64), sigma: float = 4) -> Map
 def test_depth_errors_of_three_pixels_are_what_one_computes_by_hand() -> None:
     predicted, truth = np.array([[1.0, 3.0, 8.0]], 'f'), np.array([[1.0, 2.0, 10.0]], 'f')
     errors = depth_errors(predicted, truth, np.ones((1, 3), bool))
-    assert errors == pytest.approx({
-        'abs_rel': (0 + 1 / 2 + 2 / 10) / 3,
-        'delta1': 1 / 3,  # ratios 1, 1.5 and 1.25, and 1.25 is not below 1.25
-        'delta2': 1,
-        'delta3': 1,
-        'rmse_m': math.sqrt((0 + 1 + 4) / 3),
-        'log10': (math.log10(1.5) + math.log10(1.25)) / 3,
-    })  # fmt: skip
+    assert errors == pytest.approx(
+        {
+            'abs_rel': (0 + 1 / 2 + 2 / 10) / 3,
+            'delta1': 1 / 3,  # ratios 1, 1.5 and 1.25, and 1.25 is not below 1.25
+            'delta2': 1,
+            'delta3': 1,
+            'rmse_m': math.sqrt((0 + 1 + 4) / 3),
+            'log10': (math.log10(1.5) + math.log10(1.25)) / 3,
+        }
+    )
 
 
 @given(seed=st.integers(0, 99))
@@ -183,10 +185,13 @@ def test_a_set_of_foregrounds_scores_as_pysodmetrics_says_of_the_whole_set() -> 
         [measure_foreground(a, t) for a, t in zip(alphas, truths, strict=True)]
     )
     expected = {
-        'mae': mae['mae'], 'weighted_f': weighted['wfm'], 's': s['sm'],
-        'max_f': f['fm']['curve'].max(), 'mean_e': e['em']['curve'].mean(),
+        'mae': mae['mae'],
+        'weighted_f': weighted['wfm'],
+        's': s['sm'],
+        'max_f': f['fm']['curve'].max(),
+        'mean_e': e['em']['curve'].mean(),
         'hce': effort.get_results()['hce'],
-    }  # fmt: skip
+    }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 

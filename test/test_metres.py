@@ -274,8 +274,11 @@ def test_a_person_gives_metres():
     """80 px of eyes to ankles would be farther than the fixed scale says: all is multiplied."""
     joints = np.full((17, 3), np.nan, np.float32)
     for name, u, v in (
-        ('left_eye', 33, 4), ('right_eye', 31, 4), ('left_ankle', 33, 40), ('right_ankle', 31, 40)
-    ):  # fmt: skip
+        ('left_eye', 33, 4),
+        ('right_eye', 31, 4),
+        ('left_ankle', 33, 40),
+        ('right_ankle', 31, 40),
+    ):
         joints[INDEX[name]] = u, v, 0.9
     poses = Poses((Person(joints, np.isfinite(joints[:, 0]), 0.9),), 48, 64)
     person = {'source': 'person', 'scale_m': 2.0, 'shift_m': 1.0}

@@ -38,8 +38,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'config' / 'nav2'
 COSTMAPS = sorted(FOLDER.glob('costmap_*.yaml'))
 TOPICS = {f'/{output.topic}': output.kind for output in (*OUTPUTS, *CONSTANTS)}
-KINDS = {'PointCloud2': PointCloud2, 'LaserScan': LaserScan, 'pointcloud': PointCloud2,
-         'scan': LaserScan}  # fmt: skip
+KINDS = {
+    'PointCloud2': PointCloud2,
+    'LaserScan': LaserScan,
+    'pointcloud': PointCloud2,
+    'scan': LaserScan,
+}
 CLASSES = make_task('segmentation').class_names
 METRIC_DEPTH = runpy.run_path(str(ROOT / 'benchmark' / 'metric_depth.py'))
 
@@ -93,10 +97,12 @@ def test_the_node_has_the_parameters_that_its_files_set():
     known = {name for cls, prefix in GROUPS for name in names_of(cls, prefix)}
 
     def flat(values: dict[str, Any], prefix: str = '') -> set[str]:
-        return set().union(*(
-            flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key}
-            for key, value in values.items()
-        ))  # fmt: skip
+        return set().union(
+            *(
+                flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key}
+                for key, value in values.items()
+            )
+        )
 
     for name in ('perception.yaml', 'perception_semantic.yaml'):
         assert flat(read(name)['/**/perception']['ros__parameters']) <= known
@@ -112,9 +118,11 @@ def test_the_node_has_the_parameters_that_its_files_set():
     'path', [*COSTMAPS, FOLDER / 'collision_monitor.yaml'], ids=lambda p: p.stem
 )
 def test_every_source_is_a_topic_of_the_node_and_of_its_type(path):
-    parameters = costmap(path) if path in COSTMAPS else read(path.name)['collision_monitor'][
-        'ros__parameters'
-    ]  # fmt: skip
+    parameters = (
+        costmap(path)
+        if path in COSTMAPS
+        else read(path.name)['collision_monitor']['ros__parameters']
+    )
     for source in sources(parameters).values():
         named = {key: value for key, value in source.items() if key.endswith('topic')}
         assert named

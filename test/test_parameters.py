@@ -83,8 +83,9 @@ def test_a_wrong_value_is_named_with_what_it_may_be(peer, values, words):
 
 def test_a_range_that_is_upside_down_is_refused(peer):
     with pytest.raises(ValueError, match='min_range_m must be less than max_range_m'):
-        declare(node_with(peer, depth__min_range_m=5.0, depth__max_range_m=2.0), DepthOptions,
-                'depth.')  # fmt: skip
+        declare(
+            node_with(peer, depth__min_range_m=5.0, depth__max_range_m=2.0), DepthOptions, 'depth.'
+        )
 
 
 def test_a_change_is_checked_before_it_is_made(peer):

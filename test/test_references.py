@@ -166,8 +166,11 @@ def somebody(**joints: tuple[float, float]) -> Person:
 
 
 UPRIGHT = {
-    'left_eye': (82, 10), 'right_eye': (78, 10), 'left_ankle': (85, 90), 'right_ankle': (75, 90),
-}  # fmt: skip
+    'left_eye': (82, 10),
+    'right_eye': (78, 10),
+    'left_ankle': (85, 90),
+    'right_ankle': (75, 90),
+}
 
 
 def test_a_person_is_as_far_as_the_stature_says():
@@ -203,8 +206,10 @@ def test_the_first_scale_is_taken_as_it_is_and_a_constant_one_stays(inverse):
     for frame in range(5):
         steady = smooth.update(ScaleShift(0.4, 0.2, inverse), frame / 10)
         assert (steady.scale, steady.shift, steady.inverse) == (
-            pytest.approx(0.4), pytest.approx(0.2), inverse,
-        )  # fmt: skip
+            pytest.approx(0.4),
+            pytest.approx(0.2),
+            inverse,
+        )
 
 
 def test_after_one_time_constant_a_step_is_followed_by_63_percent():

@@ -47,8 +47,12 @@ def words(base: Path, frames: Path, out: Path, *more: object) -> list[str]:
 def train(arguments: list[str], *launcher: str) -> None:
     done = subprocess.run(
         [sys.executable, *launcher, *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -94,8 +98,12 @@ def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_
     monkeypatch.setenv('STOP_AFTER', '2')
     stopped = subprocess.run(
         [sys.executable, *TWO, *sharded, '--save-every', '2'],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert stopped.returncode != 0, stopped.stderr
     assert json.loads((tmp_path / 'state' / 'run.json').read_text())['done'] == 2
     monkeypatch.delenv('STOP_AFTER')

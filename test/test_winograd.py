@@ -26,10 +26,15 @@ def write(folder: Path, module: nn.Module) -> Path:
     file = folder / 'graph.onnx'
     channels = next(each.in_channels for each in module.modules() if isinstance(each, nn.Conv2d))
     torch.onnx.export(
-        module.eval(), (torch.zeros(1, channels, 8, 8),), str(file), dynamo=False,
-        opset_version=18, input_names=['x'], output_names=['y'],
+        module.eval(),
+        (torch.zeros(1, channels, 8, 8),),
+        str(file),
+        dynamo=False,
+        opset_version=18,
+        input_names=['x'],
+        output_names=['y'],
         dynamic_axes={'x': AXES, 'y': AXES},
-    )  # fmt: skip
+    )
     return file
 
 

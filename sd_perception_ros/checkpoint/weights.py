@@ -147,7 +147,11 @@ def make(
             model = cls.from_config(dict(config))
     # What the constructors of diffusers raise on numbers that make no model.
     except (
-        *(TypeError, ValueError, LookupError, ArithmeticError, AttributeError),
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
         NotImplementedError,
     ) as error:
         raise ValueError(f'{folder}: config.json is not one of {cls.__name__} ({error})') from None

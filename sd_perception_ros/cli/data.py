@@ -42,9 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     add('--out', type=Path, default=Path('data.png'), help='the sheet (default: %(default)s)')
     add('--rows', type=int, default=8, help='frames on the sheet (default: %(default)s)')
     add(
-        '--read', type=int, default=100,
+        '--read',
+        type=int,
+        default=100,
         help='frames that are read for the statistics; 0: all (default: %(default)s)',
-    )  # fmt: skip
+    )
     inspect.set_defaults(run=_inspect)
     shards = commands.add_parser('shards', help='write WebDataset shards, for clusters')
     add_data(shards, required=True)
@@ -52,9 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     add('--out', type=Path, required=True, help='folder to write')
     add('--frames-each', type=int, default=1000, help='of a tar file (default: %(default)s)')
     add(
-        '--frame-size', type=size, metavar='WIDTHxHEIGHT',
+        '--frame-size',
+        type=size,
+        metavar='WIDTHxHEIGHT',
         help='bring every picture to this size and cut its middle out',
-    )  # fmt: skip
+    )
     shards.set_defaults(run=_shards)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run

@@ -77,8 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add('--resamples', type=int, default=1000, help='Of the bootstrap (default: %(default)s)')
     add('--seed', type=int, default=0, help='Of the bootstrap (default: %(default)s)')
     add('--json', type=Path, help='File for all figures, of every frame, too, and versions')
-    add('--record', action='store_true',
-        help="Write the figures into the checkpoint's file, too")  # fmt: skip
+    add('--record', action='store_true', help="Write the figures into the checkpoint's file, too")
     add('--pictures', type=Path, help='Folder for a sheet of the worst pictures of each task')
     add('--worst', type=int, default=8, help='Pictures on a sheet (default: %(default)s)')
     return made
@@ -133,12 +132,15 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         report = {
             **results,
-            'difference': {t: {n: d._asdict() for n, d in f.items()}
-                           for t, f in differences.items()},
-            'frames': [{'key': key, **{name: frames[name][index] for name in frames}}
-                       for index, key in enumerate(map(dataset.key, range(len(dataset))))],
+            'difference': {
+                t: {n: d._asdict() for n, d in f.items()} for t, f in differences.items()
+            },
+            'frames': [
+                {'key': key, **{name: frames[name][index] for name in frames}}
+                for index, key in enumerate(map(dataset.key, range(len(dataset))))
+            ],
             'about': _about(arguments, dataset, protocol),
-        }  # fmt: skip
+        }
         arguments.json.write_text(json.dumps(_strict(report), indent=2, allow_nan=False) + '\n')
     if arguments.record:
         recorded = {name: results[name] for name in (MODEL, MEAN) if name in results}
@@ -179,10 +181,13 @@ def _print(
         compared = differences.get(task, {})
         head = [f'{task}, {frames} frames', *columns]
         rows = [
-            [name, *(_number(results[who][task].get(name, math.nan)) for who in columns),
-             *([_change(compared[name])] if name in compared else [])]
+            [
+                name,
+                *(_number(results[who][task].get(name, math.nan)) for who in columns),
+                *([_change(compared[name])] if name in compared else []),
+            ]
             for name in figures
-        ]  # fmt: skip
+        ]
         if compared:
             head.append(f'{MODEL} - {AGAINST}')
         widest = [line + [''] * (len(head) - len(line)) for line in rows]
@@ -208,12 +213,15 @@ def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) 
         'against': arguments.against,
         'run': {name: getattr(arguments, name) for name in RUN_OPTIONS},
         'bootstrap': {'resamples': arguments.resamples, 'seed': arguments.seed},
-        'data': {'folder': dataset.name, 'frames': len(dataset),
-                 'fingerprint': dataset.fingerprint()},
+        'data': {
+            'folder': dataset.name,
+            'frames': len(dataset),
+            'fingerprint': dataset.fingerprint(),
+        },
         'protocol': {'name': arguments.protocol, **asdict(protocol)},
         'commit': commit(),
         'versions': versions(),
-    }  # fmt: skip
+    }
 
 
 def _strict(value: Any) -> Any:

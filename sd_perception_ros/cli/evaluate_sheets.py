@@ -36,8 +36,10 @@ def row(task: Task, rgb: UInt8, sample: Sample, prediction: Prediction, label: s
         truth, answer = (_over(rgb, drawn) for drawn in (truth, answer))
     scale = LONG_SIDE_PX / max(rgb.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    tiles = [cv2.resize(tile, None, fx=scale, fy=scale, interpolation=method)
-             for tile in (rgb, truth, answer)]  # fmt: skip
+    tiles = [
+        cv2.resize(tile, None, fx=scale, fy=scale, interpolation=method)
+        for tile in (rgb, truth, answer)
+    ]
     gap = np.full((len(tiles[0]), GAP_PX, 3), PAPER, np.uint8)
     line = np.hstack([tiles[0], gap, tiles[1], gap, tiles[2]])
     head = np.full((LABEL_PX, line.shape[1], 3), PAPER, np.uint8)

@@ -67,30 +67,40 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--vae-steps', type=int, default=4000, help='default: %(default)s')
     parser.add_argument('--vae-size', type=size, default=(96, 128), help='Crops, default 128x96')
     parser.add_argument(
-        '--denoiser-steps', type=int, default=2500,
+        '--denoiser-steps',
+        type=int,
+        default=2500,
         help='default: %(default)s; 0 with --denoiser-from: as it was taken over',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--denoiser-size', type=size, default=(128, 192), help='Windows, default 192x128'
     )
     parser.add_argument(
-        '--denoiser-channels', type=int, nargs='+', default=UNET_CHANNELS, metavar='N',
+        '--denoiser-channels',
+        type=int,
+        nargs='+',
+        default=UNET_CHANNELS,
+        metavar='N',
         help=f'Of its levels, fine to coarse, multiples of 8, default {UNET_CHANNELS}',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        '--denoiser-from', type=Path, metavar='MODEL',
+        '--denoiser-from',
+        type=Path,
+        metavar='MODEL',
         help='Checkpoint or model folder whose unet the coarsest levels are taken over from; '
         '--denoiser-from bundled needs --denoiser-channels like 32 32 64 128 176',
-    )  # fmt: skip
+    )
     parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
     parser.add_argument(
         '--precision', choices=('fp32', 'bf16'), default='fp32', help='default: %(default)s'
     )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
-        '--stage', choices=('all', 'vae', 'latents', 'denoiser'), default='all',
+        '--stage',
+        choices=('all', 'vae', 'latents', 'denoiser'),
+        default='all',
         help='Stop after this stage (default: %(default)s runs to the end)',
-    )  # fmt: skip
+    )
     arguments = parser.parse_args(argv)
     if arguments.denoiser_steps < (0 if arguments.denoiser_from else 1):
         raise ValueError(

@@ -32,8 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     params = options.params_file or find_config('perception.yaml')
     if params is None or not params.is_file():
-        print(f'error: the parameter file {params or "perception.yaml"} does not exist; '
-              'give one with --params-file', file=sys.stderr)  # fmt: skip
+        print(
+            f'error: the parameter file {params or "perception.yaml"} does not exist; '
+            'give one with --params-file',
+            file=sys.stderr,
+        )
         return 2
     environ = node_environment(os.environ)
     if options.domain is not None:
@@ -151,14 +154,16 @@ def _parser() -> argparse.ArgumentParser:
     add('--params-file', type=Path, help='ROS parameter file; without it the one of config/')
     add('--namespace', default='', help='namespace of both nodes, for example front')
     add(
-        *('-r', '--remap'),
+        '-r',
+        '--remap',
         action='append',
         default=[],
         metavar='FROM:=TO',
         help='remap a name in both nodes; repeat as needed',
     )
     add(
-        *('-p', '--param'),
+        '-p',
+        '--param',
         action='append',
         default=[],
         metavar='[NODE:]NAME:=VALUE',

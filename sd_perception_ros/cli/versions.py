@@ -10,8 +10,15 @@ import subprocess
 import cv2
 
 PACKAGES = (
-    *('torch', 'diffusers', 'numpy', 'scipy', 'pysodmetrics', 'pycocotools'),
-    *('onnx', 'onnxruntime', 'openvino'),
+    'torch',
+    'diffusers',
+    'numpy',
+    'scipy',
+    'pysodmetrics',
+    'pycocotools',
+    'onnx',
+    'onnxruntime',
+    'openvino',
 )
 
 

@@ -27,9 +27,20 @@ from sd_perception_ros.data.mixture import Framed, Mixture
 KINDS: dict[str, type[FolderDataset]] = {
     kind.kind: kind
     for kind in (
-        *(RoomsDataset, PicturesDataset, ShardsDataset, RosbagDataset),
-        *(HypersimDataset, VirtualKitti2Dataset, NyuV2Dataset, KittiDataset, ScanNetDataset),
-        *(Eth3dDataset, DiodeDataset, Dis5kDataset, P3m10kDataset, CocoDataset),
+        RoomsDataset,
+        PicturesDataset,
+        ShardsDataset,
+        RosbagDataset,
+        HypersimDataset,
+        VirtualKitti2Dataset,
+        NyuV2Dataset,
+        KittiDataset,
+        ScanNetDataset,
+        Eth3dDataset,
+        DiodeDataset,
+        Dis5kDataset,
+        P3m10kDataset,
+        CocoDataset,
     )
 }
 HELP = (

@@ -102,8 +102,9 @@ def summarize(measured: Measured, tasks: Mapping[str, Task]) -> dict[str, Figure
 
 def each_frame(measured: Measured, tasks: Mapping[str, Task]) -> dict[str, list[Figures]]:
     """Return each task's figures of every frame by itself."""
-    return {name: [tasks[name].summarize([one]) for one in errors]
-            for name, errors in measured.items()}  # fmt: skip
+    return {
+        name: [tasks[name].summarize([one]) for one in errors] for name, errors in measured.items()
+    }
 
 
 def worst(task: Task, frames: Sequence[Figures], count: int) -> list[int]:

@@ -55,9 +55,11 @@ class Limits:
         high=1.0,
     )
     min_support: float = option(
-        0.06, "Least share of the picture's 8 x 6 cells with references that agree", low=0.0,
+        0.06,
+        "Least share of the picture's 8 x 6 cells with references that agree",
+        low=0.0,
         high=1.0,
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

@@ -25,13 +25,17 @@ class FilterOptions:
     """How scale and shift are kept steady from frame to frame."""
 
     time_constant_s: float = option(
-        0.3, 'Scale and shift follow their measurements in this time; 0: at once',
-        low=0.0, high=60.0,
-    )  # fmt: skip
+        0.3,
+        'Scale and shift follow their measurements in this time; 0: at once',
+        low=0.0,
+        high=60.0,
+    )
     gate: float = option(
-        0.3, 'A scale that jumps by more than this share is not believed at once',
-        low=0.01, high=10.0,
-    )  # fmt: skip
+        0.3,
+        'A scale that jumps by more than this share is not believed at once',
+        low=0.01,
+        high=10.0,
+    )
     persistence: int = option(
         3, 'So many frames that agree on a jump are believed', low=1, high=1000
     )

@@ -80,9 +80,14 @@ def people_summary(measured: Sequence[Float]) -> dict[str, float]:
                 states[is_found, area, threshold], int(count[area])
             )
     figures = (
-        *(precision[0].mean(), precision[0, 0], precision[0, 5]),
-        *(precision[1].mean(), precision[2].mean()),
-        *(recall[0].mean(), recall[0, 0], recall[0, 5]),
+        precision[0].mean(),
+        precision[0, 0],
+        precision[0, 5],
+        precision[1].mean(),
+        precision[2].mean(),
+        recall[0].mean(),
+        recall[0, 0],
+        recall[0, 5],
     )
     return {name: float(value) for name, value in zip(FIGURES, figures, strict=True)}
 
@@ -108,10 +113,15 @@ def _true(number: int, joints: Float) -> dict[str, Any]:
 
 def _true_body(number: int, joints: Float, body: NDArray[Any]) -> dict[str, Any]:
     return {
-        'id': number, 'image_id': 1, 'category_id': 1, 'keypoints': joints.ravel().tolist(),
-        'num_keypoints': int((joints[:, 2] > 0).sum()), 'bbox': body[:4].tolist(),
-        'area': float(body[4]) or box_area(joints), 'iscrowd': int(body[5]),
-    }  # fmt: skip
+        'id': number,
+        'image_id': 1,
+        'category_id': 1,
+        'keypoints': joints.ravel().tolist(),
+        'num_keypoints': int((joints[:, 2] > 0).sum()),
+        'bbox': body[:4].tolist(),
+        'area': float(body[4]) or box_area(joints),
+        'iscrowd': int(body[5]),
+    }
 
 
 def _found(number: int, person: Person) -> dict[str, Any]:
@@ -119,9 +129,14 @@ def _found(number: int, person: Person) -> dict[str, Any]:
     corner, size = _box(person.joints[known, :2])
     far_away = np.where(known[:, None], person.joints, -1e6)  # similar to nothing
     return {
-        'id': number, 'image_id': 1, 'category_id': 1, 'keypoints': far_away.ravel().tolist(),
-        'bbox': [*corner, *size], 'area': size[0] * size[1], 'score': person.score,
-    }  # fmt: skip
+        'id': number,
+        'image_id': 1,
+        'category_id': 1,
+        'keypoints': far_away.ravel().tolist(),
+        'bbox': [*corner, *size],
+        'area': size[0] * size[1],
+        'score': person.score,
+    }
 
 
 def _box(points: Float) -> tuple[list[float], list[float]]:

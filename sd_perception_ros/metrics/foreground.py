@@ -42,8 +42,11 @@ def measure_foreground(alpha: Float, truth: Float) -> Float:
     )
     found = _measured(levels, mask)
     row = [
-        *(found['MAE']['mae'], found['WeightedFmeasure']['wfm'], found['Smeasure']['sm']),
-        *(found['HumanCorrectionEffortMeasure']['hce'], boundary_iou(levels > 127, mask > 127)),
+        found['MAE']['mae'],
+        found['WeightedFmeasure']['wfm'],
+        found['Smeasure']['sm'],
+        found['HumanCorrectionEffortMeasure']['hce'],
+        boundary_iou(levels > 127, mask > 127),
         *found['Fmeasure']['fm']['curve'],
         *found['Emeasure']['em']['curve'],
     ]
@@ -95,8 +98,14 @@ def _measured(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, A
     """Return what each measure of pysodmetrics says of one image."""
     import py_sod_metrics  # here: it takes a second, and a robot runs without it
 
-    names = ('MAE', 'WeightedFmeasure', 'Smeasure', 'HumanCorrectionEffortMeasure',
-             'Fmeasure', 'Emeasure')  # fmt: skip
+    names = (
+        'MAE',
+        'WeightedFmeasure',
+        'Smeasure',
+        'HumanCorrectionEffortMeasure',
+        'Fmeasure',
+        'Emeasure',
+    )
     results = {}
     with warnings.catch_warnings():
         # Fmeasure calls itself old, although the newer class computes the same more slowly.

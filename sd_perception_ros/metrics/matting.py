@@ -35,9 +35,13 @@ def measure_alpha(alpha: Float, truth: Float) -> Float:
     alpha, truth = np.where(valid, alpha, 0), np.where(valid, truth, 0)
     error = np.abs(alpha - truth)[valid].astype(np.float64)
     row = [
-        *(error.mean(), np.square(error).mean(), error.sum() / 1000),
-        *(gradient_error(alpha, truth) / 1000, connectivity_error(alpha, truth) / 1000),
-        *(np.minimum(alpha, truth).sum(), np.maximum(alpha, truth).sum()),
+        error.mean(),
+        np.square(error).mean(),
+        error.sum() / 1000,
+        gradient_error(alpha, truth) / 1000,
+        connectivity_error(alpha, truth) / 1000,
+        np.minimum(alpha, truth).sum(),
+        np.maximum(alpha, truth).sum(),
     ]
     return np.array([row], np.float32)
 
@@ -93,10 +97,11 @@ def _slopes(matte: Float) -> Float:
     slope = x * smooth
     smooth, slope = (line / np.linalg.norm(line) for line in (smooth, slope))
     across, down = (
-        cv2.sepFilter2D(matte.astype(np.float32), cv2.CV_32F, *lines, None, (-1, -1), 0,
-                        cv2.BORDER_REPLICATE)
+        cv2.sepFilter2D(
+            matte.astype(np.float32), cv2.CV_32F, *lines, None, (-1, -1), 0, cv2.BORDER_REPLICATE
+        )
         for lines in ((slope, smooth), (smooth, slope))
-    )  # fmt: skip
+    )
     return np.hypot(across, down)
 
 

@@ -54,9 +54,11 @@ class ScaleOptions:
         0.0, 'fixed, person: metres at relative depth 0 (of disparity: 1 / m)', low=-1e3, high=1e3
     )
     max_offset_s: float = option(
-        0.05, 'depth, scan: the reference and the picture are apart by at most this', low=0.0,
+        0.05,
+        'depth, scan: the reference and the picture are apart by at most this',
+        low=0.0,
         high=10.0,
-    )  # fmt: skip
+    )
     local: bool = option(
         True, 'depth: let scale and shift vary over the picture where references are dense'
     )
@@ -88,9 +90,11 @@ class PointsOptions:
         high=10.0,
     )
     voxel_m: float = option(
-        0.0, 'Side of the cubes that get one point each, an unorganized cloud; 0: no cubes',
-        low=0.0, high=10.0,
-    )  # fmt: skip
+        0.0,
+        'Side of the cubes that get one point each, an unorganized cloud; 0: no cubes',
+        low=0.0,
+        high=10.0,
+    )
     voxel_min_points: int = option(
         1, 'Cubes with fewer points are noise and left out', low=1, high=10_000
     )

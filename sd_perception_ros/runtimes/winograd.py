@@ -171,8 +171,11 @@ def _replace(model: Any, folder: Path, data: BinaryIO) -> int:
 
     graph = model.graph
     tensors = {each.name: each for each in graph.initializer}
-    tensors |= {node.output[0]: node.attribute[0].t for node in graph.node
-                if node.op_type == 'Constant' and node.attribute[0].name == 'value'}  # fmt: skip
+    tensors |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == 'Constant' and node.attribute[0].name == 'value'
+    }
     pixels, weights, read = matrices()
     count, replaced = 0, set[str]()
     for node in graph.node:

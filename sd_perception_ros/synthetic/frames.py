@@ -17,8 +17,14 @@ from sd_perception_ros.synthetic.scene import View
 
 UInt8 = NDArray[np.uint8]
 FRAME_PARTS = (
-    *('image.png', 'depth.png', 'normals.png', 'semantic.png', 'foreground.png', 'matte.png'),
-    *('people.json', 'camera.json'),
+    'image.png',
+    'depth.png',
+    'normals.png',
+    'semantic.png',
+    'foreground.png',
+    'matte.png',
+    'people.json',
+    'camera.json',
 )
 
 

@@ -57,7 +57,12 @@ class Catalog:
                 if not model.is_person and not model.is_plant:
                     mesh = mesh.painted(_recoloured(rng, mesh.materials))
                 return Item(
-                    *(mesh, _label(model), model.size_m, model.elevation_m, model.top_m, model),
+                    mesh,
+                    _label(model),
+                    model.size_m,
+                    model.elevation_m,
+                    model.top_m,
+                    model,
                     joints_m=self._joints.get(model.key),
                     sits=model.is_person and 'sit' in model.name.lower(),
                 )

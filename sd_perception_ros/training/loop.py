@@ -53,14 +53,18 @@ class OptimizeConfig:
         'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
     )
     ema: float = option(
-        0.0, 'Decay of the running mean of weights that is the result; 0: the last weights are',
-        low=0, high=0.99999,
-    )  # fmt: skip
+        0.0,
+        'Decay of the running mean of weights that is the result; 0: the last weights are',
+        low=0,
+        high=0.99999,
+    )
     seed: int = option(0, 'Seed of data order, crops and noise', low=0)
     graphs: int = option(
-        1, 'On one GPU, record the network for each window size and replay it; 0: do not',
-        low=0, high=1,
-    )  # fmt: skip
+        1,
+        'On one GPU, record the network for each window size and replay it; 0: do not',
+        low=0,
+        high=1,
+    )
     save_every: int = option(500, 'Steps between two saved states', low=1)
 
     def __post_init__(self) -> None:

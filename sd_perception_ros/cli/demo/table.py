@@ -69,11 +69,11 @@ def topic_table(recording: Recording) -> str:
     sent, answered = len(part.names), recording.answered
     seen = sum(arrival.topic == INPUT for arrival in recording.arrivals)
     rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *recording.topics)]
-    return '\n'.join([
-        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, {answered} '
-        f'answered on every topic, {max(sent - answered, 0)} not',
-        *aligned([HEADER, *rows]),
-    ])  # fmt: skip
+    title = (
+        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, '
+        f'{answered} answered on every topic, {max(sent - answered, 0)} not'
+    )
+    return '\n'.join([title, *aligned([HEADER, *rows])])
 
 
 def error_table(figures: Mapping[str, Figures], frames: int) -> str:
@@ -102,12 +102,16 @@ def errors(recording: Recording) -> dict[str, Figures]:
     if recording.part.truth is None or not recording.frames:
         return {}
     dataset = RoomsDataset(recording.part.truth)
-    tasks = {name: make_task(name) for name, (topic, _) in MEASURED.items()
-             if topic in recording.topics}  # fmt: skip
+    tasks = {
+        name: make_task(name) for name, (topic, _) in MEASURED.items() if topic in recording.topics
+    }
     first = dataset[next(iter(recording.frames))]
     blind = guess(*first['image'].shape[-2:])
-    tasks = {name: task for name, task in tasks.items()
-             if task.truth in first and _measurable(task, blind[name], first)}  # fmt: skip
+    tasks = {
+        name: task
+        for name, task in tasks.items()
+        if task.truth in first and _measurable(task, blind[name], first)
+    }
     published: Measured = {}
     guessed: Measured = {}
     for index, frame in recording.frames.items():

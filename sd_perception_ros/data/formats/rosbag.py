@@ -117,9 +117,10 @@ class RosbagDataset(FolderDataset):
         base = topic.removesuffix('/compressed').removesuffix('/compressedDepth')
         sibling = f'{base.rpartition("/")[0]}/camera_info'
         found = [
-            c for c in self._reader.connections
+            c
+            for c in self._reader.connections
             if c.topic == sibling and c.msgtype == CAMERA and c.msgcount
-        ]  # fmt: skip
+        ]
         return self._message(found) if found else None
 
     def _stamps(self, connections: list[Any]) -> list[tuple[int, int]]:

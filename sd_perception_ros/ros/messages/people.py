@@ -37,8 +37,10 @@ def markers_message(
     :param size_m: diameter of a joint.
     :param lifetime_s: when viewers take a marker down by themselves; 0: never.
     """
-    colors = {name: ColorRGBA(r=r / 255, g=g / 255, b=b / 255, a=1.0)
-              for name, (r, g, b) in SIDE_COLORS.items()}  # fmt: skip
+    colors = {
+        name: ColorRGBA(r=r / 255, g=g / 255, b=b / 255, a=1.0)
+        for name, (r, g, b) in SIDE_COLORS.items()
+    }
     joint_colors = [colors[side(joint)] for joint in range(len(JOINTS))]
     bone_colors = [colors[bone_side(bone)] for bone in BONES]
     nanoseconds = round(lifetime_s * 1e9)

@@ -11,8 +11,19 @@ from sd_perception_ros.ros.node.shutdown import one_line
 # node; KeyboardInterrupt and SystemExit are no faults. torch.OutOfMemoryError and every CUDA and
 # cuDNN error are RuntimeErrors. But rclpy's own errors are, too: handle `shutdown.GONE` before.
 FAULTS = (
-    *(ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError),
-    *(LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
     cv2.error,
 )
 
