@@ -38,8 +38,9 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import about_run, parser, run_command, write  # noqa: E402
-from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint import checkpoint, config_file  # noqa: E402
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune  # noqa: E402
 from sd_perception_ros.checkpoint.weights import load_vae, save_model, save_tensors  # noqa: E402
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
@@ -174,7 +175,7 @@ def learn(
     losses: dict[str, list[float]] = {}
     for tune in ('heads', 'full'):
         torch.manual_seed(options.seed)
-        model = checkpoint.start(base, TASKS, 'light')
+        model = model_to_finetune(base, TASKS, 'light')
         run = train(model, data, None, config, [size], folder / tune, TuneConfig(tune=tune))
         steps = tqdm(run, f'{name} {tune}', options.steps, mininterval=10)
         losses[tune] = [sum(by_task.values()) for _, by_task in steps]
@@ -198,7 +199,7 @@ def learn(
 
 def write_base(folder: Path, denoiser: Any) -> Path:
     """Write a fresh denoiser on the bundled autoencoder in the layout of diffusers."""
-    bundled = checkpoint.find('bundled').parent
+    bundled = config_file.resolve('bundled').parent
     save_model(folder / 'vae', load_vae(bundled / 'vae'), torch.float32)
     kind = 'unet' if isinstance(denoiser, UNet2DConditionModel) else 'transformer'
     save_model(folder / kind, denoiser, torch.float32)

@@ -38,7 +38,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import parser, run_command, write  # noqa: E402
-from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
+from sd_perception_ros.checkpoint import config_file  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
 from sd_perception_ros.cli.demo.pictures import labelled, write_png  # noqa: E402
@@ -212,7 +212,7 @@ def correlation(values: Float, sample: Sample, inverse: bool) -> float | None:
 
 def fingerprint(name: str) -> str:
     """Return a short name of a checkpoint's weights, of their very bytes."""
-    folder = checkpoint.find(name).parent
+    folder = config_file.resolve(name).parent
     hashes = [file_sha256(file) for file in sorted(folder.rglob('*.safetensors'))]
     return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
 

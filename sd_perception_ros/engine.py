@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint, config_file
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import (
     check_rgb,
@@ -146,10 +146,10 @@ class Engine:
         """Load the checkpoints that `config` names; raises what `load` raises."""
         # Before a minute of reading weights, and perhaps instead of it.
         choice = choose(config, find_device(config.device))
-        load = checkpoint.outline if choice.runtime in SESSIONS else checkpoint.load
+        load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
         others = config.checkpoint_of()
         chosen = config.tasks or list(
-            dict.fromkeys([*checkpoint.tasks_of(config.checkpoint), *others])
+            dict.fromkeys([*config_file.tasks_of(config.checkpoint), *others])
         )
         owners: dict[str, list[str]] = {}
         for task in chosen:

@@ -19,7 +19,8 @@ from sd_perception_ros.backbones.latent import LatentBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.assembly import Sources
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
@@ -63,8 +64,7 @@ def tiny_model(heads: dict[str, str], seed: int = 0, vae_channels: int = 8) -> M
     backbone = UNetBackbone(tiny_vae(vae_channels), tiny_unet(), torch.zeros(1, 1, 8), timestep=1)
     tasks = {name: make_task(name) for name in heads}
     made = {
-        name: checkpoint.make_head(kind, tasks[name].channels, backbone, 16)
-        for name, kind in heads.items()
+        name: make_head(kind, tasks[name].channels, backbone, 16) for name, kind in heads.items()
     }
     return Model({'unet': backbone}, tasks, made, dict.fromkeys(heads, 'unet')).eval()
 

@@ -21,7 +21,8 @@ from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
 from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, take_over
 from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
 from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.training.finetune import train, TuneConfig
@@ -147,7 +148,7 @@ def test_what_is_frozen_matters(backbone: LatentBackbone) -> None:
 
 @pytest.mark.parametrize('head', ['light', 'dpt', 'decoder'])
 def test_each_head_reads_each_backbone_and_moves_all_of_it(base: Path, head: str) -> None:
-    model = checkpoint.start(base, ['depth'], head).train()
+    model = model_to_finetune(base, ['depth'], head).train()
     [backbone] = model.backbones.values()
     backbone.trainable().requires_grad_(True)
     image = torch.rand(1, 3, 64, 96) * 2 - 1
@@ -164,7 +165,7 @@ def test_each_head_reads_each_backbone_and_moves_all_of_it(base: Path, head: str
 @pytest.mark.parametrize('head', ['light', 'decoder'])
 def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, head: str) -> None:
     torch.manual_seed(3)
-    model = checkpoint.start(base, ['depth', 'normals'], head).eval()
+    model = model_to_finetune(base, ['depth', 'normals'], head).eval()
     about = CheckpointConfig(license='Apache-2.0', long_side_px=64)
     checkpoint.save(tmp_path, model, about, torch.float32)
     again, read = checkpoint.load(str(tmp_path))
@@ -183,7 +184,7 @@ def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, 
 def test_training_moves_it_and_leaves_a_plain_model(
     base: Path, frames: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    model = checkpoint.start(base, ['depth'], 'light')
+    model = model_to_finetune(base, ['depth'], 'light')
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-2, warmup=1)
     run = train(
@@ -201,7 +202,7 @@ def test_checkpointing_gives_the_gradients_of_no_checkpointing(base: Path) -> No
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(4)
-        model = checkpoint.start(base, ['depth'], 'light').train()
+        model = model_to_finetune(base, ['depth'], 'light').train()
         [backbone] = model.backbones.values()
         denoiser = backbone.trainable().requires_grad_(True)
         if checkpointing:
@@ -230,7 +231,9 @@ TUNED = {
 def test_each_kind_is_tuned_where_its_prediction_is_a_latent_of_unit_size(
     tmp_path: Path, kind: str
 ) -> None:
-    [backbone] = checkpoint.start(save_base(tmp_path, kind), ['depth'], 'light').backbones.values()
+    [backbone] = model_to_finetune(
+        save_base(tmp_path, kind), ['depth'], 'light'
+    ).backbones.values()
     step, (timestep, prediction, keep, gain) = backbone.one_step, TUNED[kind]
     assert (step.timestep, step.prediction) == (timestep, prediction)
     assert step.keep == pytest.approx(keep, abs=5e-3)
@@ -393,4 +396,4 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_a_model_starts_at_a_timestep_that_checkpoints_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='timestep must be at most 1000, got 5000'):
-        checkpoint.start(save_base(tmp_path, 'sd'), ['depth'], 'light', timestep=5000)
+        model_to_finetune(save_base(tmp_path, 'sd'), ['depth'], 'light', timestep=5000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sd_perception_ros.checkpoint.checkpoint import SHIPPED
+from sd_perception_ros.checkpoint.config_file import SHIPPED
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluation.evaluate import add, Measured, summarize, to_rgb

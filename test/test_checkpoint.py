@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig, FILE, read_config, resolve
 from sd_perception_ros.tasks import make_task
 
 UNET = 'unet/diffusion_pytorch_model.safetensors'
@@ -26,7 +26,7 @@ def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **values: object) -> None:
-    file = folder / checkpoint.FILE
+    file = folder / FILE
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
 
 
@@ -48,14 +48,14 @@ def test_half_precision_files_serve_in_single_precision(folder: Path) -> None:
 
 
 def test_a_checkpoint_is_found_by_folder_file_and_known_name(folder: Path) -> None:
-    assert checkpoint.find(str(folder)) == folder / 'checkpoint.yaml'
-    assert checkpoint.find(str(folder / 'checkpoint.yaml')) == folder / 'checkpoint.yaml'
-    assert checkpoint.find('bundled').is_file()
+    assert resolve(str(folder)) == folder / 'checkpoint.yaml'
+    assert resolve(str(folder / 'checkpoint.yaml')) == folder / 'checkpoint.yaml'
+    assert resolve('bundled').is_file()
 
 
 def test_a_home_that_is_not_there_is_a_checkpoint_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError, match="got '~nosuchuser/model'"):
-        checkpoint.find('~nosuchuser/model')
+        resolve('~nosuchuser/model')
 
 
 def test_unwanted_tasks_are_not_loaded(folder: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_mistake_in_the_file_is_answered_with_what_may_be_there(
 
 
 def test_a_file_that_is_not_yaml_is_one_line(folder: Path) -> None:
-    (folder / checkpoint.FILE).write_text('tasks: {depth: [')
+    (folder / FILE).write_text('tasks: {depth: [')
     with pytest.raises(ValueError, match='is not YAML') as caught:
         checkpoint.load(str(folder))
     assert '\n' not in str(caught.value)
@@ -187,7 +187,7 @@ CONFIG = Path(__file__).parents[1] / 'config'
 
 @pytest.mark.parametrize('name', ['genpercept', 'e2e_ft', 'marigold', 'lotus'])
 def test_an_example_file_names_tasks_and_options_that_exist(name: str) -> None:
-    config, entries = checkpoint.read(CONFIG / f'{name}.yaml')
+    config, entries = read_config(CONFIG / f'{name}.yaml')
     assert config.long_side_px == 768
     assert entries
     for task, entry in entries.items():

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from sd_perception_ros.__main__ import main
-from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint import config_file
 from sd_perception_ros.data.opening import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ def test_the_example_makes_a_set_that_is_inspected_and_trained_on(
     assert '2 frames with depth_m, labels, joints' in out
     assert 'labels     far ' in out
     assert (tmp_path / 'mine.png').is_file()
-    assert checkpoint.tasks_of('runs/mine') == ['depth', 'segmentation']
+    assert config_file.tasks_of('runs/mine') == ['depth', 'segmentation']
 
 
 def test_every_kind_is_in_the_table_with_its_parts() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.tasks import TASKS
@@ -144,7 +144,7 @@ def test_heads_that_run_as_one_give_what_each_gives_by_itself(tasks: list[str]) 
     """Two widths of light heads and a decoder, in whatever order the tasks are asked for."""
     model = tiny_model(FIVE | {'disparity': 'decoder', 'foreground': 'light'})
     backbone = next(iter(model.backbones.values()))
-    model.heads |= {'normals': checkpoint.make_head('light', 3, backbone, 32)}
+    model.heads |= {'normals': make_head('light', 3, backbone, 32)}
     wanted = ['foreground', *tasks, 'disparity']
     latent = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

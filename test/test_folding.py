@@ -16,6 +16,7 @@ from sd_perception_ros.backbones.folding import foldable
 from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
 from sd_perception_ros.engine import Engine
 
@@ -174,7 +175,7 @@ def test_the_engine_serves_a_folded_model_and_says_what_that_saves() -> None:
 
 
 def test_a_checkpoint_that_is_loaded_to_train_on_is_not_folded() -> None:
-    model = checkpoint.start(Path('bundled'), ['depth'], 'light')
+    model = model_to_finetune(Path('bundled'), ['depth'], 'light')
     [backbone] = model.backbones.values()
     assert isinstance(backbone.unet, UNet2DConditionModel)
     assert backbone.unet.time_embedding is not None

@@ -30,7 +30,8 @@ from ros_helpers import (
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig, save
+from sd_perception_ros.checkpoint.checkpoint import save
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 

@@ -27,7 +27,8 @@ from sd_perception_ros.__main__ import main
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint, weight_files
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.checkpoint.weights import save_tensors
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
@@ -67,8 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = UNetBackbone(tiny_vae(), unet, torch.randn(1, 2, 8), timestep=1)
     tasks = {name: make_task(name) for name in HEADS}
     heads = {
-        name: checkpoint.make_head(kind, tasks[name].channels, backbone, 16)
-        for name, kind in HEADS.items()
+        name: make_head(kind, tasks[name].channels, backbone, 16) for name, kind in HEADS.items()
     }
     model = Model({'unet': backbone}, tasks, heads, dict.fromkeys(HEADS, 'unet'))
     made = tmp_path_factory.mktemp('heads')
@@ -133,7 +133,7 @@ class Convolutions(Backbone):
 def test_torch_compile_gives_torch_s_numbers() -> None:
     torch.manual_seed(0)
     task, backbone = make_task('depth'), Convolutions()
-    head = checkpoint.make_head('light', 1, backbone, 16)
+    head = make_head('light', 1, backbone, 16)
     engines = []
     for runtime in ('torch', 'torch-compile'):
         model = Model({'unet': backbone}, {'depth': task}, {'depth': head}, {'depth': 'unet'})
@@ -273,7 +273,7 @@ def test_an_outline_names_the_same_parts_as_the_whole_model(kind: str, tmp_path:
     save_base(tmp_path, kind)
     name = 'unet' if (tmp_path / 'unet').is_dir() else 'transformer'
     (tmp_path / 'checkpoint.yaml').write_text(f'base: .\ntasks: {{depth: {{unet: {name}}}}}\n')
-    outline, _ = checkpoint.outline(str(tmp_path))
+    outline, _ = checkpoint.load_on_meta(str(tmp_path))
     assert all(tensor.is_meta for tensor in outline.state_dict().values())
     whole = outline.whole()
     assert not any(tensor.is_meta for tensor in whole.state_dict().values())

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 import torch
 
 from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.config_file import FILE, read_config, tasks_of
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.cli import evaluate as evaluate_command
 from sd_perception_ros.cli import train as train_command
 from sd_perception_ros.cli.arguments import from_options, parse
@@ -79,9 +81,7 @@ def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
 ) -> None:
     train(words(base, frames, tmp_path, *THREE_STEPS, '--save-every', 2), *TWO)
     assert_same_weights(one_process, tmp_path)
-    one, two = (
-        checkpoint.read(out / checkpoint.FILE)[0].provenance for out in (one_process, tmp_path)
-    )
+    one, two = (read_config(out / FILE)[0].provenance for out in (one_process, tmp_path))
     assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
     finally:
         process.kill()
         process.wait()
-    assert not (out / checkpoint.FILE).exists()
+    assert not (out / FILE).exists()
     train(arguments)
     assert_same_weights(tmp_path / 'whole', out)
     assert not (out / 'state').exists()
@@ -143,7 +143,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
     numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
-    config, _ = checkpoint.read(out / 'checkpoint.yaml')
+    config, _ = read_config(out / 'checkpoint.yaml')
     assert config.license == 'CC0-1.0'
     assert config.provenance['optimize']['steps'] == 2
     assert config.provenance['windows'] == ['32x24', '64x48']
@@ -160,7 +160,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     assert results['model']['normals']['mean_deg'] > 1
     # Each of the four frames: a line of text of 20 px, and 240 x 320 px three times, 4 px apart.
     assert cv2.imread(str(tmp_path / 'worst' / 'depth.png')).shape == (4 * 260, 3 * 320 + 8, 3)
-    recorded = checkpoint.read(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
+    recorded = read_config(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out
 
@@ -225,13 +225,13 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
 ) -> None:
     options = {'segmentation': {'classes': [], 'palette': '000000 ffffff'}}
     tasks = ['segmentation', 'depth']
-    further = checkpoint.start(tiny_checkpoint, tasks, 'light', options=options)
+    further = model_to_finetune(tiny_checkpoint, tasks, 'light', options=options)
     before, _ = checkpoint.load(str(tiny_checkpoint))
     for name, value in further.heads['depth'].state_dict().items():
         torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
     assert further.tasks['segmentation'].channels == 2
     # What only the loss or the search for peaks reads leaves a readout as it is.
-    relative = checkpoint.start(
+    relative = model_to_finetune(
         tiny_checkpoint, ['depth'], 'light', options={'depth': {'relative': 1.0}}
     )
     assert relative.tasks['depth'].relative == 1
@@ -239,7 +239,7 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
         torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
     arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
     assert train_command.main([*arguments, '--tasks', *tasks]) == 0
-    assert checkpoint.tasks_of(str(tmp_path / 'out')) == tasks
+    assert tasks_of(str(tmp_path / 'out')) == tasks
 
 
 def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_theirs(
@@ -249,19 +249,19 @@ def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_t
         out = tmp_path / fit
         more = ('--steps', 1, '--batch', 1, '--fit', fit)
         assert train_command.main(words(base, frames, out, *more)[3:]) == 0
-        assert checkpoint.read(out / checkpoint.FILE)[0].long_side_px == side
+        assert read_config(out / FILE)[0].long_side_px == side
     # A square window is covered by 43x32 pixels of such a picture, and the model sees all 43.
     out = tmp_path / 'square'
     more = ('--steps', 1, '--batch', 1, '--fit', 'cover', '--sizes', '32x32')
     assert train_command.main(words(base, frames, out, *more)[3:]) == 0
-    assert checkpoint.read(out / checkpoint.FILE)[0].long_side_px == 43
+    assert read_config(out / FILE)[0].long_side_px == 43
 
 
 def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(
     frames: Path, tmp_path: Path
 ) -> None:
     away = save_base(tmp_path / 'away', 'sd')
-    mine = tmp_path / 'mine' / checkpoint.FILE
+    mine = tmp_path / 'mine' / FILE
     mine.parent.mkdir()
     entry = f'{{unet: {away}/unet, head: decoder}}'
     mine.write_text(f'base: {away}\ntasks:\n  depth: {entry}\n')
@@ -275,7 +275,7 @@ def test_a_run_with_other_task_options_is_another_run(
     opened = open_data([str(frames)])
 
     def run(y_sign: int) -> Iterator[tuple[int, dict[str, float]]]:
-        model = checkpoint.start(
+        model = model_to_finetune(
             base, ['normals'], 'light', options={'normals': {'y_sign': y_sign}}
         )
         config = OptimizeConfig(steps=2, batch=1, save_every=1)
@@ -294,7 +294,7 @@ def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licen
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24']
     numbers = ['--tasks', 'depth', '--steps', '2', '--batch', '2']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
-    config, entries = checkpoint.read(out / 'checkpoint.yaml')
+    config, entries = read_config(out / 'checkpoint.yaml')
     assert config.license == 'cc-by-nc-4.0'
     assert entries['depth'].unet == 'transformer'
     assert (config.prediction, config.timestep, config.signal) == ('flow', 1000, 0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
@@ -419,9 +419,9 @@ def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
     begun = save_tiny(tmp_path / 'begun', {'depth': 'light'})  # has no readout for it yet
     for base in (plain, begun):
         with pytest.raises(ValueError, match=message):
-            checkpoint.start(base, ['depth', task], 'dpt')
+            model_to_finetune(base, ['depth', task], 'dpt')
 
 
 def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'expected a denoiser .* at .*nowhere'):
-        checkpoint.start(tmp_path / 'nowhere', ['depth'], 'light')
+        model_to_finetune(tmp_path / 'nowhere', ['depth'], 'light')

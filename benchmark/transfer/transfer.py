@@ -32,8 +32,8 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import run_command  # noqa: E402
-from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig  # noqa: E402
+from sd_perception_ros.checkpoint.finetuning import model_to_finetune  # noqa: E402
 from sd_perception_ros.checkpoint.weights import weights_fingerprint  # noqa: E402
 from sd_perception_ros.cli.arguments import size  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
@@ -159,7 +159,7 @@ def run(
 
 def begin(base: Path, start: str, timestep: int) -> Model:
     """Return the model that a run starts from; its readouts are fresh in any case."""
-    model = checkpoint.start(base, TASKS, 'light', timestep)
+    model = model_to_finetune(base, TASKS, 'light', timestep)
     if start == 'scratch':
         unet = model.backbones['unet'].trainable()
         fresh = UNet2DConditionModel.from_config(unet.config)

@@ -1,19 +1,16 @@
-"""A checkpoint: a folder with checkpoint.yaml and safetensors, ours or any official layout."""
+"""Load a model from a checkpoint folder, of ours or of any official layout, and save one."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-import contextlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.backbones.latent import LatentBackbone
-from sd_perception_ros.backbones.onestep import PREDICTIONS
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint.assembly import (
     log_files,
@@ -22,149 +19,23 @@ from sd_perception_ros.checkpoint.assembly import (
     step_options,
     step_values,
 )
-from sd_perception_ros.checkpoint.heads import HEADS, load_head, make_head
-from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
+from sd_perception_ros.checkpoint.config_file import (
+    CheckpointConfig,
+    FILE,
+    read_config,
+    resolve,
+    TaskEntry,
+    UNKNOWN,
+    write_config,
+)
+from sd_perception_ros.checkpoint.heads import load_head
 from sd_perception_ros.checkpoint.layouts import Layout
 from sd_perception_ros.checkpoint.weight_files import Reader
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
-from sd_perception_ros.config import build, check, option
 from sd_perception_ros.heads.dpt import DPTHead
-from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.tasks.task import Task
-
-FILE = 'checkpoint.yaml'
-UNKNOWN = 'unknown'
-SHIPPED = Path(__file__).parents[1] / 'assets' / 'checkpoints'
-MOST_PX = 4096  # the longest side that a network is asked to see
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """Where one task's weights are. Paths are relative to checkpoint.yaml."""
-
-    unet: str = option(
-        'unet',
-        'Folder of the denoiser, UNet or transformer; tasks that name the same one share it',
-    )
-    head: str = option(
-        'auto',
-        'Readout: the VAE decoder, light convolutions, or DPT; auto: DPT if the denoiser came '
-        'with one, else the decoder',
-        choices=('auto', *HEADS),
-    )
-    head_weights: str = option('', 'Folder or file of the head, where it has weights')
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
-        if self.head_weights and self.head == 'auto':
-            raise ValueError(
-                f"head_weights '{self.head_weights}' need the kind of their head; add head: light "
-                'or head: dpt'
-            )
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """
-    What checkpoint.yaml says.
-
-    Places are paths, relative to that file, or on the hub: hub:owner/name@commit/subfolder.
-    `sha256` says what weight files must hash to, by the ends of their paths.
-    """
-
-    tasks: dict[str, Any] = field(default_factory=dict)
-    base: str = option('', 'diffusers pipeline folder that gives whatever is not named here')
-    vae: str = option('', "Folder of the autoencoder; empty: the base's, else the denoiser's own")
-    prompt: str = option(
-        '', "Embedding of the empty prompt; empty: the base's, else the denoiser's own"
-    )
-    timestep: int = option(
-        -1, 'Frozen timestep of the denoiser; -1: as its layout has it', low=-1, high=1000
-    )
-    prediction: str = option(
-        'auto',
-        'What the denoiser predicts; auto: as its layout has it',
-        choices=('auto', *PREDICTIONS),
-    )
-    signal: float = option(
-        -1.0,
-        'Amplitude of the clean latent at the timestep; 0: GenPercept; -1: as the layout has it',
-        low=-1,
-        high=1,
-    )
-    resize: str = option(
-        'pad',
-        'exact: as the official pipeline, which stretches; pad: to the stride, and crop back',
-        choices=('exact', 'pad'),
-    )
-    long_side_px: int = option(
-        768, "Longer side the network was trained for; 0: the picture's own", low=0, high=MOST_PX
-    )
-    license: str = option(
-        UNKNOWN, "Licence of the weights, logged when they are loaded; unknown: the model card's"
-    )
-    sha256: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
-
-
-def find(name: str) -> Path:
-    """
-    Return the checkpoint.yaml of a known name, a checkpoint folder, here or on the hub, or a file.
-
-    :raises FileNotFoundError: there is none.
-    :raises ValueError: a place on the hub that is none.
-    """
-    shipped = SHIPPED / name / FILE
-    path = on_disk(name) if is_on_hub(name) else Path(name)
-    with contextlib.suppress(RuntimeError):  # ~nobody: there is no such user
-        path = path.expanduser()
-    for candidate in (shipped, path / FILE, path):
-        if name and candidate.is_file():
-            return candidate
-    known = ', '.join(sorted(folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')))
-    hint = f'; {path} has no {FILE}: write one that names its unet' if path.is_dir() else ''
-    raise FileNotFoundError(
-        f'expected a checkpoint: a known name ({known}), a folder with {FILE}, or such a file; '
-        f"got '{name}'{hint}"
-    )
-
-
-def read(file: Path) -> tuple[CheckpointConfig, dict[str, TaskEntry]]:
-    """
-    Read and check a checkpoint.yaml.
-
-    :raises ValueError: not YAML, or an option that is unknown, missing or impossible.
-    """
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(
-            f'{file} is not YAML ({reason}); name a {FILE}, or the folder that holds it'
-        ) from None
-    config = build(CheckpointConfig, values, str(file))
-    if not isinstance(config.tasks, Mapping) or not config.tasks:
-        raise ValueError(f"{file}: expected 'tasks', such as {{depth: {{unet: unet_depth_v2}}}}")
-    entries = {
-        name: build(TaskEntry, entry or {}, f'{file}: tasks.{name}')
-        for name, entry in config.tasks.items()
-    }
-    return config, entries
-
-
-def tasks_of(name: str) -> list[str]:
-    """Return the tasks of a checkpoint; raises what `load` raises about its file."""
-    return list(read(find(name))[1])
 
 
 def load(
@@ -173,7 +44,7 @@ def load(
     """
     Load a model, in float32 on the CPU, ready to serve.
 
-    :param name: a known name, a folder or a file, as `find` takes it.
+    :param name: a known name, a folder or a file, as `resolve` takes it.
     :param tasks: the tasks to load; empty: all of the checkpoint.
     :param device: 'meta' reads no numbers: it proves that all names and shapes fit, in seconds.
     :raises FileNotFoundError: a file is missing.
@@ -183,7 +54,7 @@ def load(
     return model, config
 
 
-def outline(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
+def load_on_meta(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
     """
     Load a model without its numbers: it knows what they are, and reads them when asked for.
 
@@ -206,8 +77,8 @@ def _read_model(
     :param hashes: as `Reader` takes them.
     :returns: model, config, and the hashes of all files.
     """
-    file = find(name)
-    config, entries = read(file)
+    file = resolve(name)
+    config, entries = read_config(file)
     for task in tasks:
         if task not in entries:
             raise ValueError(f"{file} has no task '{task}'; choose from: {', '.join(entries)}")
@@ -266,92 +137,6 @@ def _is_within(layout: Layout, place: Path) -> bool:
     return layout.head is not None and layout.head.parent == place
 
 
-def start(
-    base: Path,
-    tasks: Collection[str],
-    head: str,
-    timestep: int = -1,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Model:
-    """
-    Make a model to fine-tune: a pre-trained backbone, and a readout for each task.
-
-    :param base: folder in the layout of diffusers, of a UNet or a transformer, here or on the
-        hub; its prompt is prompt.safetensors or what its text encoders make of the empty prompt.
-        Or a checkpoint, by folder or known name: then the readouts that it has go on, too, but
-        for those whose answers mean something else with new options, such as other classes.
-    :param tasks: all of them share the denoiser.
-    :param head: one of `HEADS`.
-    :param timestep: where it runs; -1: where such a model is best fine-tuned.
-    :param options: what a task has instead of its defaults, or of the checkpoint's, by task.
-    :raises FileNotFoundError: a file is missing.
-    :raises ValueError: options of a task that is not there, or that it does not have; a timestep
-        that no checkpoint takes; a head that a task cannot have.
-    """
-    options = options or {}
-    if unknown := set(options) - set(tasks):
-        raise ValueError(f'options of {sorted(unknown)}, but the tasks are {list(tasks)}')
-    if is_checkpoint(base):
-        return _go_on(base, tasks, head, options)
-    step = step_options(CheckpointConfig(timestep=timestep).timestep, 'auto', -1)
-    backbone = Sources(Path()).backbone(str(base), step, tunes=True)
-    made = {task: make_task(task, options.get(task)) for task in tasks}
-    heads = {name: _fresh_head(head, task, backbone) for name, task in made.items()}
-    return Model({'unet': backbone}, made, heads, dict.fromkeys(made, 'unet'))
-
-
-def _fresh_head(kind: str, task: Task, backbone: Backbone) -> Head:
-    if kind == 'dpt' and task.truth != 'depth_m':
-        raise ValueError(
-            f"a 'dpt' head stretches each answer to its own range, which only depth and disparity "
-            f"allow; choose 'light' for {task.name}"
-        )
-    return make_head(kind, task.channels, backbone)
-
-
-def base_folder(base: Path) -> Path:
-    """Return the local folder of a base to fine-tune, which may be on the hub or a known name."""
-    if is_on_hub(str(base)):
-        return on_disk(str(base))
-    return find(str(base)).parent if is_checkpoint(base) else base
-
-
-def is_checkpoint(base: Path) -> bool:
-    """Return whether this names a checkpoint, not a folder in the layout of diffusers."""
-    return any((folder / FILE).is_file() for folder in (SHIPPED / base, base))
-
-
-def _go_on(
-    base: Path, tasks: Collection[str], head: str, options: Mapping[str, Mapping[str, Any]]
-) -> Model:
-    """Return a checkpoint's model with these tasks, whose new readouts are fresh."""
-    there = tasks_of(str(base))
-    known = [task for task in tasks if task in there]
-    model, _ = load(str(base), known or there[:1])
-    made = {t: make_task(t, {**_options_of(model, t), **options.get(t, {})}) for t in tasks}
-    kept = [task for task in known if _means(made[task]) == _means(model.tasks[task])]
-    if len(model.backbones) > 1:
-        raise ValueError(
-            f'{base} has {len(model.backbones)} denoisers for {", ".join(known)}, and a training '
-            'has one: name tasks that share it'
-        )
-    [(key, backbone)] = model.backbones.items()
-    heads = {
-        name: model.heads[name] if name in kept else _fresh_head(head, task, backbone)
-        for name, task in made.items()
-    }
-    return Model({key: backbone}, made, heads, dict.fromkeys(made, key))
-
-
-def _options_of(model: Model, task: str) -> dict[str, Any]:
-    return asdict(model.tasks[task]) if task in model.tasks else {}
-
-
-def _means(task: Task) -> list[Any]:
-    """Return what the numbers of a task's answers mean."""
-    return [task.channels, *(getattr(task, name) for name in task.meaning)]
-
-
 def save(
     folder: Path, model: Model, config: CheckpointConfig, dtype: torch.dtype = torch.float16
 ) -> None:
@@ -388,16 +173,4 @@ def save(
             tasks[name]['options'] = asdict(task)
     values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}
     values |= steps[0] | {'sha256': {}}
-    _write(folder / FILE, values)
-
-
-def record_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
-    """Write how good a checkpoint is into its checkpoint.yaml; everything else stays."""
-    values = yaml.safe_load(file.read_text()) | {'metrics': dict(metrics)}
-    _write(file, values)
-
-
-def _write(file: Path, values: Mapping[str, Any]) -> None:
-    part = file.with_suffix('.part')
-    part.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=99))
-    part.replace(file)
+    write_config(folder / FILE, values)

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint import config_file
 from sd_perception_ros.cli.arguments import add_data, add_options
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.cli.tables import aligned
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
             who: {t: {n: round(v, 4) for n, v in f.items()} for t, f in of.items()}
             for who, of in recorded.items()
         }
-        checkpoint.record_metrics(checkpoint.find(arguments.checkpoint), rounded)
+        config_file.record_metrics(config_file.resolve(arguments.checkpoint), rounded)
     if arguments.pictures:
         _write_sheets(engine, dataset, protocol, frames, arguments.pictures, arguments.worst)
     return 0

@@ -17,7 +17,7 @@ from sd_perception_ros.backbones.small import (
 )
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint.assembly import PROMPT
-from sd_perception_ros.checkpoint.checkpoint import base_folder
+from sd_perception_ros.checkpoint.finetuning import base_folder
 from sd_perception_ros.checkpoint.weight_files import has_weights
 from sd_perception_ros.checkpoint.weights import (
     load_unet,

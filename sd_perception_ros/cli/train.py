@@ -12,8 +12,9 @@ import numpy as np
 import torch
 import yaml
 
-from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.checkpoint import CheckpointConfig, MOST_PX
+from sd_perception_ros.checkpoint import checkpoint, config_file
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig, MOST_PX
+from sd_perception_ros.checkpoint.finetuning import base_folder, is_checkpoint, model_to_finetune
 from sd_perception_ros.checkpoint.heads import HEADS
 from sd_perception_ros.checkpoint.licenses import license_near
 from sd_perception_ros.checkpoint.weights import weights_fingerprint
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     config = from_options(OptimizeConfig, arguments)
     tuning = from_options(TuneConfig, arguments)
     windows = from_options(WindowConfig, arguments)
-    if (arguments.out / checkpoint.FILE).exists():
+    if (arguments.out / config_file.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
     torch.manual_seed(config.seed)
     opened = open_data(arguments.data, keep=True)
@@ -118,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(arguments.task_options)
     for task in TASKS.keys() - set(arguments.tasks):
         options.pop(task, None)  # a recipe has options for all of its tasks
-    model = checkpoint.start(arguments.base, arguments.tasks, arguments.head, options=options)
-    base = checkpoint.base_folder(arguments.base)
+    model = model_to_finetune(arguments.base, arguments.tasks, arguments.head, options=options)
+    base = base_folder(arguments.base)
     file = arguments.latents or base / 'latents.safetensors'
     latents = None
     if file.is_file() and windows.fit == 'crop':  # latents are of pictures at their own scale
@@ -173,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     checkpoint.save(arguments.out, model, made)
     discard_state(arguments.out)
-    print(f'wrote {arguments.out / checkpoint.FILE}')
+    print(f'wrote {arguments.out / config_file.FILE}')
     return 0
 
 
@@ -203,8 +204,8 @@ def _license(given: str, base: Path) -> str:
     """Return the licence given, else the base's, which binds what is made of it."""
     if given != CheckpointConfig.license:
         return given
-    if checkpoint.is_checkpoint(base):
-        return checkpoint.read(base / checkpoint.FILE)[0].license
+    if is_checkpoint(base):
+        return config_file.read_config(base / config_file.FILE)[0].license
     return license_near(base) or given
 
 

@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> str:
     with _bar() as bar, Nodes(options.out, environ) as nodes:
         nodes.start('perception', parameters)
         # Here, so that torch and ROS are loaded in both processes at the same time.
-        from sd_perception_ros.checkpoint.checkpoint import tasks_of
+        from sd_perception_ros.checkpoint.config_file import tasks_of
         from sd_perception_ros.cli.demo import play, write
         from sd_perception_ros.cli.demo.recording import record
         from sd_perception_ros.ros.replay.recorder import OUTPUTS, Recorder, topics_of
