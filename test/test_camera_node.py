@@ -17,7 +17,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sd_perception_ros.__main__ import COMMANDS
 from sd_perception_ros.geometry.pinhole import camera_from_fov
-from sd_perception_ros.ros.messages.image import compressed_to_rgb
+from sd_perception_ros.image_encodings import compressed_to_rgb
 from sd_perception_ros.ros.replay.camera_node import encoded, resized, wanted_size
 from sd_perception_ros.ros.replay.sources import open_source
 

@@ -12,12 +12,8 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sd_perception_ros.ros.messages.image import (
-    compressed_to_rgb,
-    ENCODINGS,
-    image_message,
-    image_to_rgb,
-)
+from sd_perception_ros.image_encodings import compressed_to_rgb, ENCODINGS, image_to_rgb
+from sd_perception_ros.ros.messages.image import image_message
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
 

@@ -15,7 +15,8 @@ NAME = 'sd_perception_ros'
 
 # From the ground up: a file may import from the rows below its own.
 ROWS = (
-    {'types', 'config', 'images', 'drawing', 'skeleton', 'safe_save', 'geometry', 'metrics'},
+    {'types', 'config', 'images', 'image_encodings', 'drawing', 'skeleton', 'safe_save'}
+    | {'geometry', 'metrics'},
     {'metric_depth'},
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model'},
@@ -50,7 +51,9 @@ ROS = {
     'tf2_ros',
     'vision_msgs',
 }
-NO_TORCH = {'types', 'config', 'geometry', 'metric_depth', 'skeleton', 'drawing'}
+NO_TORCH = {
+    *('types', 'config', 'image_encodings', 'geometry', 'metric_depth', 'skeleton', 'drawing'),
+}
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}
 

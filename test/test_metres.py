@@ -30,12 +30,13 @@ from std_msgs.msg import Header
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
+from sd_perception_ros.image_encodings import depth_from_message
 from sd_perception_ros.metric_depth.references import from_depth
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Frames
 from sd_perception_ros.ros.messages.camera_info import info_from_camera, lens_from_info
-from sd_perception_ros.ros.messages.image import depth_from_message, image_message, millimetres
+from sd_perception_ros.ros.messages.image import image_message, millimetres
 from sd_perception_ros.ros.metric_scale import helpers, Metres, metric_task, why_no_metres
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions

@@ -23,9 +23,9 @@ from std_srvs.srv import SetBool
 import torch
 
 from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.cameras import Arrival, CameraOutputs, Streams
 from sd_perception_ros.ros.input.mailbox import Worker
-from sd_perception_ros.ros.messages.image import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
 from sd_perception_ros.ros.node.logs import NodeLog
