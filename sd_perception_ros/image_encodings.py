@@ -1,12 +1,23 @@
-"""Image messages to arrays: pictures to RGB, depth to metres, without ROS."""
+"""
+Image messages to arrays: colour to RGB, depth to metres.
+
+The node and the reader of recordings (`data/formats/rosbag.py`) both use these functions. They
+read the fields of sensor_msgs/Image and sensor_msgs/CompressedImage and import no ROS: a message
+that `rosbags` has deserialised is as good as one from rclpy.
+
+cv_bridge is not used, even where it is installed: its builds differ in how they treat 16-bit,
+padded and malformed images, and its copy of each message costs more than the conversion here.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 import PIL.Image
 
 from sd_perception_ros.types import Float, UInt8
@@ -43,42 +54,37 @@ ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     'yuyv': (1, 2, cv2.COLOR_YUV2RGB_YUY2),
     'nv21': (1, 1, cv2.COLOR_YUV2RGB_NV21),
 }
-_NOT_PICTURES = ('16UC1', '32FC1', '16SC1', '64FC1')
+_NOT_COLOUR = ('16UC1', '32FC1', '16SC1', '64FC1')
+DEPTH_ENCODINGS: dict[str, np.dtype[Any]] = {
+    '32FC1': np.dtype('f4'),
+    '16UC1': np.dtype('u2'),
+    'mono16': np.dtype('u2'),
+}
+# compressedDepth: 4 bytes of format, then two float32 of the quantisation, then the PNG.
+_COMPRESSED_DEPTH_HEADER = struct.Struct('<4xff')
 
 
 def image_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
-    Read a picture from an image message.
+    Read a colour or grey Image message.
 
-    :param max_pixels: larger pictures are refused before anything is allocated.
+    :param max_pixels: larger images are refused before anything is allocated.
     :returns: (H, W, 3) uint8 RGB; for tightly packed rgb8 a view of the message's own memory.
-    :raises ValueError: an encoding that is no picture, or sizes that contradict each other.
+    :raises ValueError: an encoding that is not colour, or sizes that contradict each other.
     """
     check_size(msg.width, msg.height, max_pixels)
     item_bytes, channels, conversion = _layout(msg.encoding)
-    row_bytes = msg.width * channels * item_bytes
-    if msg.step < row_bytes:
-        raise ValueError(
-            f'step must be at least {row_bytes} bytes for a row of {msg.width} {msg.encoding} '
-            f'pixels, got {msg.step}; the camera driver fills the message wrongly'
-        )
-    rows, multiple = _rows(msg)
-    if msg.step * rows > len(msg.data):
-        raise ValueError(
-            f'data must hold {msg.step * rows} bytes (step {msg.step} x {rows} rows), got '
-            f'{len(msg.data)}; the message was cut short'
-        )
+    height, multiple = _rows(msg)
     if msg.width % multiple or msg.height % (multiple if msg.encoding == 'nv21' else 1):
         raise ValueError(
             f'{msg.encoding} shares colour between pairs of pixels, so its size must be even, '
             f'got {msg.width} x {msg.height}'
         )
-    data = np.frombuffer(msg.data, np.uint8, msg.step * rows).reshape(rows, msg.step)
-    pixels = np.ascontiguousarray(data[:, :row_bytes])
+    pixels = _pixel_bytes(msg, height, msg.width * channels * item_bytes)
     if item_bytes == 2:
-        # Only the more significant byte of each value fits an 8-bit picture.
+        # Only the more significant byte of each value fits 8 bits.
         pixels = np.ascontiguousarray(pixels[:, 0 if msg.is_bigendian else 1 :: 2])
-    pixels = pixels.reshape(rows, msg.width, channels)
+    pixels = pixels.reshape(height, msg.width, channels)
     if conversion is None:
         return pixels
     return _cv_convert(pixels, conversion, msg.encoding)
@@ -86,83 +92,165 @@ def image_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
 
 def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
-    Decode a JPEG or PNG message, (H, W, 3) uint8 RGB, as the sensor saw it (EXIF is ignored).
+    Decode a JPEG or PNG message: (H, W, 3) uint8 RGB.
 
-    :raises ValueError: data that is no picture, broken or too large, or a depth transport.
+    The EXIF orientation is ignored: camera_info describes the pixels as the sensor delivers them.
+
+    :raises ValueError: data that is not an image, damaged or too large, or a depth transport.
     """
     if 'compressedDepth' in msg.format:
-        raise ValueError(f"expected a colour picture, got a depth image ('{msg.format}')")
+        raise ValueError(f"expected a colour image, got a depth image ('{msg.format}')")
     data = bytes(msg.data)
-    try:  # reads the header only, so a huge picture is refused before it is decoded
+    _check_compressed_size(data, msg.format, max_pixels)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = _decode(data, flags, msg.format)
+    check_size(bgr.shape[1], bgr.shape[0], max_pixels)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def rgb_from_message(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
+    """
+    Read an Image or CompressedImage of colours: (H, W, 3) uint8 RGB.
+
+    :raises ValueError: see `image_to_rgb` and `compressed_to_rgb`.
+    """
+    convert = compressed_to_rgb if _is_compressed(msg) else image_to_rgb
+    return convert(msg, max_pixels)
+
+
+def is_depth(msg: Any) -> bool:
+    """Return whether an Image or CompressedImage holds depth."""
+    if _is_compressed(msg):
+        return 'compressedDepth' in msg.format
+    return msg.encoding in DEPTH_ENCODINGS
+
+
+def depth_from_message(msg: Any, max_pixels: int = MAX_PIXELS) -> Float:
+    """
+    Read depth (REP 118) from an Image, or a CompressedImage of compressed_depth_image_transport.
+
+    16UC1 and mono16 are millimetres, where 0 is unknown; 32FC1 is metres, with -Inf (too near),
+    +Inf (nothing in range) and NaN (unknown) kept as they are.
+
+    :param max_pixels: larger images are refused before anything is allocated.
+    :returns: (H, W) float32 metres, NaN where unknown.
+    :raises ValueError: another encoding, damaged data, or sizes that contradict each other.
+    """
+    if _is_compressed(msg):
+        return _compressed_depth(msg, max_pixels)
+    check_size(msg.width, msg.height, max_pixels)
+    kind = DEPTH_ENCODINGS.get(msg.encoding)
+    if kind is None:
+        raise ValueError(
+            f"expected a depth image in {', '.join(DEPTH_ENCODINGS)}, got '{msg.encoding}'; "
+            'choose another topic'
+        )
+    data = _pixel_bytes(msg, msg.height, msg.width * kind.itemsize)
+    values = data.view(kind.newbyteorder('>' if msg.is_bigendian else '<'))
+    return _metres(values) if kind.kind == 'u' else values.astype(np.float32)
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise ValueError for an image without pixels or with more than `max_pixels`."""
+    if not (width > 0 and height > 0):
+        raise ValueError(
+            f'an image has at least one pixel, got {width} x {height}; the camera driver fills '
+            'the message wrongly'
+        )
+    if width * height > max_pixels:
+        raise ValueError(
+            f'the image has {width} x {height} pixels, more than max_pixels = {max_pixels}; '
+            'raise max_pixels if the camera is really this large'
+        )
+
+
+def _pixel_bytes(msg: Any, height: int, row_bytes: int) -> UInt8:
+    """Return the data of an Image without the padding of its rows: (height, row_bytes) uint8."""
+    if msg.step < row_bytes:
+        raise ValueError(
+            f'step must be at least {row_bytes} bytes for a row of {msg.width} {msg.encoding} '
+            f'pixels, got {msg.step}; the camera driver fills the message wrongly'
+        )
+    if msg.step * height > len(msg.data):
+        raise ValueError(
+            f'data must hold {msg.step * height} bytes (step {msg.step} x {height} rows), got '
+            f'{len(msg.data)}; the message was cut short'
+        )
+    data = np.frombuffer(msg.data, np.uint8, msg.step * height).reshape(height, msg.step)
+    return np.ascontiguousarray(data[:, :row_bytes])
+
+
+def _is_compressed(msg: Any) -> bool:
+    return hasattr(msg, 'format')
+
+
+def _check_compressed_size(data: bytes, format_: str, max_pixels: int) -> None:
+    """Read the header of a JPEG or PNG, so that a huge image is refused before it is decoded."""
+    try:
         with PIL.Image.open(io.BytesIO(data)) as header:
             check_size(*header.size, max_pixels)
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(
             f'expected JPEG or PNG data, got {len(data)} bytes that are neither '
-            f"(format says '{msg.format}'): {type(error).__name__}"
+            f"(format '{format_}'): {type(error).__name__}"
         ) from None
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def _decode(data: bytes, flags: int, format_: str) -> NDArray[Any]:
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise ValueError(f'the compressed picture cannot be decoded: {error.err}') from None
-    if bgr is None:
+        raise ValueError(f'the compressed image cannot be decoded: {error.err}') from None
+    if pixels is None:
         raise ValueError(
-            f"the compressed picture ('{msg.format}', {len(data)} bytes) cannot be decoded; "
+            f"the compressed image ('{format_}', {len(data)} bytes) cannot be decoded; "
             'it is damaged or was cut short'
         )
-    check_size(bgr.shape[1], bgr.shape[0], max_pixels)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return np.asarray(pixels)
 
 
-def depth_from_message(msg: Any, max_pixels: int = MAX_PIXELS) -> Float:
-    """
-    Read a depth image (REP 118): 32FC1 in metres or 16UC1 in millimetres, where 0 is unknown.
-
-    :returns: (H, W) float32 metres, NaN where unknown.
-    :raises ValueError: another encoding, or sizes that contradict each other.
-    """
-    check_size(msg.width, msg.height, max_pixels)
-    kinds = {'32FC1': np.dtype('f4'), '16UC1': np.dtype('u2'), 'mono16': np.dtype('u2')}
-    kind = kinds.get(msg.encoding)
-    if kind is None:
-        raise ValueError(f"a depth image is 32FC1 or 16UC1, got '{msg.encoding}'")
-    row_bytes = msg.width * kind.itemsize
-    if msg.step < row_bytes or msg.step * msg.height > len(msg.data):
+def _compressed_depth(msg: Any, max_pixels: int) -> Float:
+    """Read what compressed_depth_image_transport writes: a header, then a PNG of 16 bits."""
+    data = bytes(msg.data)
+    if 'compressedDepth' not in msg.format or 'rvl' in msg.format.lower():
         raise ValueError(
-            f'{msg.width} x {msg.height} pixels of {msg.encoding} need {msg.height} steps of '
-            f'{row_bytes} bytes, got steps of {msg.step} and {len(msg.data)} bytes'
+            f"expected depth as a PNG (compressedDepth png), got '{msg.format}'; record the raw "
+            'depth topic, or set the transport to png'
         )
-    data = np.frombuffer(msg.data, np.uint8, msg.step * msg.height).reshape(msg.height, msg.step)
-    kind = kind.newbyteorder('>' if msg.is_bigendian else '<')
-    depth_m = np.ascontiguousarray(data[:, :row_bytes]).view(kind).astype(np.float32)
-    if kind.kind == 'u':
-        depth_m *= np.float32(0.001)
-        depth_m[depth_m == 0] = np.nan
+    if len(data) < _COMPRESSED_DEPTH_HEADER.size:
+        raise ValueError(f'expected compressed depth, got {len(data)} bytes; it was cut short')
+    factor, offset = _COMPRESSED_DEPTH_HEADER.unpack_from(data)
+    png = data[_COMPRESSED_DEPTH_HEADER.size :]
+    _check_compressed_size(png, msg.format, max_pixels)
+    levels = _decode(png, cv2.IMREAD_UNCHANGED, msg.format)
+    if levels.dtype != np.uint16 or levels.ndim != 2:
+        raise ValueError(
+            f"expected depth as a PNG of 16 bits and one channel ('{msg.format}'), got "
+            f'{levels.dtype} of shape {levels.shape}'
+        )
+    if not msg.format.startswith('32FC1'):
+        return _metres(levels)
+    # Depth in metres is stored as its quantised inverse; level 0 is unknown.
+    inverse = levels.astype(np.float32)
+    with np.errstate(divide='ignore'):
+        depth_m = np.float32(factor) / (inverse - np.float32(offset))
+    return np.where(levels > 0, depth_m, np.float32(np.nan))
+
+
+def _metres(millimetres: NDArray[np.uint16]) -> Float:
+    """Convert (H, W) millimetres to float32 metres, NaN where they are 0."""
+    depth_m = millimetres.astype(np.float32) / np.float32(1000)
+    depth_m[millimetres == 0] = np.nan
     return depth_m
-
-
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise ValueError for a picture without pixels or with more than `max_pixels`."""
-    if not (width > 0 and height > 0):
-        raise ValueError(
-            f'a picture has at least one pixel, got {width} x {height}; the camera driver fills '
-            'the message wrongly'
-        )
-    if width * height > max_pixels:
-        raise ValueError(
-            f'the picture has {width} x {height} pixels, more than max_pixels = {max_pixels}; '
-            'raise that parameter if the camera is really this large'
-        )
 
 
 def _layout(encoding: str) -> tuple[int, int, int | None]:
     if encoding in ENCODINGS:
         return ENCODINGS[encoding]
     hint = f'choose one of: {", ".join(ENCODINGS)}'
-    if encoding in _NOT_PICTURES:
-        hint = "it is a depth image, not a picture; a 16-bit grey picture is called 'mono16'"
-    raise ValueError(f"no picture has the encoding '{encoding}'; {hint}")
+    if encoding in _NOT_COLOUR:
+        hint = "this is a depth image; a 16-bit grey image is called 'mono16'"
+    raise ValueError(f"expected a colour or grey image, got the encoding '{encoding}'; {hint}")
 
 
 def _rows(msg: Any) -> tuple[int, int]:

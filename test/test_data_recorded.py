@@ -21,6 +21,7 @@ from sd_perception_ros.cli import data as data_command
 from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.statistics import Statistics
+from sd_perception_ros.image_encodings import ENCODINGS, image_to_rgb
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 COLOR, DEPTH = '/camera/color/image_raw', '/camera/aligned_depth_to_color/image_raw'
@@ -147,6 +148,23 @@ def test_quantized_depth_is_the_inverse_of_its_levels(tmp_path: Path) -> None:
     topics = {COLOR: rgbd()[COLOR], '/depth/compressedDepth': [message]}
     values = open_data([str(record(tmp_path / 'bag', topics))])[0]['depth_m'][0, 0, 0, :2]
     assert values.tolist() == pytest.approx([math.nan, 1000 / (600 - 100)], nan_ok=True)
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_a_recording_holds_pictures_in_every_encoding_that_the_node_takes(
+    encoding: str, tmp_path: Path
+) -> None:
+    item_bytes, channels, _ = ENCODINGS[encoding]
+    rows = 6 + 3 * (encoding == 'nv21')  # a plane of colour behind the picture
+    levels = np.random.default_rng(0).integers(0, 256, (rows, 8 * channels * item_bytes), np.uint8)
+    message = TYPES.types['sensor_msgs/msg/Image'](
+        header(10**9), 6, 8, encoding, 0, levels.shape[1], levels.ravel()
+    )
+    topics = {COLOR: [message], DEPTH: [image(10**9, '16UC1', depth_mm())]}
+    bag = record(tmp_path / 'bag', topics)
+    picture = open_data([f'rosbag:{bag}:{COLOR},{DEPTH}'])[0]['image'][0]
+    expected = torch.from_numpy(image_to_rgb(message).copy()).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(picture, expected)
 
 
 def test_of_several_cameras_two_topics_are_chosen(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped
-from hypothesis import given
-from hypothesis import strategies as st
 import numpy as np
 import pytest
 from ros_helpers import (
@@ -30,8 +28,6 @@ from std_msgs.msg import Header
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
-from sd_perception_ros.image_encodings import depth_from_message
-from sd_perception_ros.metric_depth.references import from_depth
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Frames
@@ -303,35 +299,6 @@ def test_millimetres_are_whole_and_zero_where_unknown():
     assert set(np.frombuffer(image.data, np.uint16)) == {1000}
 
 
-@pytest.mark.parametrize('big', [0, 1])
-def test_depth_messages_of_both_kinds_are_read(big):
-    millimetre = np.array([[1500, 0]], '>u2' if big else '<u2')
-    msg = Image(height=1, width=2, encoding='16UC1', step=6, is_bigendian=big)
-    msg.data = millimetre.tobytes() + b'xx'
-    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
-    metre = np.array([[1.5, np.nan]], '>f4' if big else '<f4')
-    msg = Image(height=1, width=2, encoding='32FC1', step=8, is_bigendian=big)
-    msg.data = metre.tobytes()
-    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
-
-
-@pytest.mark.parametrize(
-    ('change', 'words'),
-    [
-        ({'encoding': 'rgb8'}, "32FC1 or 16UC1, got 'rgb8'"),
-        ({'step': 7}, 'need 1 steps of 8 bytes'),
-        ({'height': 2}, 'need 2 steps of 8 bytes'),
-        ({'width': 0}, 'at least one pixel'),
-    ],
-)
-def test_a_wrong_depth_message_is_refused(change, words):
-    msg = Image(height=1, width=2, encoding='32FC1', step=8, data=bytes(8))
-    for name, value in change.items():
-        setattr(msg, name, value)
-    with pytest.raises(ValueError, match=words):
-        depth_from_message(msg)
-
-
 def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]) -> ReferenceInput:
     """Let a reference input hear messages over DDS."""
     listener = ReferenceInput(peer.node, build(ScaleOptions, options), Frames(peer.node))
@@ -392,28 +359,6 @@ def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener.reset()
     with pytest.raises(ValueError, match='nothing has come'):
         listener.find(header(5), CAMERA, (48, 64))
-
-
-@given(
-    width=st.integers(0, 9),
-    height=st.integers(0, 9),
-    step=st.integers(0, 40),
-    encoding=st.sampled_from(['32FC1', '16UC1', 'mono16', 'mono8', '']),
-    big=st.integers(0, 1),
-    data=st.binary(max_size=400),
-)
-def test_no_depth_message_gives_anything_but_metres_or_a_reason(
-    width, height, step, encoding, big, data
-):
-    msg = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big)
-    msg.data = data
-    try:
-        depth_m = depth_from_message(msg)
-    except ValueError:
-        return
-    assert depth_m.shape == (height, width)
-    references = from_depth(depth_m)
-    assert (np.isfinite(references.depth_m) & (references.depth_m > 0)).all()
 
 
 # ---- Frames -------------------------------------------------------------------------------------

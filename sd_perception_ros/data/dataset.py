@@ -305,7 +305,7 @@ def several_sizes(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
 
 def to_tensor(name: str, array: NDArray[Any]) -> Tensor:
     """Return what `Sample` wants of an array that `read` gives, as a batch of one."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array)).float()
+    tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
     if name in OF_PEOPLE:
         return tensor[None]
     if name == 'image':

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
-from sd_perception_ros.data.messages import depth_m_of, is_depth, rgb_of
+from sd_perception_ros.image_encodings import depth_from_message, is_depth, rgb_from_message
 
 SLOP_NS = 20_000_000  # between the stamps of a picture and its depth
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
@@ -67,7 +67,9 @@ class RosbagDataset(FolderDataset):
             self._message(self._connections[name], received)
             for name, received in zip(('image', 'depth_m'), self._received[frame.key], strict=True)
         )
-        return {'image': rgb_of(color), 'depth_m': depth_m_of(depth)}
+        depth_m = depth_from_message(depth)
+        depth_m[~(depth_m > 0)] = np.nan  # -Inf is too near to measure (REP 117): unknown
+        return {'image': rgb_from_message(color), 'depth_m': depth_m}
 
     def fingerprint(self) -> str:
         """Return a short name of this very set: of the stamps of its pictures."""

@@ -1,18 +1,29 @@
-"""Tests of conversion between image messages and RGB arrays."""
+"""Image messages become RGB and metres, and arrays become image messages."""
 
 from __future__ import annotations
 
 import array
+import io
+import struct
 
 import cv2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+import PIL.Image
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sd_perception_ros.image_encodings import compressed_to_rgb, ENCODINGS, image_to_rgb
+from sd_perception_ros.image_encodings import (
+    compressed_to_rgb,
+    depth_from_message,
+    ENCODINGS,
+    image_to_rgb,
+    is_depth,
+    rgb_from_message,
+)
+from sd_perception_ros.metric_depth.references import from_depth
 from sd_perception_ros.ros.messages.image import image_message
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
@@ -197,6 +208,117 @@ def test_a_compressed_picture_over_the_limit_is_refused():
     data = cv2.imencode('.png', flat(BLUE, 40, 40))[1].tobytes()
     with pytest.raises(ValueError, match='more than max_pixels = 100'):
         compressed_to_rgb(CompressedImage(format='png', data=array.array('B', data)), 100)
+
+
+def test_the_exif_orientation_of_a_jpeg_is_ignored():
+    """camera_info describes the sensor's pixels: a turned picture would not fit it."""
+    upper_half = np.zeros((8, 16, 3), np.uint8)
+    upper_half[:4] = 255
+    file = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees to show
+    PIL.Image.fromarray(upper_half).save(file, 'JPEG', exif=exif, quality=100)
+    rgb = compressed_to_rgb(CompressedImage(format='jpeg', data=file.getvalue()))
+    np.testing.assert_allclose(rgb, upper_half, atol=3)
+
+
+def test_colour_is_read_from_either_kind_of_message():
+    raw = message('bgr8', 1, 1, bytes([3, 2, 1]))
+    png = cv2.imencode('.png', np.array([[[3, 2, 1]]], np.uint8))[1].tobytes()
+    for msg in (raw, CompressedImage(format='bgr8; png compressed bgr8', data=png)):
+        assert not is_depth(msg)
+        assert rgb_from_message(msg).tolist() == [[[1, 2, 3]]]
+
+
+def compressed_depth(levels: np.ndarray, kind: str, factor=0.0, offset=0.0) -> CompressedImage:
+    """Pack levels as compressed_depth_image_transport does."""
+    data = struct.pack('<iff', 0, factor, offset) + cv2.imencode('.png', levels)[1].tobytes()
+    return CompressedImage(format=kind, data=data)
+
+
+def test_compressed_depth_in_millimetres_is_read():
+    msg = compressed_depth(np.array([[1500, 0]], np.uint16), '16UC1; compressedDepth png')
+    assert is_depth(msg)
+    np.testing.assert_array_equal(depth_from_message(msg), np.float32([[1.5, np.nan]]))
+
+
+def test_compressed_depth_in_metres_is_the_inverse_of_its_levels():
+    levels = np.array([[600, 0]], np.uint16)
+    msg = compressed_depth(levels, '32FC1; compressedDepth', factor=1000, offset=100)
+    np.testing.assert_array_equal(depth_from_message(msg), np.float32([[2.0, np.nan]]))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'levels', 'words'),
+    [
+        ('16UC1; compressedDepth rvl', np.ones((1, 2), np.uint16), 'as a PNG'),
+        ('jpeg', np.ones((1, 2), np.uint16), "as a PNG .* got 'jpeg'"),
+        ('16UC1; compressedDepth', np.ones((1, 2), np.uint8), 'PNG of 16 bits'),
+        ('16UC1; compressedDepth', np.ones((1, 2, 3), np.uint16), 'one channel'),
+    ],
+)
+def test_wrong_compressed_depth_is_refused(kind, levels, words):
+    with pytest.raises(ValueError, match=words):
+        depth_from_message(compressed_depth(levels, kind))
+
+
+def test_compressed_depth_cut_short_is_a_value_error():
+    data = bytes(compressed_depth(np.ones((4, 4), np.uint16), '16UC1; compressedDepth').data)
+    for length in (0, 11, 12, 30):
+        msg = CompressedImage(format='16UC1; compressedDepth', data=data[:length])
+        with pytest.raises(ValueError, match='expected'):
+            depth_from_message(msg)
+
+
+@pytest.mark.parametrize('big', [0, 1])
+def test_depth_messages_of_both_kinds_are_read(big):
+    millimetre = np.array([[1500, 0]], '>u2' if big else '<u2')
+    msg = Image(height=1, width=2, encoding='16UC1', step=6, is_bigendian=big)
+    msg.data = millimetre.tobytes() + b'xx'
+    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
+    metre = np.array([[1.5, np.nan]], '>f4' if big else '<f4')
+    msg = Image(height=1, width=2, encoding='32FC1', step=8, is_bigendian=big)
+    msg.data = metre.tobytes()
+    np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'encoding': 'rgb8'}, "32FC1, 16UC1, mono16, got 'rgb8'"),
+        ({'step': 7}, 'step must be at least 8 bytes for a row of 2 32FC1 pixels, got 7'),
+        ({'height': 2}, r'data must hold 16 bytes \(step 8 x 2 rows\), got 8'),
+        ({'width': 0}, 'at least one pixel'),
+    ],
+)
+def test_a_wrong_depth_message_is_refused(change, words):
+    msg = Image(height=1, width=2, encoding='32FC1', step=8, data=bytes(8))
+    for name, value in change.items():
+        setattr(msg, name, value)
+    with pytest.raises(ValueError, match=words):
+        depth_from_message(msg)
+
+
+@given(
+    width=st.integers(0, 9),
+    height=st.integers(0, 9),
+    step=st.integers(0, 40),
+    encoding=st.sampled_from(['32FC1', '16UC1', 'mono16', 'mono8', '']),
+    big=st.integers(0, 1),
+    data=st.binary(max_size=400),
+)
+def test_no_depth_message_gives_anything_but_metres_or_a_reason(
+    width, height, step, encoding, big, data
+):
+    msg = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big)
+    msg.data = data
+    try:
+        depth_m = depth_from_message(msg)
+    except ValueError:
+        return
+    assert depth_m.shape == (height, width)
+    references = from_depth(depth_m)
+    assert (np.isfinite(references.depth_m) & (references.depth_m > 0)).all()
 
 
 @pytest.fixture(scope='module')
