@@ -64,11 +64,19 @@ SHOWN = {
     'segmentation': ('iou_person',),
     'foreground': ('mae', 'max_f'),
     'matting': ('mad', 'soft_iou'),
-    'pose': ('pck_0.2', 'mean_oks', 'recall', 'people'),
+    'human_pose': ('pck_0.2', 'mean_oks', 'recall', 'people'),
 }
 MODEL, MEAN, PEER = 'model', 'mean target', 'MediaPipe'
 PERSON, UNKNOWN = 'person', 255
-SHEET_TASKS = ('depth', 'disparity', 'normals', 'segmentation', 'foreground', 'matting', 'pose')
+SHEET_TASKS = (
+    'depth',
+    'disparity',
+    'normals',
+    'segmentation',
+    'foreground',
+    'matting',
+    'human_pose',
+)
 SHEET_PX = 220  # height of a picture on the sheet
 
 

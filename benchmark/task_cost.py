@@ -30,7 +30,7 @@ from sd_perception_ros.engine import Engine  # noqa: E402
 BAR = 1.3
 CAMERAS = (2, 4)
 SIDES_PX = (128, 512)
-FIVE = ('depth', 'normals', 'segmentation', 'matting', 'pose')
+FIVE = ('depth', 'normals', 'segmentation', 'matting', 'human_pose')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,7 +47,7 @@ class Scene(NamedTuple):
 
 
 # What a navigating robot listens to.
-ROBOT = ('depth/image_rect', 'depth/points', 'segmentation/mask', 'pose/markers')
+ROBOT = ('depth/image_rect', 'depth/points', 'segmentation/mask', 'human_pose/markers')
 SCENES = (
     Scene('VGA, what a robot needs', 640, 480, 10, ROBOT),
     Scene('VGA, every output', 640, 480, 5, ()),

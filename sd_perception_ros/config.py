@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, MISSING
 import difflib
+import logging
 from typing import Any, get_type_hints, TypeVar
 
 T = TypeVar('T')
+LOG = logging.getLogger(__name__)
 
 
 def option(
@@ -98,6 +100,32 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
         raise ValueError(f'{at}{error}') from None
 
 
+def rename_old(values: Mapping[str, T], new_names: Mapping[str, str], where: str) -> dict[str, T]:
+    """
+    Replace option names of the release before by their new names, and log a warning for each.
+
+    :param values: option name to value.
+    :param new_names: old name to new name.
+    :param where: file or group of these options, for the warning.
+    :raises ValueError: an option has a value under its old and under its new name.
+    """
+    renamed: dict[str, T] = {}
+    for name, value in values.items():
+        new_name = new_names.get(name, name)
+        if new_name != name:
+            if new_name in values:
+                raise ValueError(
+                    f"{where}: '{name}' is the old name of '{new_name}', and both are given; "
+                    f"remove '{name}'"
+                )
+            LOG.warning(
+                "%s: '%s' is now called '%s'; the old name works in this release only",
+                where, name, new_name,
+            )  # fmt: skip
+        renamed[new_name] = value
+    return renamed
+
+
 def _unknown(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     choices = f'choose one of: {_list(known)}' if known else 'there are none here'
@@ -119,9 +147,6 @@ class EngineConfig:
 
     checkpoint: str = option(
         'bundled', "A known name ('bundled'), a checkpoint folder, or a checkpoint.yaml"
-    )
-    checkpoints: list[str] = option(
-        [], "Other checkpoints for single tasks, for example ['pose=/models/pose/checkpoint.yaml']"
     )
     tasks: list[str] = option([], 'Tasks to run, for example [depth, normals]; empty: all')
     device: str = option('auto', "Torch device: auto (CUDA where it is), 'cpu' or 'cuda:0'")
@@ -148,13 +173,3 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
-        for entry in self.checkpoints:
-            task, _, name = entry.partition('=')
-            if not task or not name:
-                raise ValueError(
-                    f"EngineConfig.checkpoints: expected 'task=checkpoint', got '{entry}'"
-                )
-
-    def checkpoint_of(self) -> dict[str, str]:
-        """Return the tasks that have a checkpoint of their own, and its name."""
-        return dict(entry.split('=', 1) for entry in self.checkpoints)

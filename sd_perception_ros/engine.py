@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 from typing import NamedTuple
 
@@ -112,7 +112,7 @@ class Engine:
         cls,
         checkpoint: str = EngineConfig.checkpoint,
         *,
-        checkpoints: Collection[str] = (),
+        checkpoints: Mapping[str, str] | None = None,
         tasks: Collection[str] | None = None,
         device: str = EngineConfig.device,
         precision: str = EngineConfig.precision,
@@ -124,30 +124,35 @@ class Engine:
         """
         Load a checkpoint by name, folder or file; the options are those of `EngineConfig`.
 
+        :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
         :raises ValueError: an option, or a file of the checkpoint, is not what it should be.
         :raises FileNotFoundError: a file of the checkpoint is missing.
         """
-        return cls.from_config(
-            EngineConfig(
-                checkpoint=checkpoint,
-                checkpoints=list(checkpoints),
-                tasks=list(tasks or ()),
-                device=device,
-                precision=precision,
-                runtime=runtime,
-                cuda_graphs=cuda_graphs,
-                long_side_px=long_side_px,
-                threads=threads,
-            )
+        config = EngineConfig(
+            checkpoint=checkpoint,
+            tasks=list(tasks or ()),
+            device=device,
+            precision=precision,
+            runtime=runtime,
+            cuda_graphs=cuda_graphs,
+            long_side_px=long_side_px,
+            threads=threads,
         )
+        return cls.from_config(config, checkpoints)
 
     @classmethod
-    def from_config(cls, config: EngineConfig) -> Engine:
-        """Load the checkpoints that `config` names; raises what `load` raises."""
+    def from_config(
+        cls, config: EngineConfig, checkpoints: Mapping[str, str] | None = None
+    ) -> Engine:
+        """
+        Load the checkpoint that `config` names; raises what `load` raises.
+
+        :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+        """
         # Before a minute of reading weights, and perhaps instead of it.
         choice = choose(config, find_device(config.device))
         load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
-        others = config.checkpoint_of()
+        others = checkpoints or {}
         chosen = config.tasks or list(
             dict.fromkeys([*config_file.tasks_of(config.checkpoint), *others])
         )

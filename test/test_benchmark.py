@@ -86,7 +86,7 @@ def test_the_table_shows_a_topic_on_which_nothing_came():
 
 
 def test_task_cost_measures_tasks_cameras_and_sizes(tmp_path):
-    tasks = ('depth', 'normals', 'segmentation', 'foreground', 'matting', 'pose')
+    tasks = ('depth', 'normals', 'segmentation', 'foreground', 'matting', 'human_pose')
     folder = save_tiny(tmp_path, dict.fromkeys(tasks, 'light'))
     engine, other = (Engine.load(str(folder), device='cpu', long_side_px=s) for s in (64, 32))
     result = TASK_COST['measure'](engine, 2, {32: other})

@@ -49,4 +49,4 @@ def test_its_error_is_less_than_two_thirds_of_a_guess(
 def test_it_finds_people_and_where_their_joints_are(figures: dict[str, dict[str, float]]) -> None:
     """Most of the joints are still wrong: the model card says so."""
     assert figures['segmentation']['iou_person'] > 0.4
-    assert figures['pose']['pck_0.2'] > 0.2
+    assert figures['human_pose']['pck_0.2'] > 0.2

@@ -87,6 +87,6 @@ def test_metres_from_one_mounting_are_refused_for_two_cameras() -> None:
 
 @pytest.mark.skipif(Frames.has_tf, reason='tf2 knows where each camera is')
 def test_scans_without_tf_are_refused_for_two_cameras() -> None:
-    outputs = build(OutputOptions, {'scan': {'frame': 'base_scan'}}, 'test')
+    outputs = build(OutputOptions, {'scan': {'frame_id': 'base_scan'}}, 'test')
     with pytest.raises(ValueError, match=r'scan\.frame without tf2 has one mounting'):
         Streams(InputOptions(cameras=['front', 'rear']), outputs, Statistics())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import torch
 import yaml
 
-from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint import checkpoint, config_file
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, FILE, read_config, resolve
 from sd_perception_ros.tasks import make_task
 
@@ -81,6 +81,15 @@ def test_an_autoencoder_from_before_2023_is_read(folder: Path) -> None:
     assert any('proj_attn' in name for name in weights)
     save_file(weights, file)
     assert checkpoint.load(str(folder))[0].stride == 8
+
+
+def test_the_task_name_of_the_release_before_is_read_with_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = yaml.safe_load((folder / 'checkpoint.yaml').read_text())['tasks']
+    edit(folder, tasks={'pose': {**tasks['depth'], 'head': 'decoder', 'head_weights': ''}})
+    assert config_file.tasks_of(str(folder)) == ['human_pose']
+    assert "'pose' is now called 'human_pose'" in caplog.text
 
 
 def test_a_denoiser_without_config_takes_the_base_s(folder: Path, tmp_path: Path) -> None:

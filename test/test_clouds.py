@@ -143,7 +143,7 @@ PEOPLE[:, 40:] = make_task('segmentation').class_names.index('person')
 
 
 def test_people_may_be_left_out_and_come_on_a_topic_of_their_own():
-    made = result({'points': {'without': ['person']}}, PEOPLE)
+    made = result({'points': {'exclude_classes': ['person']}}, PEOPLE)
     z = read(made.points())['z'].reshape(48, 64)
     assert np.isfinite(z).all(0).tolist() == [True] * 40 + [False] * 24
     people = read(made.people_points())['z'].reshape(48, 64)
@@ -151,15 +151,15 @@ def test_people_may_be_left_out_and_come_on_a_topic_of_their_own():
 
 
 def test_without_classes_there_is_no_cloud_that_needs_them():
-    assert result({'points': {'labels': True}}, None).points() is None
-    assert result({'points': {'without': ['person']}}, None).points() is None
+    assert result({'points': {'add_label_field': True}}, None).points() is None
+    assert result({'points': {'exclude_classes': ['person']}}, None).points() is None
     assert result({}, None).people_points() is None
     assert result({}, None).points() is not None
 
 
 def test_outputs_that_need_classes_say_so():
     needs = {output.topic: output.needs for output in OUTPUTS}
-    with_labels = build(OutputOptions, {'depth': {'points': {'labels': True}}})
+    with_labels = build(OutputOptions, {'depth': {'points': {'add_label_field': True}}})
     assert needs['depth/points'](OutputOptions()) == ()
     assert needs['depth/points'](with_labels) == ('segmentation',)
     assert needs['depth/points_people'](OutputOptions()) == ('segmentation',)
@@ -255,7 +255,7 @@ def test_no_beam_ends_before_the_nearest_point_of_a_wall(wall, yaw, height):
 
 
 def test_the_message_says_what_the_beams_mean():
-    options = ScanOptions(frame='base_link', increment_deg=5.0, max_range_m=5.0, min_points=1)
+    options = ScanOptions(frame_id='base_link', increment_deg=5.0, max_range_m=5.0, min_points=1)
     scan = scan_message(floor_and(2.0), CAMERA, PLACE, HEADER, options)
     assert (scan.header.frame_id, scan.header.stamp) == ('base_link', HEADER.stamp)
     assert len(scan.ranges) == 25

@@ -212,10 +212,10 @@ def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
     (tmp_path / 'keypoints.json').write_text(coco_file(people, 'a.png', 'b.png'))
     config = OptimizeConfig(steps=1, batch=4)
     windows = WindowConfig(fit='cover')
-    model = tiny_model({'pose': 'light'})
+    model = tiny_model({'human_pose': 'light'})
     dataset = open_data([str(tmp_path)])
     ((_, losses),) = train(model, dataset, None, config, [(24, 32)], tmp_path, None, windows)
-    assert math.isfinite(losses['pose'])
+    assert math.isfinite(losses['human_pose'])
 
 
 def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) -> None:

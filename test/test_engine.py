@@ -82,7 +82,7 @@ def counted(engine: Engine, **arguments: object) -> Counter[str]:
     return calls
 
 
-FIVE = dict.fromkeys(('depth', 'normals', 'segmentation', 'matting', 'pose'), 'light')
+FIVE = dict.fromkeys(('depth', 'normals', 'segmentation', 'matting', 'human_pose'), 'light')
 
 
 def test_five_tasks_on_one_denoiser_run_it_once_and_encode_once(tmp_path: Path) -> None:
@@ -93,29 +93,29 @@ def test_five_tasks_on_one_denoiser_run_it_once_and_encode_once(tmp_path: Path) 
 def test_a_task_with_a_denoiser_of_its_own_shares_the_encoder(tmp_path: Path) -> None:
     """In one checkpoint with two UNets, and over two checkpoints with equal encoders."""
     first, second = (save_tiny(tmp_path / name, FIVE) for name in 'ab')
-    shutil.copytree(first / 'unet', first / 'unet_pose')
+    shutil.copytree(first / 'unet', first / 'unet_human_pose')
     values = yaml.safe_load((first / 'checkpoint.yaml').read_text())
-    values['tasks']['pose']['unet'] = 'unet_pose'
+    values['tasks']['human_pose']['unet'] = 'unet_human_pose'
     (first / 'checkpoint.yaml').write_text(yaml.safe_dump(values))
-    engine = Engine.load(str(first), device='cpu', checkpoints=[f'matting={second}'])
+    engine = Engine.load(str(first), device='cpu', checkpoints={'matting': str(second)})
     assert counted(engine) == {
         'encoder': 1,
         'denoiser 0 unet': 1,
-        'denoiser 0 unet_pose': 1,
+        'denoiser 0 unet_human_pose': 1,
         'denoiser 1 unet': 1,
     }
-    assert counted(engine, tasks=['pose']) == {'encoder': 1, 'denoiser 0 unet_pose': 1}
+    assert counted(engine, tasks=['human_pose']) == {'encoder': 1, 'denoiser 0 unet_human_pose': 1}
 
 
 def test_a_checkpoint_with_another_encoder_encodes_for_itself(tmp_path: Path) -> None:
     first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
-    engine = Engine.load(str(first), device='cpu', checkpoints=[f'pose={second}'])
+    engine = Engine.load(str(first), device='cpu', checkpoints={'human_pose': str(second)})
     assert counted(engine)['encoder'] == 2
 
 
 def test_a_task_of_another_checkpoint_gives_what_that_checkpoint_gives(tmp_path: Path) -> None:
     first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
-    mixed = Engine.load(str(first), device='cpu', checkpoints=[f'depth={second}'])
+    mixed = Engine.load(str(first), device='cpu', checkpoints={'depth': str(second)})
     alone = Engine.load(str(second), device='cpu')
     ours, theirs = (e.predict([picture(48, 64)], ['depth'])[0] for e in (mixed, alone))
     np.testing.assert_array_equal(ours['depth'].values, theirs['depth'].values)
@@ -131,15 +131,15 @@ def test_every_prediction_of_every_task_is_of_the_picture_s_size(
     for name in ('segmentation', 'foreground', 'matting', 'disparity'):
         for values in vars(prediction[name]).values():
             assert values.shape == size
-    assert (prediction['pose'].height, prediction['pose'].width) == size
+    assert (prediction['human_pose'].height, prediction['human_pose'].width) == size
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones(engine: Engine) -> None:
-    with pytest.raises(ValueError, match=r"unknown tasks \['pose'\]; choose from"):
-        engine.predict([picture(48, 64)], tasks=['pose'])
+    with pytest.raises(ValueError, match=r"unknown tasks \['human_pose'\]; choose from"):
+        engine.predict([picture(48, 64)], tasks=['human_pose'])
 
 
-@pytest.mark.parametrize('tasks', [['depth'], ['pose', 'matting', 'depth'], list(FIVE)])
+@pytest.mark.parametrize('tasks', [['depth'], ['human_pose', 'matting', 'depth'], list(FIVE)])
 def test_heads_that_run_as_one_give_what_each_gives_by_itself(tasks: list[str]) -> None:
     """Two widths of light heads and a decoder, in whatever order the tasks are asked for."""
     model = tiny_model(FIVE | {'disparity': 'decoder', 'foreground': 'light'})
@@ -193,9 +193,8 @@ def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
         ({'precision': 'int4'}, "no choice 'int4'; choose one of: auto, fp32"),
         ({'long_side_px': -1}, 'must be at least 0, got -1'),
         ({'checkpoint': 'nowhere'}, "expected a checkpoint: .* got 'nowhere'"),
-        ({'tasks': ['pose']}, "has no task 'pose'; choose from: depth, normals"),
-        ({'checkpoints': ['pose']}, "expected 'task=checkpoint', got 'pose'"),
-        ({'checkpoints': ['pose=nowhere']}, "expected a checkpoint: .* got 'nowhere'"),
+        ({'tasks': ['human_pose']}, "has no task 'human_pose'; choose from: depth, normals"),
+        ({'checkpoints': {'human_pose': 'nowhere'}}, "expected a checkpoint: .* got 'nowhere'"),
     ],
 )
 def test_a_wrong_option_says_what_may_be_there(

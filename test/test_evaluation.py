@@ -98,10 +98,10 @@ def test_a_sample_without_depth_is_left_as_it_is() -> None:
 
 
 def test_tasks_are_measured_where_the_data_has_their_truth(frames: Path) -> None:
-    tasks = {name: make_task(name) for name in ('depth', 'pose')}
+    tasks = {name: make_task(name) for name in ('depth', 'human_pose')}
     assert list(measurable(tasks, RoomsDataset(frames))) == ['depth']
     with pytest.raises(ValueError, match=r"expected data with one of \['joints'\]"):
-        measurable({'pose': tasks['pose']}, RoomsDataset(frames))
+        measurable({'human_pose': tasks['human_pose']}, RoomsDataset(frames))
 
 
 def test_a_mean_of_frames_of_several_sizes_is_refused(frames: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_worst_pictures_come_first_and_those_without_a_score_not_at_all() ->
     errors = [{'abs_rel': value} for value in (0.1, 0.5, math.nan, 0.3)]
     assert worst(make_task('depth'), errors, 2) == [1, 3]
     right = [{'pck_0.2': value} for value in (0.1, 0.5, math.nan, 0.3)]
-    assert worst(make_task('pose'), right, 9) == [0, 3, 1]
+    assert worst(make_task('human_pose'), right, 9) == [0, 3, 1]
 
 
 # The command.
@@ -186,7 +186,7 @@ def test_the_command_compares_two_checkpoints_frame_by_frame(
     frames: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Another random model with depth, and without normals.
-    other = save_tiny(tmp_path / 'other', {'depth': 'light', 'pose': 'light'}, seed=1)
+    other = save_tiny(tmp_path / 'other', {'depth': 'light', 'human_pose': 'light'}, seed=1)
     file, folder = tmp_path / 'figures.json', tmp_path / 'worst'
     words = ['--checkpoint', tiny_checkpoint, '--against', other, '--data', frames]
     options = ['--resamples', 20, '--json', file, '--pictures', folder, '--worst', 2]
@@ -243,10 +243,10 @@ def test_what_would_fail_at_the_end_fails_before_anything_is_measured(
 def test_tasks_that_the_data_has_no_truth_for_are_named(
     frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = save_tiny(tmp_path, {'depth': 'light', 'pose': 'light'})
+    folder = save_tiny(tmp_path, {'depth': 'light', 'human_pose': 'light'})
     assert command.main(['--checkpoint', str(folder), '--data', str(frames)]) == 0
     out = capsys.readouterr().out
-    assert 'not measured, as the data has no truth for them: pose' in out
+    assert 'not measured, as the data has no truth for them: human_pose' in out
     assert 'pck' not in out
 
 

@@ -46,7 +46,12 @@ def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
     ours = {output.topic: output.kind.__name__ for output in OUTPUTS}
     assert kinds.pop('image_raw') == 'Image'
     assert kinds == {topic: ours[topic] for topic in kinds}
-    assert {'segmentation/color', 'matting/color', 'pose/overlay', 'pose/markers'} <= set(kinds)
+    assert {
+        'segmentation/color',
+        'matting/color',
+        'human_pose/overlay',
+        'human_pose/markers',
+    } <= set(kinds)
 
 
 def test_the_parameter_file_has_only_parameters_that_exist():

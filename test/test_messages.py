@@ -61,7 +61,7 @@ def result(
         wall = DepthMap(np.full((80, 100), relative, np.float32))
         others['depth'] = Result(frame, wall, make_task('depth'), chosen, others, Shown(), metres)
     made = Poses(people, 80, 100)
-    return Result(frame, made, make_task('pose'), chosen, others, shown or Shown(), metres)
+    return Result(frame, made, make_task('human_pose'), chosen, others, shown or Shown(), metres)
 
 
 def places(marker: Marker) -> list[float]:
@@ -149,7 +149,7 @@ def test_markers_lie_in_space_where_metres_are_known():
 
 def test_markers_lie_on_a_plane_where_metres_are_unknown():
     person = somebody(nose=(60, 50))
-    options = {'pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
+    options = {'human_pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
     for relative in (None, 0.5):  # depth without a scale is no metres either
         joints, bones = result(person, options=options, relative=relative).markers().markers
         assert places(joints) == pytest.approx([0.3, 0.3, 3.0])

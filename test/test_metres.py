@@ -229,7 +229,7 @@ def result(options: dict[str, Any], relative: np.ndarray, peer: Peer | None = No
     metres = Metres(chosen.depth.scale, Statistics())
     frame = Frame(header(), picture(), CAMERA)
     results: dict[str, Result] = {}
-    space = options.get('space', 'depth')
+    space = options.get('from_task', 'depth')
     kind = DisparityMap if space == 'disparity' else DepthMap
     for name, prediction in {space: kind(relative), **others}.items():
         results[name] = Result(
@@ -239,7 +239,7 @@ def result(options: dict[str, Any], relative: np.ndarray, peer: Peer | None = No
 
 
 def test_disparity_is_made_metres_in_its_own_space():
-    fixed = {'source': 'fixed', 'space': 'disparity', 'scale_m': 0.5, 'shift_m': 0.25}
+    fixed = {'source': 'fixed', 'from_task': 'disparity', 'scale_m': 0.5, 'shift_m': 0.25}
     made = result(fixed, np.full((48, 64), 0.5, np.float32))
     np.testing.assert_allclose(made.depth_m, 2.0)
 
@@ -260,9 +260,9 @@ def test_the_ground_gives_metres_and_needs_normals():
     options = build(ScaleOptions, ground)
     assert metric_task(options, ['depth']) == ''
     assert "source 'ground' needs the task normals, which" in why_no_metres(options, ['depth'])
-    assert 'normals and depth or disparity' in why_no_metres(options, ['pose'])
+    assert 'normals and depth or disparity' in why_no_metres(options, ['human_pose'])
     assert why_no_metres(options, ['disparity', 'normals']) == ''
-    assert why_no_metres(build(ScaleOptions, {}), ['pose']) == ''
+    assert why_no_metres(build(ScaleOptions, {}), ['human_pose']) == ''
     assert metric_task(options, ['depth', 'normals']) == 'depth'
     assert helpers(options) == ('normals', 'segmentation')
 
@@ -279,9 +279,9 @@ def test_a_person_gives_metres():
         joints[INDEX[name]] = u, v, 0.9
     poses = Poses((Person(joints, np.isfinite(joints[:, 0]), 0.9),), 48, 64)
     person = {'source': 'person', 'scale_m': 2.0, 'shift_m': 1.0}
-    made = result(person, np.full((48, 64), 0.5, np.float32), pose=poses)
+    made = result(person, np.full((48, 64), 0.5, np.float32), human_pose=poses)
     np.testing.assert_allclose(made.depth_m, 32 * 0.897 * 1.7 / 36, rtol=1e-5)
-    assert result(person, relative_map(), pose=Poses((), 48, 64)).depth_m is None
+    assert result(person, relative_map(), human_pose=Poses((), 48, 64)).depth_m is None
 
 
 def test_millimetres_are_whole_and_zero_where_unknown():

@@ -110,8 +110,8 @@ def test_the_node_has_the_parameters_that_its_files_set():
         names_of(CameraOptions)
     )
     options = node_options('perception.yaml')
-    assert options.scan.frame == 'base_link'
-    assert set(options.depth.points.without) <= set(CLASSES)
+    assert options.scan.frame_id == 'base_link'
+    assert set(options.depth.points.exclude_classes) <= set(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_costmap_marks_and_clears_what_the_node_can_see(path):
     radius_m = parameters['width'] / 2
     assert options.scan.max_range_m > radius_m
     assert options.depth.max_range_m > radius_m
-    assert parameters['robot_base_frame'] == options.scan.frame
+    assert parameters['robot_base_frame'] == options.scan.frame_id
     given = sources(parameters).values()
     assert any(source.get('clearing', True) for source in given)
     assert any(source.get('marking', True) for source in given)
@@ -161,7 +161,7 @@ def test_the_voxel_layer_holds_the_heights_that_it_marks():
 
 def test_cells_are_counted_from_the_points_that_the_costmaps_get():
     points = node_options('perception.yaml').depth.points
-    assert (points.max_jump, points.voxel_m, points.voxel_min_points) == (
+    assert (points.max_relative_jump, points.voxel_m, points.voxel_min_points) == (
         MAX_JUMP,
         VOXEL_M,
         VOXEL_MIN_POINTS,

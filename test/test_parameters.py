@@ -17,10 +17,23 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.geometry.pinhole import camera_from_fov
 from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
 from sd_perception_ros.ros.node.diagnostics import Statistics
-from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.node.parameters import (
+    declare,
+    likely_typos,
+    names_of,
+    read,
+    replace_old_names,
+)
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
-from sd_perception_ros.ros.options import CameraOptions, DepthOptions
+from sd_perception_ros.ros.options import (
+    CameraOptions,
+    DepthOptions,
+    InputOptions,
+    NodeOptions,
+    OLD_PARAMETERS,
+    OutputOptions,
+)
 
 
 @pytest.fixture(scope='module')
@@ -95,6 +108,38 @@ def test_a_change_is_checked_before_it_is_made(peer):
     with pytest.raises(ValueError, match='choose one of'):
         read(node, CameraOptions, change={'encoding': 'rgb9'})
     assert read(node, CameraOptions).width == 0
+
+
+def test_parameter_names_of_the_release_before_are_understood_with_a_warning(peer, caplog):
+    node = node_with(
+        peer, scan__frame='base_link', pose__plane_distance_m=2, reliability='reliable'
+    )
+    replace_old_names(node, OLD_PARAMETERS)
+    options = declare(node, OutputOptions)
+    assert (options.scan.frame_id, options.human_pose.plane_distance_m) == ('base_link', 2.0)
+    assert declare(node, InputOptions).qos_reliability == 'reliable'
+    assert "'scan.frame' is now called 'scan.frame_id'" in caplog.text
+    assert len(caplog.records) == 3
+
+
+def test_a_parameter_that_is_set_by_its_old_and_new_name_is_refused(peer):
+    node = node_with(peer, scan__frame='base_link', scan__frame_id='base_scan')
+    with pytest.raises(ValueError, match=r"'scan.frame' is the old name of 'scan.frame_id'"):
+        replace_old_names(node, OLD_PARAMETERS)
+
+
+def test_every_old_parameter_name_stands_for_one_that_exists():
+    names = {
+        name for cls in (NodeOptions, EngineConfig, InputOptions, OutputOptions)
+        for name in names_of(cls)
+    }  # fmt: skip
+    assert set(OLD_PARAMETERS.values()) <= names
+    assert not set(OLD_PARAMETERS) & names
+
+
+def test_a_task_names_a_checkpoint_of_its_own(peer):
+    node = node_with(peer, human_pose__checkpoint='/models/pose', matting__checkpoint='')
+    assert declare(node, OutputOptions).checkpoints() == {'human_pose': '/models/pose'}
 
 
 def test_a_misspelt_parameter_is_noticed_and_a_foreign_one_is_not(peer):

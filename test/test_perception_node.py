@@ -446,14 +446,14 @@ def test_wrong_starts_end_with_one_error_line_and_a_code(tmp_path, exact_checkpo
 
 def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
     """First nobody publishes it but a similar one, then somebody whose offer does not fit."""
-    arguments = ros_arguments(checkpoint=tiny_checkpoint, reliability='reliable')
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, qos_reliability='reliable')
     FakeCamera(peer_alone, topic='/cam/image_raw')
     with running(tmp_path / 'log', 'perception', *arguments) as process:
         process.wait_for_output('no image on /image_raw for 5 s: it has no publisher')
         assert 'images come on: /cam/image_raw\n' in process.output  # and none of its own
         FakeCamera(peer_alone, BEST_EFFORT)
         process.wait_for_output('offers another RELIABILITY than this node asks for')
-        assert 'set reliability: auto' in process.output
+        assert 'set qos_reliability: auto' in process.output
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

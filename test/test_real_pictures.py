@@ -106,7 +106,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
 
 
 def test_one_command_measures_what_is_there_and_draws_it(tmp_path, capsys):
-    save_tiny(tmp_path / 'tiny', dict.fromkeys(('depth', 'segmentation', 'pose'), 'light'))
+    save_tiny(tmp_path / 'tiny', dict.fromkeys(('depth', 'segmentation', 'human_pose'), 'light'))
     words = ['--checkpoint', str(tmp_path / 'tiny'), '--json', str(tmp_path / 'real.json')]
     assert REAL['main']([*words, '--sheet', str(tmp_path / 'sheet.png')]) == 0
     printed = capsys.readouterr().out

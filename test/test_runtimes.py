@@ -42,7 +42,7 @@ from sd_perception_ros.tasks import make_task
 
 CPU = torch.device('cpu')
 ROOT = Path(__file__).parents[1]
-HEADS = {'depth': 'light', 'normals': 'decoder', 'disparity': 'dpt', 'pose': 'light'}
+HEADS = {'depth': 'light', 'normals': 'decoder', 'disparity': 'dpt', 'human_pose': 'light'}
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -181,7 +181,7 @@ def test_only_the_heads_of_wanted_tasks_run(folder: Path) -> None:
         sessions[name] = lambda *x, name=name, run=session, **o: (ran.append(name), run(*x, **o))[
             1
         ]
-    engine.predict([picture(48, 64)], ['pose', 'depth'])
+    engine.predict([picture(48, 64)], ['human_pose', 'depth'])
     assert ran == ['encoder', 'denoiser_0', 'head_depth', 'head_pose']
 
 
@@ -196,7 +196,7 @@ def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) ->
         ['encoder', 'denoiser_0', *(f'head_{task}' for task in HEADS)]
     )
     Engine.load(str(folder), device='cpu', runtime='openvino')
-    Engine.load(str(folder), device='cpu', runtime='onnxruntime', tasks=['pose', 'normals'])
+    Engine.load(str(folder), device='cpu', runtime='onnxruntime', tasks=['human_pose', 'normals'])
     assert stamps(cache) == before
     about = json.loads(next(cache.glob('head_pose-*/graph.json')).read_text())
     assert set(about['largest_difference']) == set(SESSIONS)

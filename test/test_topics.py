@@ -56,10 +56,10 @@ def node(all_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         depth__scale__source='fixed',
         depth__scale__scale_m=4.0,
         depth__scale__shift_m=1.0,
-        scan__frame='base_link',
+        scan__frame_id='base_link',
         scan__mounting__z_m=0.3,
         scan__increment_deg=2.0,
-        depth__points__labels=True,
+        depth__points__add_label_field=True,
     ) as process:
         yield process
 
@@ -81,10 +81,10 @@ def images_of(engine: Engine, rgb: np.ndarray) -> dict[str, tuple[str, np.ndarra
         'segmentation/confidence': ('mono8', shares_to_levels(labels.confidence)),
         'segmentation/mask': ('mono8', white(labels.labels, engine)),
         'segmentation/color': ('rgb8', colors['segmentation']),
-        'foreground/mask': ('mono8', shares_to_levels(found['foreground'].alpha)),
+        'foreground/alpha': ('mono8', shares_to_levels(found['foreground'].alpha)),
         'matting/alpha': ('mono8', shares_to_levels(found['matting'].alpha)),
         'matting/color': ('rgb8', over_checkerboard(rgb, found['matting'].alpha)),
-        'pose/overlay': ('rgb8', draw_people(rgb, found['pose'])),
+        'human_pose/overlay': ('rgb8', draw_people(rgb, found['human_pose'])),
     }
 
 
@@ -112,13 +112,13 @@ def test_the_names_of_the_classes_come_to_late_subscribers_too(node, peer, engin
 
 def test_keypoints_and_markers_come_for_every_picture_with_or_without_people(peer, camera, engine):
     rgb = picture()
-    peer.listen('/pose/markers', MarkerArray)
-    sent, cloud = answer_of(PointCloud2, peer, camera, '/pose/keypoints', rgb)
-    people = engine.predict([rgb], ['pose'])[0]['pose'].people
+    peer.listen('/human_pose/markers', MarkerArray)
+    sent, cloud = answer_of(PointCloud2, peer, camera, '/human_pose/keypoints', rgb)
+    people = engine.predict([rgb], ['human_pose'])[0]['human_pose'].people
     assert (cloud.header, cloud.point_step) == (sent.header, POINT.itemsize)
     found = sum(int(np.isfinite(person.joints[:, 0]).sum()) for person in people)
     assert abs(cloud.width - found) <= max(3, found // 10)
-    markers = peer.next('/pose/markers').markers
+    markers = peer.next('/human_pose/markers').markers
     assert all(marker.header.frame_id == 'lens' for marker in markers)
     assert (len(markers) > 0) == (len(people) > 0)
 
@@ -155,7 +155,7 @@ def test_a_task_that_is_disabled_is_silent_until_it_is_enabled_again(peer, camer
 def test_pose_goes_on_without_metres_where_depth_is_disabled(peer, camera):
     """Its points have no place in space then."""
     assert set_parameter(peer, 'depth.enabled', False, NODE) == ''
-    _, cloud = answer_of(PointCloud2, peer, camera, '/pose/keypoints', picture())
+    _, cloud = answer_of(PointCloud2, peer, camera, '/human_pose/keypoints', picture())
     points = np.frombuffer(cloud.data, POINT)
     assert np.isnan(points['z']).all()
     assert set_parameter(peer, 'depth.enabled', True, NODE) == ''

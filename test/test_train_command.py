@@ -183,13 +183,13 @@ def test_there_is_a_recipe_for_every_task() -> None:
 def test_the_command_line_wins_over_the_recipe_and_that_over_what_it_extends(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / 'all.yaml').write_text('steps: 1\nbatch: 2\nseed: 3\ntasks: [pose]\n')
+    (tmp_path / 'all.yaml').write_text('steps: 1\nbatch: 2\nseed: 3\ntasks: [human_pose]\n')
     (tmp_path / 'mine.yaml').write_text('extends: all.yaml\nbatch: 20\nseed: 30\n')
     words = ['--recipe', str(tmp_path / 'mine.yaml'), '--seed', '300']
     words += ['--base', 'b', '--data', 'd', '--out', 'o']
     arguments = parse(train_command.parser(), words)
     assert (arguments.steps, arguments.batch, arguments.seed) == (1, 20, 300)
-    assert arguments.tasks == ['pose']
+    assert arguments.tasks == ['human_pose']
 
 
 def test_a_word_that_is_no_option_is_refused_in_a_recipe_too(
@@ -217,7 +217,7 @@ def test_task_options_reach_the_task_and_its_checkpoint(
     other = [*arguments, *tasks, '--out', str(tmp_path / 'other'), '--task-options']
     with pytest.raises(ValueError, match=r"options of \['poses'\], but the tasks are"):
         train_command.main([*other, 'poses.x=1'])
-    assert train_command.main([*other, 'pose.x=1']) == 0  # nobody trains poses
+    assert train_command.main([*other, 'human_pose.x=1']) == 0  # nobody trains poses
 
 
 def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(

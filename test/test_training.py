@@ -317,14 +317,16 @@ def test_a_preview_shows_picture_truth_and_answer_of_each_frame(frames: Path) ->
 
 def test_data_without_the_truth_of_a_task_is_refused_at_once(frames: Path, tmp_path: Path) -> None:
     run = train(
-        tiny_model({'pose': 'light'}),
+        tiny_model({'human_pose': 'light'}),
         RoomsDataset(frames),
         None,
         OptimizeConfig(steps=1),
         [(24, 32)],
         tmp_path,
     )
-    with pytest.raises(ValueError, match=r"task 'pose' learns from 'joints', which .* not have"):
+    with pytest.raises(
+        ValueError, match=r"task 'human_pose' learns from 'joints', which .* not have"
+    ):
         next(run)
 
 
@@ -410,7 +412,7 @@ def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
     assert all(np.isfinite(losses['velocity']) for _, losses in run)
 
 
-@pytest.mark.parametrize('task', ['normals', 'matting', 'pose'])
+@pytest.mark.parametrize('task', ['normals', 'matting', 'human_pose'])
 def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
     task: str, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ STARTS = {
 FIGURES = (
     ('depth', 'abs_rel', 'AbsRel, lower is better'),
     ('depth', 'delta1', 'delta1, higher is better'),
-    ('pose', 'pck_0.2', 'PCK@0.2, higher is better'),
+    ('human_pose', 'pck_0.2', 'PCK@0.2, higher is better'),
 )
 # One figure is of runs that have these in common.
 SETTINGS = ('steps', 'batch', 'pictures', 'learning_rate', 'base', 'timestep', 'held_frames')

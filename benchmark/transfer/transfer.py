@@ -49,7 +49,7 @@ from sd_perception_ros.training.finetune import train, TuneConfig  # noqa: E402
 from sd_perception_ros.training.loop import device, discard_state, OptimizeConfig  # noqa: E402
 
 STARTS = ('scratch', 'pretrained', 'frozen')
-TASKS = ('depth', 'pose')
+TASKS = ('depth', 'human_pose')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

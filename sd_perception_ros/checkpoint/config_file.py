@@ -13,7 +13,8 @@ import yaml
 from sd_perception_ros.backbones.onestep import PREDICTIONS
 from sd_perception_ros.checkpoint.heads import HEADS
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
-from sd_perception_ros.config import build, check, option
+from sd_perception_ros.config import build, check, option, rename_old
+from sd_perception_ros.tasks import OLD_NAMES
 
 FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
@@ -132,6 +133,8 @@ def read_config(file: Path) -> tuple[CheckpointConfig, dict[str, TaskEntry]]:
         raise ValueError(
             f'{file} is not YAML ({reason}); name a {FILE}, or the folder that holds it'
         ) from None
+    if isinstance(values, dict) and isinstance(values.get('tasks'), dict):
+        values['tasks'] = rename_old(values['tasks'], OLD_NAMES, f'{file}: tasks')
     config = build(CheckpointConfig, values, str(file))
     if not isinstance(config.tasks, Mapping) or not config.tasks:
         raise ValueError(f"{file}: expected 'tasks', such as {{depth: {{unet: unet_depth_v2}}}}")

@@ -157,7 +157,7 @@ def _check_mountings(names: Sequence[str], outputs: OutputOptions) -> None:
     what = 'depth.scale.source: ground' if outputs.depth.scale.source == 'ground' else ''
     if not Frames.has_tf:
         what = 'depth.scale.source: scan' if outputs.depth.scale.source == 'scan' else what
-        what = 'scan.frame without tf2' if outputs.scan.frame else what
+        what = 'scan.frame_id without tf2' if outputs.scan.frame_id else what
     if what:
         raise ValueError(
             f'{what} has one mounting for {len(names)} cameras; run one node for each camera'

@@ -31,7 +31,7 @@ INVERSE = 'disparity'
 SPACES = ('depth', INVERSE)
 SENSORS = ('depth', 'scan')
 # Source: tasks that it cannot do without, and those that make it better.
-NEEDS: Mapping[str, tuple[str, ...]] = {'ground': ('normals',), 'person': ('pose',)}
+NEEDS: Mapping[str, tuple[str, ...]] = {'ground': ('normals',), 'person': ('human_pose',)}
 LIKES: Mapping[str, tuple[str, ...]] = {'ground': ('segmentation',)}
 # Names of classes that lie on the ground.
 FLOORS = ('floor', 'ground', 'road', 'sidewalk', 'carpet', 'rug', 'floor_mat')
@@ -126,7 +126,7 @@ class Metres:
         if frame.camera is None:
             raise ValueError(f'the source {options.source} needs the camera info of the picture')
         if options.source == 'person':
-            people = results['pose'].prediction
+            people = results['human_pose'].prediction
             references = from_people(people, frame.camera, options.stature_m)
             return align_by_factor(
                 relative, references, fixed, options.limits, steady=self._steady(frame)
@@ -221,7 +221,7 @@ def why_no_metres(options: ScaleOptions, tasks: Collection[str]) -> str:
 
 
 def _spaces(options: ScaleOptions) -> tuple[str, ...]:
-    return SPACES if options.space == 'auto' else (options.space,)
+    return SPACES if options.from_task == 'auto' else (options.from_task,)
 
 
 def helpers(options: ScaleOptions) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import re
 
 from sd_perception_ros.config import check, group, option
@@ -10,6 +10,19 @@ from sd_perception_ros.ros.options_outputs import PointsOptions, ScaleOptions, S
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
+# Parameters of the release before: old name, new name.
+OLD_PARAMETERS = {
+    'depth.points.labels': 'depth.points.add_label_field',
+    'depth.points.max_jump': 'depth.points.max_relative_jump',
+    'depth.points.without': 'depth.points.exclude_classes',
+    'depth.scale.space': 'depth.scale.from_task',
+    'pose.enabled': 'human_pose.enabled',
+    'pose.marker_lifetime_s': 'human_pose.marker_lifetime_s',
+    'pose.plane_distance_m': 'human_pose.plane_distance_m',
+    'reliability': 'qos_reliability',
+    'scan.frame': 'scan.frame_id',
+    'scan.margin': 'scan.free_margin',
+}
 _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
@@ -43,9 +56,9 @@ class InputOptions:
         'raw: image_raw is subscribed; compressed: image_raw/compressed',
         choices=('raw', 'compressed'),
     )
-    reliability: str = option(
+    qos_reliability: str = option(
         'auto',
-        'Reliability of the subscription; auto: what the publisher offers',
+        'Reliability of the image and camera_info subscriptions; auto: that of the publisher',
         choices=('auto', 'reliable', 'best_effort'),
     )
     max_frame_age_s: float = option(
@@ -75,7 +88,10 @@ class TaskOptions:
     """What every task has."""
 
     enabled: bool = option(
-        True, 'Run this task where the model has it; may change while the node runs'
+        True, 'Run this task if the model has it; can be changed while the node runs'
+    )
+    checkpoint: str = option(
+        '', 'Checkpoint of this task alone: a name, folder or file; empty: that of the node'
     )
 
     def __post_init__(self) -> None:
@@ -119,7 +135,7 @@ class SegmentationOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class PoseOptions(TaskOptions):
+class HumanPoseOptions(TaskOptions):
     """People: markers and points in space."""
 
     marker_lifetime_s: float = option(
@@ -141,7 +157,16 @@ class OutputOptions:
     segmentation: SegmentationOptions = group(SegmentationOptions)
     foreground: TaskOptions = group(TaskOptions)
     matting: TaskOptions = group(TaskOptions)
-    pose: PoseOptions = group(PoseOptions)
+    human_pose: HumanPoseOptions = group(HumanPoseOptions)
+
+    def checkpoints(self) -> dict[str, str]:
+        """Return {task: checkpoint} of the tasks that have a checkpoint of their own."""
+        groups = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            task: group.checkpoint
+            for task, group in groups.items()
+            if isinstance(group, TaskOptions) and group.checkpoint
+        }
 
 
 @dataclass(frozen=True)

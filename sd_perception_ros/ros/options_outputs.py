@@ -38,10 +38,10 @@ class ScaleOptions:
         'people says. fixed: the two numbers below',
         choices=(NO_SOURCE, 'depth', 'scan', 'ground', 'person', 'fixed'),
     )
-    space: str = option(
+    from_task: str = option(
         'auto',
-        'Which task metres are made from; disparity: the line gives 1 / depth. auto: depth where '
-        'the model has it',
+        'Task that metres are made from: depth, disparity (scale and shift then give 1 / depth), '
+        'or auto: depth where the model has it, else disparity',
         choices=('auto', 'depth', 'disparity'),
     )
     scale_m: float = option(
@@ -82,10 +82,11 @@ class ScaleOptions:
 class PointsOptions:
     """The point clouds."""
 
-    stride: int = option(1, 'Every so manieth row and column becomes a point', low=1, high=64)
-    max_jump: float = option(
+    stride: int = option(1, 'Use every n-th row and column', low=1, high=64)
+    max_relative_jump: float = option(
         0.0,
-        'Pixels at edges, where depth jumps by more than this share, are no points; 0: all are',
+        'Leave out pixels at depth edges (flying pixels): neighbours differ by more than this '
+        'share of the depth; 0: keep all',
         low=0.0,
         high=10.0,
     )
@@ -98,9 +99,11 @@ class PointsOptions:
     voxel_min_points: int = option(
         1, 'Cubes with fewer points are noise and left out', low=1, high=10_000
     )
-    labels: bool = option(False, 'Add a field label, the class of each point (segmentation)')
-    without: list[str] = option(
-        [], "Classes whose points are left out, by their names in the checkpoint; [''] is none"
+    add_label_field: bool = option(
+        False, 'Add the field label: class id of each point (from segmentation)'
+    )
+    exclude_classes: list[str] = option(
+        [], "Leave out points of these segmentation classes, by name; [''] is an empty list"
     )
 
     def __post_init__(self) -> None:
@@ -110,14 +113,14 @@ class PointsOptions:
     @property
     def needs_classes(self) -> bool:
         """Whether each point's class must be known."""
-        return self.labels or any(self.without)
+        return self.add_label_field or any(self.exclude_classes)
 
 
 @dataclass(frozen=True)
 class ScanOptions:
     """The laser scan that is made of metric depth."""
 
-    frame: str = option('', 'Frame of the scan, x forward and level; empty: no scan')
+    frame_id: str = option('', 'Frame of the scan, level, x forward; empty: no scan')
     mounting: MountingOptions = group(MountingOptions)
     min_angle_deg: float = option(-60.0, 'First beam', low=-180.0, high=180.0)
     max_angle_deg: float = option(60.0, 'Last beam, counterclockwise', low=-180.0, high=180.0)
@@ -132,12 +135,15 @@ class ScanOptions:
     max_height_m: float = option(
         1.5, 'Higher points, in the frame of the scan, are overhead', low=-100.0, high=100.0
     )
-    stride: int = option(2, 'Every so manieth row and column is read', low=1, high=64)
+    stride: int = option(2, 'Use every n-th row and column', low=1, high=64)
     min_points: int = option(
         3, 'Fewer points in a beam at one range are noise', low=1, high=10_000
     )
-    margin: float = option(
-        0.2, 'A beam is free where all is farther than the range by this share', low=0.0, high=10.0
+    free_margin: float = option(
+        0.2,
+        'A beam is free (+Inf) only if all its depths exceed max_range_m by this share',
+        low=0.0,
+        high=10.0,
     )
 
     def __post_init__(self) -> None:

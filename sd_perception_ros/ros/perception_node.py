@@ -29,13 +29,20 @@ from sd_perception_ros.ros.input.mailbox import Worker
 from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
 from sd_perception_ros.ros.node.logs import NodeLog
-from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of, read
+from sd_perception_ros.ros.node.parameters import (
+    declare,
+    likely_typos,
+    names_of,
+    read,
+    replace_old_names,
+)
 from sd_perception_ros.ros.node.shutdown import FAILED, GONE, run_node
-from sd_perception_ros.ros.options import InputOptions, NodeOptions, OutputOptions
+from sd_perception_ros.ros.options import InputOptions, NodeOptions, OLD_PARAMETERS, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
 from sd_perception_ros.ros.output.results import Frame
 from sd_perception_ros.ros.reloading import Reloading
 from sd_perception_ros.ros.serving import load, Served, Serving
+from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.types import Prediction
 
 GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (OutputOptions, ''))
@@ -65,6 +72,7 @@ class PerceptionNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__('perception')
         NodeLog(self)
+        replace_old_names(self, OLD_PARAMETERS)
         for cls, prefix in GROUPS:
             declare(self, cls, prefix)
         known = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]
@@ -104,7 +112,7 @@ class PerceptionNode(LifecycleNode):
         try:
             self._options = read(self, InputOptions)
             options = read(self, OutputOptions)
-            engine = load(read(self, EngineConfig))
+            engine = load(read(self, EngineConfig), options.checkpoints())
             self._streams = Streams(self._options, options, self._stats)
             outputs = CameraOutputs.of(self, engine.tasks, options, self._streams.metres)
         except FAULTS as error:  # rclpy would swallow it and say nothing
@@ -316,7 +324,7 @@ class PerceptionNode(LifecycleNode):
 def _when_used(names: Collection[str]) -> str:
     if all(name.endswith('.enabled') for name in names):
         return 'used from the next frame on'
-    if set(names) <= set(names_of(EngineConfig)):
+    if set(names) <= {*names_of(EngineConfig), *(f'{task}.checkpoint' for task in TASKS)}:
         return 'used at the next configure or ~/reload_model'
     return 'used at the next configure'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import threading
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -15,6 +16,7 @@ from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
 from sd_perception_ros.ros.node.parameters import read
+from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.serving import free_memory, load, Served, Serving
 
 
@@ -49,7 +51,8 @@ class Reloading:
             return response
         outputs = self._serving.now.outputs  # not the engine: cleanup must be able to free it
         config = read(self._node, EngineConfig)
-        self._loading = loading = Loading(config, self._node.executor)
+        checkpoints = read(self._node, OutputOptions).checkpoints()
+        self._loading = loading = Loading(config, checkpoints, self._node.executor)
         await loading.finished
         self._loading = None
         response.message = loading.error or self._replace(outputs, loading.engine)
@@ -83,15 +86,18 @@ class Loading:
     A thread that loads a model and warms it up.
 
     :param config: what to load and how to run it.
+    :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
     :param executor: woken at the end, so that whoever awaits `finished` goes on.
     :ivar engine: the model; None until it is there, and where `error` says why it is not.
     """
 
-    def __init__(self, config: EngineConfig, executor: Executor) -> None:
+    def __init__(
+        self, config: EngineConfig, checkpoints: Mapping[str, str], executor: Executor
+    ) -> None:
         self.finished = Future(executor=executor)
         self.engine: Engine | None = None
         self.error = 'the loader ended by the exception in the log'
-        self._config, self._executor = config, executor
+        self._config, self._checkpoints, self._executor = config, checkpoints, executor
         self._thread = threading.Thread(target=self._run, name='loader')
         self._thread.start()
 
@@ -101,7 +107,7 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self.engine = load(self._config)
+            self.engine = load(self._config, self._checkpoints)
             self.error = ''
         except FAULTS as error:
             self.error = f'{described(error)}{remedy(error)}'

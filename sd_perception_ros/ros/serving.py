@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import gc
 import threading
@@ -79,9 +79,13 @@ class Serving:
         free_memory()
 
 
-def load(config: EngineConfig) -> Engine:
-    """Load a model and run it once; raises `FAULTS`."""
-    engine = Engine.from_config(config)
+def load(config: EngineConfig, checkpoints: Mapping[str, str]) -> Engine:
+    """
+    Load a model and run it once; raises `FAULTS`.
+
+    :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+    """
+    engine = Engine.from_config(config, checkpoints)
     engine.warm_up(*_WARM_UP_SIZE)
     return engine
 

@@ -9,16 +9,20 @@ from sd_perception_ros.config import build
 from sd_perception_ros.tasks.depth import Depth
 from sd_perception_ros.tasks.disparity import Disparity
 from sd_perception_ros.tasks.foreground import Foreground
+from sd_perception_ros.tasks.human_pose import HumanPose
 from sd_perception_ros.tasks.matting import Matting
 from sd_perception_ros.tasks.normals import Normals
-from sd_perception_ros.tasks.pose import Pose
 from sd_perception_ros.tasks.segmentation import Segmentation
 from sd_perception_ros.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (Depth, Disparity, Normals, Segmentation, Foreground, Matting, Pose)
+    for task in (Depth, Disparity, Normals, Segmentation, Foreground, Matting, HumanPose)
 }
+
+
+# Names of the release before, to read its checkpoints and parameter files.
+OLD_NAMES = {'pose': 'human_pose'}
 
 
 def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = '') -> Task:

@@ -35,9 +35,9 @@ SHOWN = (
     ('disparity', 'disparity', 'disparity/color'),
     ('normals', 'normals', 'normals/color'),
     ('segmentation', 'segmentation', 'segmentation/color'),
-    ('foreground', 'foreground', 'foreground/mask'),
+    ('foreground', 'foreground', 'foreground/alpha'),
     ('matting', 'matting (people)', 'matting/alpha'),
-    ('pose', 'pose', 'pose/overlay'),
+    ('human_pose', 'human_pose', 'human_pose/overlay'),
 )
 
 

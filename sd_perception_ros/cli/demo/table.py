@@ -34,7 +34,7 @@ Values = NDArray[Any]
 
 
 def poses_of(joints: Values, height: int, width: int) -> Poses:
-    """Turn the points of pose/keypoints back into people."""
+    """Turn the points of human_pose/keypoints back into people."""
     people = []
     for number in np.unique(joints['person']):
         own = joints[joints['person'] == number]
@@ -55,9 +55,9 @@ MEASURED: Mapping[str, tuple[str, Callable[[Values, int, int], Prediction]]] = {
         'segmentation/labels',
         lambda values, *_: LabelMap(values, np.ones(values.shape, np.float32)),
     ),
-    'foreground': ('foreground/mask', lambda values, *_: Matte(values / np.float32(255))),
+    'foreground': ('foreground/alpha', lambda values, *_: Matte(values / np.float32(255))),
     'matting': ('matting/alpha', lambda values, *_: Matte(values / np.float32(255))),
-    'pose': ('pose/keypoints', poses_of),
+    'human_pose': ('human_pose/keypoints', poses_of),
 }
 WALL = ROOM_CLASSES.index('wall')
 HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', 'p95 latency ms')
@@ -139,7 +139,7 @@ def guess(height: int, width: int) -> dict[str, Prediction]:
         'segmentation': LabelMap(np.full((height, width), WALL, np.uint8), nothing),
         'foreground': Matte(nothing),
         'matting': Matte(nothing),
-        'pose': Poses((), height, width),
+        'human_pose': Poses((), height, width),
     }
 
 

@@ -63,9 +63,9 @@ class CameraInput:
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
         self._heard = time.monotonic()
         self._mismatch = ''
-        self._offered = resolve_reliability(node, self.topic, options.reliability)
+        self._offered = resolve_reliability(node, self.topic, options.qos_reliability)
         self._images = self._subscribe_images()
-        self._info_offered = resolve_reliability(node, self.info_topic, options.reliability)
+        self._info_offered = resolve_reliability(node, self.info_topic, options.qos_reliability)
         self._info_subscription = self._subscribe_infos()
 
     def camera_for(self, header: Header, width: int, height: int) -> Camera | None:
@@ -118,7 +118,7 @@ class CameraInput:
 
     def tend(self) -> None:
         """Follow publishers that came or changed, and say why a topic is silent."""
-        wanted = self._options.reliability
+        wanted = self._options.qos_reliability
         offered = resolve_reliability(self._node, self.topic, wanted)
         if offered != self._offered:
             self._offered = offered
@@ -175,12 +175,12 @@ class CameraInput:
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        if self._options.reliability == 'auto' and policy == 'RELIABILITY':
+        if self._options.qos_reliability == 'auto' and policy == 'RELIABILITY':
             return  # `tend` subscribes again, as the publisher offers
         self._mismatch = (
             f'a publisher of {self.topic} offers another {policy} than this node asks for '
-            f'(reliability: {self._options.reliability}), so nothing arrives from it; set '
-            'reliability: auto'
+            f'(qos_reliability: {self._options.qos_reliability}), so nothing arrives from it; set '
+            'qos_reliability: auto'
         )
         self._log.warning(self._mismatch)
 

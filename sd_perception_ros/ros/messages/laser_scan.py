@@ -31,9 +31,9 @@ def scan_message(
         options.min_height_m,
         options.max_height_m,
         options.min_points,
-        options.margin,
+        options.free_margin,
     )
-    msg = LaserScan(header=Header(stamp=header.stamp, frame_id=options.frame))
+    msg = LaserScan(header=Header(stamp=header.stamp, frame_id=options.frame_id))
     msg.angle_min, msg.angle_increment = shape.min_angle_rad, shape.increment_rad
     msg.angle_max = shape.min_angle_rad + (shape.beams - 1) * shape.increment_rad
     msg.range_min, msg.range_max = options.min_range_m, options.max_range_m

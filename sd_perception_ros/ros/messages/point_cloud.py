@@ -51,7 +51,7 @@ def cloud_message(
     data = array.array('B', [0]) * (shape[0] * shape[1] * kind.itemsize)
     points = np.frombuffer(data, kind).reshape(shape)
     columns = points.view(np.float32).reshape(*shape, -1)
-    depth_m = without_edges(depth_m, options.max_jump)
+    depth_m = without_edges(depth_m, options.max_relative_jump)
     back_project(depth_m, camera, stride, out=columns[..., :3])
     _pack_rgb(rgb[::stride, ::stride], points['rgb'])
     if labels is not None:

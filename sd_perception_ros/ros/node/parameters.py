@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, MISSING
 import difflib
 from typing import Any, get_type_hints, TypeVar
@@ -12,7 +12,7 @@ from rclpy.exceptions import ParameterException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from sd_perception_ros.config import build
+from sd_perception_ros.config import build, rename_old
 
 T = TypeVar('T')
 
@@ -63,6 +63,25 @@ def read(node: Node, cls: type[T], prefix: str = '', change: dict[str, Any] | No
             inner = inner.setdefault(key, {})
         inner[last] = value
     return build(cls, nested, f"parameters '{prefix}*'" if prefix else 'parameters')
+
+
+def replace_old_names(node: Node, new_names: Mapping[str, str]) -> None:
+    """
+    Give parameters that were set by the names of the release before their new names.
+
+    Call it before `declare`. Each one is a warning in the log.
+
+    :param new_names: old name to new name.
+    :raises ValueError: a parameter is set by its old and by its new name.
+    """
+    # Values from the command line and from parameter files; rclpy has no public access to them.
+    overrides = node._parameter_overrides
+    renamed = rename_old(overrides, new_names, 'parameters')
+    overrides.clear()
+    overrides.update(
+        (name, Parameter(name, parameter.type_, parameter.value))
+        for name, parameter in renamed.items()
+    )
 
 
 def names_of(cls: type[Any], prefix: str = '') -> list[str]:

@@ -79,12 +79,12 @@ OUTPUTS = (
     ),
     Output('segmentation/mask', Image, 'segmentation', Result.mask, has_mask),
     Output('segmentation/color', Image, 'segmentation', Result.color),
-    Output('foreground/mask', Image, 'foreground', lambda r: r.shares(r.prediction.alpha)),
+    Output('foreground/alpha', Image, 'foreground', lambda r: r.shares(r.prediction.alpha)),
     Output('matting/alpha', Image, 'matting', lambda r: r.shares(r.prediction.alpha)),
     Output('matting/color', Image, 'matting', Result.cutout),
-    Output('pose/markers', MarkerArray, 'pose', Result.markers, lifted=True),
-    Output('pose/keypoints', PointCloud2, 'pose', Result.keypoints, lifted=True),
-    Output('pose/overlay', Image, 'pose', Result.overlay),
+    Output('human_pose/markers', MarkerArray, 'human_pose', Result.markers, lifted=True),
+    Output('human_pose/keypoints', PointCloud2, 'human_pose', Result.keypoints, lifted=True),
+    Output('human_pose/overlay', Image, 'human_pose', Result.overlay),
 )
 
 
@@ -143,8 +143,8 @@ class Outputs:
         if 'segmentation' in tasks:
             class_ids(
                 tasks['segmentation'].class_names,
-                options.depth.points.without,
-                'depth.points.without',
+                options.depth.points.exclude_classes,
+                'depth.points.exclude_classes',
             )
         self._shown = before._shown if before else Shown()
         kept = before._publishers if before else {}

@@ -123,7 +123,7 @@ class Result:
         if options.needs_classes and classes is None:
             return None
         names = classes.task.class_names if classes is not None else ()
-        return self._cloud(class_ids(names, options.without), only=False)
+        return self._cloud(class_ids(names, options.exclude_classes), only=False)
 
     def people_points(self) -> PointCloud2 | None:
         """Make the cloud of people alone."""
@@ -138,11 +138,11 @@ class Result:
         if frame.camera is None or not frame.header.frame_id or self.depth_m is None:
             return None
         depth_m, labels = self.depth_m, None
-        if ids or options.labels:
+        if ids or options.add_label_field:
             labels = self.others['segmentation'].prediction.labels
         if ids:
             depth_m = np.where(np.isin(labels, ids) == only, depth_m, np.float32(np.nan))
-        shown = labels if options.labels else None
+        shown = labels if options.add_label_field else None
         return cloud_message(depth_m, frame.rgb, frame.camera, frame.header, options, shown)
 
     def scan(self) -> LaserScan | None:
@@ -150,7 +150,7 @@ class Result:
         frame, options = self.frame, self.options.scan
         if frame.camera is None or not frame.header.frame_id or self.depth_m is None:
             return None
-        place = self.metres.place(options.frame, frame.header, options.mounting)
+        place = self.metres.place(options.frame_id, frame.header, options.mounting)
         if place is None:
             return None
         return scan_message(self.depth_m, frame.camera, place, frame.header, options)
@@ -189,7 +189,7 @@ class Result:
 
         None without valid intrinsics or a frame to put them in.
         """
-        camera, header, options = self.frame.camera, self.frame.header, self.options.pose
+        camera, header, options = self.frame.camera, self.frame.header, self.options.human_pose
         if camera is None or not header.frame_id:
             return None
         joints_m, size_m = self.joints_m, _MARKER_M
@@ -211,7 +211,7 @@ def has_mask(task: Any, options: OutputOptions) -> bool:
 
 def has_scan(task: Task, options: OutputOptions) -> bool:
     """Return whether the scan has a frame."""
-    return bool(options.scan.frame)
+    return bool(options.scan.frame_id)
 
 
 def always(task: Task, options: OutputOptions) -> bool:

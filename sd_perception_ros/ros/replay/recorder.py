@@ -30,10 +30,10 @@ OUTPUTS: dict[str, tuple[type, str]] = {
     'normals/color': (Image, 'normals'),
     'segmentation/labels': (Image, 'segmentation'),
     'segmentation/color': (Image, 'segmentation'),
-    'foreground/mask': (Image, 'foreground'),
+    'foreground/alpha': (Image, 'foreground'),
     'matting/alpha': (Image, 'matting'),
-    'pose/keypoints': (PointCloud2, 'pose'),
-    'pose/overlay': (Image, 'pose'),
+    'human_pose/keypoints': (PointCloud2, 'human_pose'),
+    'human_pose/overlay': (Image, 'human_pose'),
 }
 _NUMPY = {
     PointField.FLOAT32: '<f4',

@@ -33,7 +33,7 @@ Matches: TypeAlias = tuple[Float, Float]
 
 
 @dataclass(frozen=True)
-class Pose(Task):
+class HumanPose(Task):
     """
     Joint heat maps, person centres, and offsets from a centre to each joint.
 
@@ -43,7 +43,7 @@ class Pose(Task):
     the picture.
     """
 
-    name: ClassVar[str] = 'pose'
+    name: ClassVar[str] = 'human_pose'
     truth: ClassVar[str] = 'joints'
     headline: ClassVar[str] = 'pck_0.2'
     higher_is_better: ClassVar[bool] = True

@@ -39,7 +39,7 @@ def sample_of(*people: Tensor) -> dict[str, Tensor]:
 
 
 def decoded(sample: dict[str, Tensor]) -> Poses:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     prediction = pose.decode(pose.target(sample)[0][0])
     assert isinstance(prediction, Poses)
     return prediction
@@ -83,7 +83,7 @@ def test_a_joint_outside_the_picture_is_not_invented() -> None:
 def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there() -> None:
     low, ankle = person_at(100, 140), INDEX['left_ankle']
     low[low[:, 1] > HEIGHT - 0.5, 2] = OUTSIDE
-    target, _ = make_task('pose').target(sample_of(low))
+    target, _ = make_task('human_pose').target(sample_of(low))
     offsets = target[0, 18:].view(17, 2, HEIGHT // 2, WIDTH // 2)
     # The centre is the mean of the joints in the picture: 13 of them, at y = 157.4.
     row, column = divmod(int(target[0, 17].argmax()), WIDTH // 2)
@@ -96,13 +96,13 @@ def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there
     # Nor where another's ankle is hot at the edge, nearer than a fifth of the person.
     crowded = low.clone()
     crowded[ankle] = torch.tensor([107, HEIGHT + 8, OUTSIDE])
-    target = make_task('pose').target(sample_of(crowded))[0][0]
+    target = make_task('human_pose').target(sample_of(crowded))[0][0]
     target[ankle, -1, 53] = 1
-    [person] = make_task('pose').decode(target).people
+    [person] = make_task('human_pose').decode(target).people
     assert np.isnan(person.joints[ankle, :2]).all()
     # A sink of numbers is not asked for: a quarter of the picture is as far as it goes.
     low[ankle, :2] = torch.tensor([-5000, 5000])
-    far = make_task('pose').target(sample_of(low))[0][0, 18:].view(17, 2, 96, 128)
+    far = make_task('human_pose').target(sample_of(low))[0][0, 18:].view(17, 2, 96, 128)
     x, y = (far[ankle, :, row, column] * 16).tolist()
     assert (column + x, row + y) == pytest.approx((-0.25 * 128, 1.25 * 96))
 
@@ -118,7 +118,7 @@ def test_nobody_gives_nobody() -> None:
 
 
 def test_noise_that_is_hot_everywhere_gives_a_bounded_number_of_people() -> None:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     raw = torch.rand(pose.channels, 96, 128, generator=torch.Generator().manual_seed(0))
     prediction = pose.decode(raw)
     assert isinstance(prediction, Poses)
@@ -126,7 +126,7 @@ def test_noise_that_is_hot_everywhere_gives_a_bounded_number_of_people() -> None
 
 
 def test_a_grid_scales_joints_to_a_larger_picture() -> None:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     target, _ = pose.target(sample_of(person_at(100, 40)))
     prediction = pose.decode(target[0], Grid(480, 640, 5.0, 5.0))
     assert isinstance(prediction, Poses)
@@ -135,7 +135,7 @@ def test_a_grid_scales_joints_to_a_larger_picture() -> None:
 
 
 def test_people_in_the_padding_beside_the_picture_are_left_out() -> None:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     target, _ = pose.target(sample_of(person_at(200, 40)))
     prediction = pose.decode(target[0], Grid(192, 150, 2.0, 2.0))
     assert isinstance(prediction, Poses)
@@ -192,7 +192,7 @@ def test_a_mirror_swaps_left_and_right_and_nothing_else() -> None:
 
 
 def test_a_heat_of_a_tenth_where_nobody_is_costs_one_and_a_half() -> None:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     target, valid = pose.target(sample_of())
     raw = torch.zeros_like(target)
     raw[:, :18] = 0.1
@@ -204,7 +204,7 @@ def test_a_heat_of_a_tenth_where_nobody_is_costs_one_and_a_half() -> None:
 
 
 def test_offsets_a_cell_too_long_cost_three_sixteenths_of_a_unit() -> None:
-    pose = make_task('pose')
+    pose = make_task('human_pose')
     target, valid = pose.target(sample_of(person_at(100, 40), person_at(180, 40)))
     raw = target.nan_to_num(0.0)
     raw[:, 18:] += 1 / 16
