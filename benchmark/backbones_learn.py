@@ -45,8 +45,8 @@ from sd_perception_ros.checkpoint.weights import load_vae, save_model, save_tens
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation import evaluate  # noqa: E402
-from sd_perception_ros.training.finetune import train, TuneConfig  # noqa: E402
-from sd_perception_ros.training.loop import OptimizeConfig  # noqa: E402
+from sd_perception_ros.training.finetune import train  # noqa: E402
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig  # noqa: E402
 
 TASKS = ('depth', 'normals')
 PROMPT_WIDTH, POOLED_WIDTH = 32, 24

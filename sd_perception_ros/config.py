@@ -11,6 +11,8 @@ from typing import Any, get_type_hints, TypeVar
 T = TypeVar('T')
 LOG = logging.getLogger(__name__)
 
+ONNX_RUNTIMES = ('onnxruntime', 'openvino')  # they run a model's ONNX files
+
 
 def option(
     default: Any,
@@ -160,7 +162,7 @@ class EngineConfig:
         'What runs the network; auto: the fastest one here, and the log says which and why; '
         'torch-compile takes a minute or more to start, onnxruntime and openvino some seconds '
         'the first time',
-        choices=('auto', 'torch', 'torch-compile', 'onnxruntime', 'openvino'),
+        choices=('auto', 'torch', 'torch-compile', *ONNX_RUNTIMES),
     )
     cuda_graphs: bool = option(
         True, 'On CUDA, record what a frame does and replay it: one launch instead of hundreds'

@@ -25,8 +25,8 @@ from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.training.finetune import train, TuneConfig
-from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.finetune import train
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
 
 STABLE_DIFFUSION = {
     'beta_start': 0.00085,

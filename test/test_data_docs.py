@@ -10,7 +10,7 @@ import pytest
 
 from sd_perception_ros.__main__ import main
 from sd_perception_ros.checkpoint import config_file
-from sd_perception_ros.data.opening import KINDS
+from sd_perception_ros.data.formats import dataset_class, KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / 'docs' / 'data.md').read_text(encoding='utf-8')
@@ -42,5 +42,5 @@ def test_every_kind_is_in_the_table_with_its_parts() -> None:
     rows = {row[1]: row[2] for row in re.finditer(r'^\| `(\w+)` \| ([^|]*)\|', PAGE, re.MULTILINE)}
     assert rows.keys() == KINDS.keys()
     for kind, parts in rows.items():
-        named = [part for part in KINDS[kind].splits if not part.startswith('<')][:1]
+        named = [part for part in dataset_class(kind).splits if not part.startswith('<')][:1]
         assert all(part in parts for part in named if part not in ('', 'all')), kind

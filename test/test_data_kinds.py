@@ -15,8 +15,9 @@ import torch
 
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.files import read_rgb
+from sd_perception_ros.data.formats import dataset_class, KINDS
 from sd_perception_ros.data.formats.hypersim import camera_rays, to_depth_m
-from sd_perception_ros.data.opening import KINDS, open_data
+from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 
@@ -37,7 +38,7 @@ def test_a_folder_is_recognized_by_what_is_in_it(kind: str, tmp_path: Path) -> N
     if kind == 'diode':  # no train in this one
         folder = f'{kind}:{tmp_path}:val'
     dataset = open_data([folder])
-    assert type(dataset) is KINDS[kind]
+    assert type(dataset) is dataset_class(kind)
     dataset.check()
 
 

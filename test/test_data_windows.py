@@ -19,11 +19,11 @@ from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.windows import ahead, covering, middle, resized, WindowConfig
+from sd_perception_ros.data.windows import ahead, covering, middle, resized
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.options import OptimizeConfig, WindowConfig
 from sd_perception_ros.training.pretrain import train_autoencoder
 from sd_perception_ros.types import Sample
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.training.loop import discard_state, optimize, OptimizeConfig, rate_factor
+from sd_perception_ros.training.loop import discard_state, optimize, rate_factor
+from sd_perception_ros.training.options import OptimizeConfig
 
 # What the weights of a line are fitted to: 2 x + 1.
 X = torch.linspace(-1, 1, 8).view(8, 1)

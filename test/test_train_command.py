@@ -24,8 +24,7 @@ from sd_perception_ros.cli.arguments import from_options, parse
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.training.finetune import train as run_training
-from sd_perception_ros.training.finetune import TuneConfig
-from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')

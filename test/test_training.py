@@ -29,8 +29,8 @@ from sd_perception_ros.tasks.losses import (
     relative_loss,
     scale_shift_invariant_loss,
 )
-from sd_perception_ros.training.finetune import previews, train, TuneConfig
-from sd_perception_ros.training.loop import OptimizeConfig
+from sd_perception_ros.training.finetune import previews, train
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 
+from sd_perception_ros.backbones import UNET_CHANNELS
+
 PROMPT_WIDTH = 32
-UNET_CHANNELS = (32, 48, 96, 160, 192)
 
 
 def small_vae() -> AutoencoderKL:

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from sd_perception_ros.backbones.onestep import PREDICTIONS
-from sd_perception_ros.checkpoint.heads import HEADS
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
 from sd_perception_ros.config import build, check, option, rename_old
+from sd_perception_ros.heads import HEADS
 from sd_perception_ros.tasks import OLD_NAMES
 
 FILE = 'checkpoint.yaml'

@@ -16,7 +16,6 @@ from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 
-HEADS = ('decoder', 'light', 'dpt')
 UNUSED = 'neck.fusion_stage.layers.0.residual_layer1.'
 
 

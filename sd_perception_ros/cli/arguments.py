@@ -11,7 +11,7 @@ from typing import Any, get_type_hints, TypeVar
 
 import yaml
 
-from sd_perception_ros.data.opening import HELP
+from sd_perception_ros.data.formats import HELP
 
 T = TypeVar('T')
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sd_perception_ros.backbones import UNET_CHANNELS
 from sd_perception_ros.backbones.small import (
     PROMPT_WIDTH,
     small_unet,
     small_vae,
     take_over,
-    UNET_CHANNELS,
 )
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint.assembly import PROMPT
@@ -32,7 +32,8 @@ from sd_perception_ros.data.dataset import Dataset, several_sizes
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.training.loop import device, discard_state, OptimizeConfig, processes
+from sd_perception_ros.training.loop import device, discard_state, processes
+from sd_perception_ros.training.options import OptimizeConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,

@@ -15,7 +15,6 @@ import yaml
 from sd_perception_ros.checkpoint import checkpoint, config_file
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, MOST_PX
 from sd_perception_ros.checkpoint.finetuning import base_folder, is_checkpoint, model_to_finetune
-from sd_perception_ros.checkpoint.heads import HEADS
 from sd_perception_ros.checkpoint.licenses import license_near
 from sd_perception_ros.checkpoint.weights import weights_fingerprint
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
@@ -25,10 +24,11 @@ from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.data.windows import WindowConfig
+from sd_perception_ros.heads import HEADS
 from sd_perception_ros.tasks import TASKS
-from sd_perception_ros.training.finetune import previews, train, TuneConfig
-from sd_perception_ros.training.loop import device, discard_state, is_main, OptimizeConfig
+from sd_perception_ros.training.finetune import previews, train
+from sd_perception_ros.training.loop import device, discard_state, is_main
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig, WindowConfig
 
 SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
 

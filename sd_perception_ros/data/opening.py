@@ -1,4 +1,4 @@
-"""Every kind of data by its name, and the one way to open them: kind:path:split@weight."""
+"""The one way to open data: kind:path:split@weight."""
 
 from __future__ import annotations
 
@@ -8,45 +8,8 @@ from pathlib import Path
 import re
 
 from sd_perception_ros.data.dataset import Dataset, FolderDataset
-from sd_perception_ros.data.formats.coco import CocoDataset
-from sd_perception_ros.data.formats.diode import DiodeDataset
-from sd_perception_ros.data.formats.dis5k import Dis5kDataset
-from sd_perception_ros.data.formats.eth3d import Eth3dDataset
-from sd_perception_ros.data.formats.folder import PicturesDataset
-from sd_perception_ros.data.formats.hypersim import HypersimDataset
-from sd_perception_ros.data.formats.kitti import KittiDataset
-from sd_perception_ros.data.formats.nyuv2 import NyuV2Dataset
-from sd_perception_ros.data.formats.p3m10k import P3m10kDataset
-from sd_perception_ros.data.formats.rooms import RoomsDataset
-from sd_perception_ros.data.formats.rosbag import RosbagDataset
-from sd_perception_ros.data.formats.scannet import ScanNetDataset
-from sd_perception_ros.data.formats.shards import ShardsDataset
-from sd_perception_ros.data.formats.vkitti2 import VirtualKitti2Dataset
+from sd_perception_ros.data.formats import dataset_class, KINDS
 from sd_perception_ros.data.mixture import Framed, Mixture
-
-KINDS: dict[str, type[FolderDataset]] = {
-    kind.kind: kind
-    for kind in (
-        RoomsDataset,
-        PicturesDataset,
-        ShardsDataset,
-        RosbagDataset,
-        HypersimDataset,
-        VirtualKitti2Dataset,
-        NyuV2Dataset,
-        KittiDataset,
-        ScanNetDataset,
-        Eth3dDataset,
-        DiodeDataset,
-        Dis5kDataset,
-        P3m10kDataset,
-        CocoDataset,
-    )
-}
-HELP = (
-    'kind:path, kind:path:split or a plain path, of which the kind is found out; several are '
-    'mixed, @9 behind one of them is its weight (1). Kinds: ' + ', '.join(KINDS)
-)
 
 
 def open_data(
@@ -95,7 +58,7 @@ def _place(text: str) -> tuple[type[FolderDataset], Path, str]:
         close = difflib.get_close_matches(name, KINDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f'choose one of: {", ".join(KINDS)}'
         raise ValueError(f"unknown kind of data '{name}' in '{text}'; {hint}")
-    kind = KINDS[name]
+    kind = dataset_class(name)
     path, colon, split = rest.rpartition(':')
     if not colon or Path(rest).exists():
         return kind, Path(rest), ''
@@ -108,9 +71,9 @@ def _place(text: str) -> tuple[type[FolderDataset], Path, str]:
 
 def _recognized(path: Path) -> type[FolderDataset]:
     """Return the kind of which a folder, or a file, has a sign; rooms where it has none."""
-    for kind in KINDS.values():
+    for kind in map(dataset_class, KINDS):
         if path.is_dir() and any(next(path.glob(sign), None) for sign in kind.signs):
             return kind
         if path.is_file() and any(path.match(sign) for sign in kind.signs):
             return kind
-    return RoomsDataset
+    return dataset_class('rooms')

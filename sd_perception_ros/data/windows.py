@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,31 +12,11 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from sd_perception_ros.config import check, option
 from sd_perception_ros.data.augment import crop
 from sd_perception_ros.images import resize
 from sd_perception_ros.types import Sample
 
 T = TypeVar('T')
-
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """How the windows that a network sees are taken from pictures."""
-
-    fit: str = option(
-        'crop',
-        'crop: windows of a picture at its own scale; cover: the picture is scaled until it just '
-        'covers the window, for pictures of many sizes',
-        choices=('crop', 'cover'),
-    )
-    workers: int = option(
-        2, 'Threads that read pictures while the network computes; 0: none', low=0, high=64
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
 
 
 def resized(sample: Sample, height: int, width: int) -> Sample:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
-import torch
-
-from sd_perception_ros.data.augment import crop
 from sd_perception_ros.metrics.depth import RANGE_M
 from sd_perception_ros.types import Sample
 
@@ -37,6 +34,10 @@ class Protocol:
 
         :raises ValueError: the picture is smaller than the frame, or not of the window's size.
         """
+        import torch  # here: the command line reads the names of protocols without it
+
+        from sd_perception_ros.data.augment import crop
+
         height, width = sample['image'].shape[-2:]
         if self.frame:
             high, wide = self.frame

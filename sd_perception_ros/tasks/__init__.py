@@ -1,23 +1,26 @@
-"""Every task by its name: add a file here and a class to this table, and it is everywhere."""
+"""Every task by its name: add a file here and a line to this table, and it is everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+import importlib
+from typing import Any, TYPE_CHECKING
 
 from sd_perception_ros.config import build
-from sd_perception_ros.tasks.depth import Depth
-from sd_perception_ros.tasks.disparity import Disparity
-from sd_perception_ros.tasks.foreground import Foreground
-from sd_perception_ros.tasks.human_pose import HumanPose
-from sd_perception_ros.tasks.matting import Matting
-from sd_perception_ros.tasks.normals import Normals
-from sd_perception_ros.tasks.segmentation import Segmentation
-from sd_perception_ros.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (Depth, Disparity, Normals, Segmentation, Foreground, Matting, HumanPose)
+if TYPE_CHECKING:
+    from sd_perception_ros.tasks.task import Task
+
+# Name, which is that of the file, and class. A task is imported when it is made: the command line
+# reads the names without torch.
+TASKS = {
+    'depth': 'Depth',
+    'disparity': 'Disparity',
+    'normals': 'Normals',
+    'segmentation': 'Segmentation',
+    'foreground': 'Foreground',
+    'matting': 'Matting',
+    'human_pose': 'HumanPose',
 }
 
 
@@ -35,4 +38,5 @@ def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = 
     if name not in TASKS:
         at = f'{where}: ' if where else ''
         raise ValueError(f"{at}unknown task '{name}'; choose one of: {', '.join(TASKS)}")
-    return build(TASKS[name], options or {}, where)
+    cls: type[Task] = getattr(importlib.import_module(f'{__name__}.{name}'), TASKS[name])
+    return build(cls, options or {}, where)

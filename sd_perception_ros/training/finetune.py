@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,35 +14,15 @@ import torch
 from torch import nn, Tensor
 from torch.distributed.tensor import DTensor
 
-from sd_perception_ros.config import check, option
 from sd_perception_ros.data.augment import crop, jitter, mirror, thin
 from sd_perception_ros.data.dataset import Dataset, stack
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.windows import ahead, covering, middle, place_window, WindowConfig
+from sd_perception_ros.data.windows import ahead, covering, middle, place_window
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
-from sd_perception_ros.training.loop import device, is_main, optimize, OptimizeConfig
+from sd_perception_ros.training.loop import device, is_main, optimize
+from sd_perception_ros.training.options import OptimizeConfig, TuneConfig, WindowConfig
 from sd_perception_ros.types import Sample
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """Which weights of a model move."""
-
-    tune: str = option(
-        'full',
-        'full: the whole denoiser; lora: low-rank adapters of its attention, merged into it at '
-        'the end; heads: nothing but the readouts',
-        choices=('full', 'lora', 'heads'),
-    )
-    lora_rank: int = option(16, 'Rank of the adapters', low=1, high=512)
-    checkpointing: int = option(
-        0, '1 computes activations twice to save memory (gradient checkpointing)', low=0, high=1
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
 
 
 class _Readout(nn.Module):

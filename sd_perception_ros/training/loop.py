@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 import json
 import math
@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.config import check, option
 from sd_perception_ros.training.graphed_module import Replayed
+from sd_perception_ros.training.options import OptimizeConfig
 from sd_perception_ros.training.step_losses import StepLosses
 
 Run = dict[str, Any]
@@ -32,44 +32,6 @@ FREE = {'steps', 'learning_rate', 'save_every', 'accumulate', 'graphs'}
 STATE = 'state'
 WAIT = timedelta(hours=2)  # of processes for one another
 RUN = 'run.json'
-
-
-@dataclass(frozen=True)
-class OptimizeConfig:
-    """How long and how fast weights are fitted."""
-
-    steps: int = option(30000, 'Optimizer steps, whatever the number of processes', low=1)
-    batch: int = option(32, 'Pictures in a step, over all processes together', low=1)
-    accumulate: int = option(
-        1, 'Parts that a process runs its pictures in, one after the other, to save memory', low=1
-    )
-    learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
-    warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
-    decay: str = option(
-        'cosine', 'How the rate falls, to 1 % of the highest', choices=('cosine', 'exponential')
-    )
-    decay_steps: int = option(0, 'Steps until the rate has fallen; 0: all', low=0)
-    precision: str = option(
-        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
-    )
-    ema: float = option(
-        0.0,
-        'Decay of the running mean of weights that is the result; 0: the last weights are',
-        low=0,
-        high=0.99999,
-    )
-    seed: int = option(0, 'Seed of data order, crops and noise', low=0)
-    graphs: int = option(
-        1,
-        'On one GPU, record the network for each window size and replay it; 0: do not',
-        low=0,
-        high=1,
-    )
-    save_every: int = option(500, 'Steps between two saved states', low=1)
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        check(self)
 
 
 # (module as it is wrapped for many processes, step, which pictures of the step's batch) -> losses

@@ -15,7 +15,8 @@ from sd_perception_ros.data.augment import crop, jitter
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.windows import covering, place_window
 from sd_perception_ros.tasks.losses import gradient_loss
-from sd_perception_ros.training.loop import optimize, OptimizeConfig
+from sd_perception_ros.training.loop import optimize
+from sd_perception_ros.training.options import OptimizeConfig
 
 Log = Iterator[tuple[int, dict[str, float]]]
 
