@@ -12,6 +12,7 @@ import pytest
 from sd_perception_ros.geometry.pinhole import back_project
 from sd_perception_ros.metric_depth.alignment import align, align_by_factor, Limits
 from sd_perception_ros.metric_depth.references import from_depth, References
+from sd_perception_ros.metric_depth.robust_fit import robust_line
 from sd_perception_ros.metric_depth.scale import Alignment, ScaleShift, to_metres
 from sd_perception_ros.types import Camera
 
@@ -119,6 +120,19 @@ def test_an_exact_reference_gives_its_scale_and_shift(scale, shift, inverse, see
     assert found.own.shift == pytest.approx(shift, rel=1e-3, abs=1e-3 * scale)
     assert found.quality.inliers == 1
     assert found.quality.residual < 1e-3
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_robust_line_is_the_least_squares_line_of_the_points_that_agree(seed):
+    """Nine tenths lie within 5 % of 4 x + 1, well within the tolerance; the others are far off."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0.1, 0.9, 400)
+    y = (4 * x + 1) * rng.uniform(0.95, 1.05, 400)
+    y[:40] *= 5
+    found = robust_line(x, y, tolerance=0.2)
+    # numpy squares its weights: errors count as shares of y.
+    expected = np.polyfit(x[40:], y[40:], 1, w=1 / y[40:])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 KINDS = {

@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.config import build
 from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanShape
-from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, camera_from_fov, mounting
+from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.geometry.point_cloud import voxels, without_edges
 from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
@@ -24,9 +24,10 @@ from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS
 from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import DepthMap, LabelMap
+from sd_perception_ros.types import Camera, DepthMap, LabelMap
 
-CAMERA = camera_from_fov(64, 48, 90.0)
+# No square pixels, and no centre in the middle.
+CAMERA = Camera(fx=32.0, fy=36.0, cx=30.0, cy=22.0, width=64, height=48)
 HEADER = Header(frame_id='lens')
 HEADER.stamp.sec = 7
 RGB = np.full((48, 64, 3), (10, 20, 30), np.uint8)
@@ -89,9 +90,31 @@ def test_an_organized_cloud_keeps_every_pixel_in_its_place():
     assert set(points['rgb'].view('u4')) == {10 << 16 | 20 << 8 | 30}
 
 
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'stride': 2}, {'voxel_m': 0.05}],
+    ids=['every pixel', 'every second', 'voxels'],
+)
+def test_a_cloud_has_no_point_in_mid_air_where_depth_is_smeared(options):
+    """A box at 1 m before a wall at 3 m, and three columns between them, as a network sees it."""
+    depth_m = np.full((48, 64), 3.0, np.float32)
+    depth_m[:, :30] = 1.0
+    depth_m[:, 30:33] = [1.4, 2.0, 2.6]
+
+    def depths(max_jump: float) -> np.ndarray:
+        cloud = cloud_message(
+            depth_m, RGB, CAMERA, HEADER, PointsOptions(max_relative_jump=max_jump, **options)
+        )
+        z = read(cloud)['z']
+        return z[np.isfinite(z)]
+
+    assert ((depths(0.0) > 1.3) & (depths(0.0) < 2.7)).any()
+    assert set(depths(0.1).round(3).tolist()) == {1.0, 3.0}
+
+
 def test_labels_are_the_classes_of_the_pixels():
     labels = np.zeros((48, 64), np.uint8)
-    labels[:, 32:] = 5
+    labels[:, 31:] = 5
     depth_m = np.full((48, 64), 2.0, np.float32)
     points = read(cloud_message(depth_m, RGB, CAMERA, HEADER, PointsOptions(), labels))
     assert points.dtype.itemsize == 20

@@ -12,6 +12,7 @@ from sd_perception_ros.ros.messages.camera_info import (
     is_distorted,
     lens_from_info,
 )
+from sd_perception_ros.types import Camera
 
 # A lens that bends by some pixels, in each model's own terms.
 MODELS = {
@@ -19,13 +20,14 @@ MODELS = {
     'rational_polynomial': (0.4, 0.1, 0.001, 0.0, 0.01, 0.7, 0.2, 0.03),
     'equidistant': (-0.03, 0.01, 0.0, 0.0),
 }
-K = [200.0, 0.0, 159.5, 0.0, 200.0, 119.5, 0.0, 0.0, 1.0]
+# No square pixels, and no centre in the middle.
+K = [200.0, 0.0, 159.5, 0.0, 210.0, 112.5, 0.0, 0.0, 1.0]
 
 
 def info_of(model: str, coefficients: tuple[float, ...], **changed: object) -> CameraInfo:
     info = CameraInfo(width=320, height=240, distortion_model=model, d=list(coefficients), k=K)
     info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    info.p = [180.0, 0.0, 160.0, 0.0, 0.0, 180.0, 118.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.p = [180.0, 0.0, 160.0, 0.0, 0.0, 170.0, 118.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     for name, value in changed.items():
         setattr(info, name, value)
     return info
@@ -65,7 +67,7 @@ def test_a_rectified_point_lies_where_the_pinhole_camera_says(model):
     raw = bent(model, MODELS[model], rays)
     camera = camera_from_info(info, 320, 240, rectified=True)
     ideal = rays[:, :2] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
-    assert np.abs(raw - (rays[:, :2] * 200 + [159.5, 119.5])).max() > 3  # it bends
+    assert np.abs(raw - (rays[:, :2] * [200, 210] + [159.5, 112.5])).max() > 3  # it bends
     straight = lens_from_info(info, 320, 240).rectify(dots(raw))
     for place in ideal:
         np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
@@ -74,7 +76,7 @@ def test_a_rectified_point_lies_where_the_pinhole_camera_says(model):
 @pytest.mark.parametrize('model', MODELS)
 def test_without_p_the_rectified_camera_is_k(model):
     lens = lens_from_info(info_of(model, MODELS[model], p=[0.0] * 12), 320, 240)
-    assert (lens.straight.fx, lens.straight.cx) == (200.0, 159.5)
+    assert lens.straight == Camera(200.0, 210.0, 159.5, 112.5, 320, 240)
 
 
 @pytest.mark.parametrize('model', ['', 'plumb_bob', 'rational_polynomial'])
@@ -93,8 +95,8 @@ def test_binning_and_a_region_of_interest_are_taken_out_first():
     rays = np.array([[0.15, 0.1, 1.0], [-0.15, -0.1, 1.0]])
     raw = (bent('plumb_bob', MODELS['plumb_bob'], rays) - [80, 60]) / 2
     lens = lens_from_info(info, 80, 60)
-    ideal = rays[:, :2] * [90, 90] + [(160 - 80) / 2, (118 - 60) / 2]
-    assert (lens.straight.fx, lens.straight.cx, lens.straight.cy) == (90.0, 40.0, 29.0)
+    ideal = rays[:, :2] * [90, 85] + [(160 - 80) / 2, (118 - 60) / 2]
+    assert lens.straight == Camera(90.0, 85.0, 40.0, 29.0, 80, 60)
     straight = lens.rectify(dots(raw, 60, 80))
     for place in ideal:
         np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
@@ -104,7 +106,7 @@ def test_a_turned_rectified_camera_is_followed():
     """R turns the view by 5 degrees: what was ahead is 180 * tan(5 deg) px aside."""
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     info = info_of('plumb_bob', (0.0,) * 5, r=np.array([cos, 0, sin, 0, 1, 0, -sin, 0, cos]))
-    straight = lens_from_info(info, 320, 240).rectify(dots(np.array([[159.5, 119.5]])))
+    straight = lens_from_info(info, 320, 240).rectify(dots(np.array([[159.5, 112.5]])))
     expected = [160 + 180 * np.tan(np.radians(5)), 118]
     np.testing.assert_allclose(dot_near(straight, np.array(expected)), expected, atol=0.35)
 
@@ -115,6 +117,6 @@ def test_an_equidistant_lens_bends_without_any_coefficient():
     assert is_distorted(info)
     assert not is_distorted(info_of('plumb_bob', (0.0,) * 5))
     lens = lens_from_info(info, 320, 240)
-    straight = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 119.5]])))
+    straight = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 112.5]])))
     expected = np.array([160 - 180 * np.tan(np.pi / 6), 118])
     np.testing.assert_allclose(dot_near(straight, expected), expected, atol=0.35)

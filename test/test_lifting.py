@@ -9,8 +9,9 @@ from sd_perception_ros.geometry.keypoints_3d import lift_joints, place_joints
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.types import Camera, Person, Poses
 
-# A focal length of 100 px: 10 px beside the axis at 2 m are 0.2 m.
-CAMERA = Camera(fx=100, fy=100, cx=50, cy=40, width=100, height=80)
+# No square pixels, and no centre in the middle: at 2 m, 10 px to the right of the axis are 0.2 m,
+# but 10 px below it are 0.4 m.
+CAMERA = Camera(fx=100, fy=50, cx=50, cy=30, width=100, height=80)
 NOSE, WRIST = INDEX['nose'], INDEX['left_wrist']
 
 
@@ -37,15 +38,15 @@ def lifted(depth_m: np.ndarray, u: float = 60.0, v: float = 50.0) -> list[float]
 
 
 def test_a_joint_on_a_wall_lies_on_its_ray_at_the_depth_of_the_wall():
-    assert lifted(wall()) == pytest.approx([0.2, 0.2, 2.0])
-    assert lifted(wall(), 50.0, 40.0) == pytest.approx([0.0, 0.0, 2.0])
+    assert lifted(wall()) == pytest.approx([0.2, 0.8, 2.0])
+    assert lifted(wall(), 50.0, 30.0) == pytest.approx([0.0, 0.0, 2.0])
 
 
 def test_a_person_in_front_of_a_wall_gives_the_depth_of_the_person():
     """3 of the 7 columns are arm: more than a third of the window."""
     depth_m = wall(5.0)
     depth_m[:, 58:61] = 2.0
-    assert lifted(depth_m, 60.0) == pytest.approx([0.2, 0.2, 2.0])
+    assert lifted(depth_m, 60.0) == pytest.approx([0.2, 0.8, 2.0])
 
 
 def test_a_person_in_front_of_the_open_sky_gives_the_depth_of_the_person():
@@ -80,11 +81,11 @@ def test_a_joint_outside_the_picture_is_unsure(u, v):
 
 
 def test_half_of_a_window_may_lie_outside_the_picture():
-    assert lifted(wall(), 99.0, 40.0) == pytest.approx([0.98, 0.0, 2.0])
+    assert lifted(wall(), 99.0, 30.0) == pytest.approx([0.98, 0.0, 2.0])
 
 
 def test_a_hidden_joint_is_unsure():
-    people = poses({NOSE: (60, 50), WRIST: (50, 40)})
+    people = poses({NOSE: (60, 50), WRIST: (50, 30)})
     people.people[0].visible[NOSE] = False
     [person] = lift_joints(people, wall(), CAMERA)
     assert np.isnan(person[NOSE]).all()
@@ -93,7 +94,7 @@ def test_a_hidden_joint_is_unsure():
 
 def test_the_window_grows_with_the_person():
     """A person 300 px tall is read at every second pixel: a bar of 9 px fills 5 of 7 columns."""
-    camera = Camera(fx=100, fy=100, cx=50, cy=200, width=100, height=400)
+    camera = Camera(fx=100, fy=50, cx=50, cy=150, width=100, height=400)
     depth_m = np.full((400, 100), 5.0, np.float32)
     depth_m[:, 46:55] = 2.0
     depth_m[:, 49:52] = np.nan  # 3 px: most of a small window's columns, one of a large one's
@@ -118,9 +119,9 @@ def test_another_picture_size_is_refused():
 
 
 def test_without_depth_all_found_joints_lie_on_a_plane():
-    people = poses({NOSE: (60, 50), WRIST: (-50, 40)})
+    people = poses({NOSE: (60, 50), WRIST: (-50, 30)})
     people.people[0].visible[NOSE] = False
     [person] = place_joints(people, CAMERA, 3.0)
-    assert person[NOSE].tolist() == pytest.approx([0.3, 0.3, 3.0])
+    assert person[NOSE].tolist() == pytest.approx([0.3, 1.2, 3.0])
     assert person[WRIST].tolist() == pytest.approx([-3.0, 0.0, 3.0])
     assert np.isnan(np.delete(person, [NOSE, WRIST], 0)).all()

@@ -27,7 +27,9 @@ from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task, TASKS
 from sd_perception_ros.types import Camera, DepthMap, Matte, Person, Poses
 
-CAMERA = Camera(fx=100, fy=100, cx=50, cy=40, width=100, height=80)
+# No square pixels, and no centre in the middle: at 2 m, 10 px to the right of the axis are 0.2 m,
+# but 10 px below it are 0.4 m.
+CAMERA = Camera(fx=100, fy=50, cx=50, cy=30, width=100, height=80)
 HEADER = Header(frame_id='lens')
 HEADER.stamp.sec = 7
 NOSE, EYE, WRIST = INDEX['nose'], INDEX['left_eye'], INDEX['left_wrist']
@@ -136,11 +138,11 @@ def test_a_cutout_shows_the_picture_where_the_foreground_is():
 
 
 def test_markers_lie_in_space_where_metres_are_known():
-    """Relative 0.5 of a scale of 4 m are 2 m; 10 px of 100 px beside the axis are 0.2 m."""
-    person = somebody(nose=(60, 50), left_eye=(50, 40))
+    """Relative 0.5 of a scale of 4 m are 2 m; 10 px to the right are 0.2 m, 20 px down 0.8 m."""
+    person = somebody(nose=(60, 50), left_eye=(50, 30))
     joints, bones = result(person, options=METRES, relative=0.5).markers().markers
-    assert places(joints) == pytest.approx([0.2, 0.2, 2.0, 0.0, 0.0, 2.0])
-    assert places(bones) == pytest.approx([0.2, 0.2, 2.0, 0.0, 0.0, 2.0])
+    assert places(joints) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
+    assert places(bones) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
     assert (joints.ns, joints.type, joints.id) == ('joints', Marker.SPHERE_LIST, 0)
     assert (bones.ns, bones.type, bones.id) == ('bones', Marker.LINE_LIST, 0)
     assert joints.header == bones.header == HEADER
@@ -152,7 +154,7 @@ def test_markers_lie_on_a_plane_where_metres_are_unknown():
     options = {'human_pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
     for relative in (None, 0.5):  # depth without a scale is no metres either
         joints, bones = result(person, options=options, relative=relative).markers().markers
-        assert places(joints) == pytest.approx([0.3, 0.3, 3.0])
+        assert places(joints) == pytest.approx([0.3, 1.2, 3.0])
         assert (joints.lifetime.sec, joints.lifetime.nanosec) == (1, 500_000_000)
         assert (bones.action, bones.points) == (Marker.DELETE, [])
 
@@ -205,7 +207,7 @@ def test_keypoints_are_one_point_for_each_joint_that_was_found():
         *[('joint', 24, 4), ('person', 26, 4)],
     ]
     first, *others = np.frombuffer(cloud.data, POINT).tolist()
-    assert first == pytest.approx((0.2, 0.2, 2.0, 60, 50, 0.5, NOSE, 0))
+    assert first == pytest.approx((0.2, 0.8, 2.0, 60, 50, 0.5, NOSE, 0))
     assert [point[6:] for point in others] == [(EYE, 1), (WRIST, 1)]
 
 

@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
+from sd_perception_ros.geometry.pinhole import resize_camera
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Frames
@@ -40,9 +40,18 @@ from sd_perception_ros.ros.options_outputs import ScaleOptions
 from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import DepthMap, DisparityMap, NormalMap, Person, Poses
+from sd_perception_ros.types import (
+    Camera,
+    DepthMap,
+    DisparityMap,
+    LabelMap,
+    NormalMap,
+    Person,
+    Poses,
+)
 
-CAMERA = camera_from_fov(64, 48, 90.0)
+# No square pixels, and no centre in the middle.
+CAMERA = Camera(fx=40.0, fy=32.0, cx=29.0, cy=22.0, width=64, height=48)
 
 
 # ---- A real node --------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ class Rig:
         """Make the info of a lens that bends, which is straightened to another focal length."""
         info = info_from_camera(CAMERA, image.header)
         info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
-        info.p = [28.0, 0.0, 31.0, 0.0, 0.0, 28.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        info.p = [28.0, 0.0, 31.0, 0.0, 0.0, 26.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         return info
 
     def shoot(self, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> tuple[Any, Any]:
@@ -145,7 +154,7 @@ def test_a_picture_is_rectified_and_its_camera_info_is_that_of_the_pinhole(
     np.testing.assert_allclose(pixels(relative), expected, atol=1e-3)
     told = peer.next('/depth/camera_info')
     assert (told.header, list(told.d)) == (image.header, [0.0] * 5)
-    assert told.k.tolist() == [28.0, 0.0, 31.0, 0.0, 28.0, 24.0, 0.0, 0.0, 1.0]
+    assert told.k.tolist() == [28.0, 0.0, 31.0, 0.0, 26.0, 24.0, 0.0, 0.0, 1.0]
     assert told.p.tolist() == info.p.tolist()
 
 
@@ -267,6 +276,35 @@ def test_the_ground_gives_metres_and_needs_normals():
     assert helpers(options) == ('normals', 'segmentation')
 
 
+def test_a_table_that_is_taken_for_the_ground_gives_no_metres():
+    """
+    Left a table 0.4 m below the camera, right the floor 1 m below it.
+
+    The segmentation calls the table floor: with the camera's height of 1 m the table would lie
+    2.5 times too far away, and the true floor, a third of the picture, clearly below it.
+    """
+    v = (np.arange(48) - CAMERA.cy) / CAMERA.fy
+    low = np.broadcast_to(v[:, None] > 0.22, (48, 64))
+    is_table = low & (np.arange(64) < 40)
+    depth_m = np.where(is_table, 0.4, 1.0) / np.maximum(v, 0.22)[:, None]
+    relative = ((depth_m - 0.2) / 6).astype(np.float32)
+    normals = np.where(low[..., None], (0, -1, 0), (0, 0, -1)).astype(np.float32)
+    names = make_task('segmentation').class_names
+    ground = {'source': 'ground', 'camera_height_m': 1.0}
+
+    def made(floor: np.ndarray) -> np.ndarray | None:
+        labels = np.where(floor, names.index('floor'), names.index('wall')).astype(np.uint8)
+        sure = np.ones((48, 64), np.float32)
+        others = {'normals': NormalMap(normals), 'segmentation': LabelMap(labels, sure)}
+        return result(ground, relative, **others).depth_m
+
+    assert made(is_table) is None
+    right = made(low & ~is_table)
+    inside = np.isfinite(right)
+    assert inside.mean() > 0.9
+    np.testing.assert_allclose(right[inside], depth_m[inside], rtol=0.01)
+
+
 def test_a_person_gives_metres():
     """80 px of eyes to ankles would be farther than the fixed scale says: all is multiplied."""
     joints = np.full((17, 3), np.nan, np.float32)
@@ -340,7 +378,7 @@ def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
         (LaserScan, '/reference/scan', scan),
     )
     references = listener.find(header(), CAMERA, (48, 64)).references
-    assert set(references.rows.tolist()) == {32}
+    assert set(references.rows.tolist()) == {30}
     np.testing.assert_allclose(references.depth_m, 2.0, rtol=1e-4)
     assert len(references) == 60
     with pytest.raises(ValueError, match='needs the camera info'):

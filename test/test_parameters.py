@@ -14,7 +14,6 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.geometry.pinhole import camera_from_fov
 from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.node.parameters import (
@@ -34,6 +33,7 @@ from sd_perception_ros.ros.options import (
     OLD_PARAMETERS,
     OutputOptions,
 )
+from sd_perception_ros.types import Camera
 
 
 @pytest.fixture(scope='module')
@@ -168,14 +168,17 @@ def test_camera_info_is_the_sibling_of_the_image_after_remapping(
     assert (topic, camera_info_topic(node, topic)) == (image, info)
 
 
+# No square pixels, and no centre in the middle.
+CAMERA = Camera(fx=320.0, fy=310.0, cx=300.0, cy=250.0, width=640, height=480)
+
+
 def good_info() -> CameraInfo:
-    return info_from_camera(camera_from_fov(640, 480, 90.0), Header())
+    return info_from_camera(CAMERA, Header())
 
 
 def test_a_camera_survives_the_way_through_camera_info():
-    camera = camera_from_fov(640, 480, 90.0)
     for rectified in (False, True):
-        assert camera_from_info(good_info(), 640, 480, rectified) == camera
+        assert camera_from_info(good_info(), 640, 480, rectified) == CAMERA
 
 
 def test_rectified_pictures_use_p():
@@ -190,8 +193,8 @@ def test_binning_and_region_of_interest_reach_the_camera():
     info.binning_x = info.binning_y = 2
     info.roi = RegionOfInterest(x_offset=20, y_offset=80, width=200, height=100)
     camera = camera_from_info(info, 100, 50, rectified=False)
-    assert camera.fx == pytest.approx(160.0)
-    assert (camera.cx, camera.cy) == ((319.5 - 20) / 2, (239.5 - 80) / 2)
+    assert (camera.fx, camera.fy) == (160.0, 155.0)
+    assert (camera.cx, camera.cy) == ((300 - 20) / 2, (250 - 80) / 2)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from sd_perception_ros.metric_depth.scale_filter import FilterOptions, FrozenRef
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.types import Camera, Person, Poses
 
-CAMERA = Camera(fx=100.0, fy=100.0, cx=79.5, cy=59.5, width=160, height=120)
+# No square pixels, and no centre in the middle.
+CAMERA = Camera(fx=100.0, fy=80.0, cx=76.0, cy=63.0, width=160, height=120)
 
 
 def listed(references) -> list[tuple[int, int, float]]:
@@ -54,7 +55,7 @@ def test_of_a_dense_image_pixels_from_everywhere_are_taken():
 
 def test_a_depth_image_of_half_the_size_falls_onto_the_same_places():
     """Pixel (30, 20) of the half-size image looks where pixel (60.5, 40.5) of ours does."""
-    own = Camera(fx=50.0, fy=50.0, cx=39.5, cy=29.5, width=80, height=60)
+    own = Camera(fx=50.0, fy=40.0, cx=37.75, cy=31.25, width=80, height=60)
     depth_m = np.full((60, 80), np.nan, np.float32)
     depth_m[20, 30] = 2.0
     [(row, column, depth)] = listed(from_other_depth(depth_m, own, CAMERA))
@@ -63,19 +64,19 @@ def test_a_depth_image_of_half_the_size_falls_onto_the_same_places():
 
 def test_points_behind_the_camera_or_beside_the_picture_are_left_out():
     points = np.array([[0, 0, 2], [0, 0, -2], [9, 0, 2], [np.nan, 0, 2]], np.float32)
-    assert listed(from_points(points, CAMERA)) == [(60, 80, 2.0)]
+    assert listed(from_points(points, CAMERA)) == [(63, 76, 2.0)]
 
 
 # ---- Scans --------------------------------------------------------------------------------------
 
 
 def test_a_beam_ahead_ends_where_the_camera_sees_it():
-    """The scanner sits 0.2 m below the camera: its wall at 2 m is 0.2 / 2 * 100 = 10 px lower."""
+    """The scanner sits 0.2 m below the camera: its wall at 2 m is 0.2 / 2 * 80 = 8 px lower."""
     optical_from_scan = BODY_FROM_OPTICAL.inverse().after(mounting(0, 0, -0.2, 0, 0, 0))
     ranges = np.array([2.0, np.inf, np.nan, 0.0, 2.0], np.float32)
     angles = np.array([0.0, 0.0, 0.0, 0.0, math.pi], np.float32)
     found = from_scan(ranges, angles, optical_from_scan, CAMERA)
-    assert listed(found) == [(70, 80, 2.0)]
+    assert listed(found) == [(71, 76, 2.0)]
 
 
 def test_a_beam_to_the_left_is_left_in_the_picture():
@@ -86,7 +87,7 @@ def test_a_beam_to_the_left_is_left_in_the_picture():
         CAMERA,
     )
     [(_, column, depth)] = listed(found)
-    assert column == round(79.5 - 100 * math.tan(math.pi / 8))
+    assert column == round(76 - 100 * math.tan(math.pi / 8))
     assert depth == pytest.approx(math.sqrt(2) * math.cos(math.pi / 8), rel=1e-4)
 
 
@@ -174,9 +175,9 @@ UPRIGHT = {
 
 
 def test_a_person_is_as_far_as_the_stature_says():
-    """Eyes to ankles are 0.897 of 1.7 m; 80 px at a focal length of 100 px are 1.906 m."""
+    """Eyes to ankles are 0.897 of 1.7 m; 80 px at a focal length of 80 px are 1.525 m."""
     found = from_people(Poses((somebody(**UPRIGHT),), 120, 160), CAMERA, 1.7)
-    assert listed(found) == [(50, 80, pytest.approx(1.7 * 0.897 * 100 / 80, abs=1e-3))]
+    assert listed(found) == [(50, 80, pytest.approx(1.7 * 0.897, abs=1e-3))]
 
 
 @pytest.mark.parametrize(
