@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import functools
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from forkserver import Child, ForkServer
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 from rcl_interfaces.srv import SetParameters
@@ -24,15 +27,37 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
-from sd_perception_ros.geometry.pinhole import camera_from_fov
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
 from sd_perception_ros.ros.messages.image import image_message
 from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
+from sd_perception_ros.types import Camera
 
 ROOT = Path(__file__).resolve().parents[1]
-# One domain for each pytest process, away from 0, where somebody's robot may be, and not above
-# 101, whose ports the system hands out to others.
-DOMAIN = 1 + os.getpid() % 100
+
+
+def claim_domain() -> tuple[int, socket.socket]:
+    """
+    Find a ROS domain that no other tests on this machine use.
+
+    Away from 0, where somebody's robot may be, and not above 101, whose ports the system hands
+    out to others.
+
+    :returns: the domain, and the name that is its claim: the system frees it when the process
+        ends, however that ends.
+    """
+    for number in range(100):
+        domain = 1 + (os.getpid() + number) % 100
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f'\0sd_perception_ros_test_domain_{domain}')  # a name without a file
+        except OSError:
+            claim.close()
+        else:
+            return domain, claim
+    raise RuntimeError('all ROS domains from 1 to 100 are in use by tests on this machine')
+
+
+DOMAIN, _CLAIM = claim_domain()
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(
     depth=10,
@@ -57,15 +82,29 @@ def environment() -> dict[str, str]:
 os.environ.update(environment())
 
 
-class Process:
-    """A command of the package as a child process; its output is collected in a file."""
+@functools.cache
+def forkserver() -> ForkServer:
+    """Start the server that nodes are forked from, once."""
+    return ForkServer(environment())
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+
+class Process:
+    """
+    A command of the package as a child process; its output is collected in a file.
+
+    :param anew: start the interpreter anew, with all its imports, instead of forking.
+    """
+
+    def __init__(self, log: Path, *arguments: str, anew: bool = False) -> None:
         self._log = log
         command = [sys.executable, '-m', 'sd_perception_ros', *arguments]
         with log.open('wb') as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=out, env=environment(), cwd=log.parent
+            self.process: subprocess.Popen[bytes] | Child = (
+                subprocess.Popen(
+                    command, stdout=out, stderr=out, env=environment(), cwd=log.parent
+                )
+                if anew
+                else forkserver().start([*arguments], environment(), log.parent, out)
             )
 
     @property
@@ -182,6 +221,15 @@ class Peer:
         self.context.try_shutdown()
 
 
+def lens_of(width: int, height: int) -> Camera:
+    """
+    Make the camera of `FakeCamera`'s pictures, without square pixels and without a centred axis.
+
+    Of 64 x 48 pixels: fx = 32, fy = 40, cx = 28, cy = 27.
+    """
+    return Camera(width / 2, width * 5 / 8, width * 7 / 16, height * 9 / 16, width, height)
+
+
 class FakeCamera:
     """Publishes pictures and camera infos that the test makes up."""
 
@@ -198,12 +246,11 @@ class FakeCamera:
         msg.header.stamp = self._node.get_clock().now().to_msg()
         return msg
 
-    def send(self, rgb: np.ndarray, fov_deg: float = 90.0) -> Image:
+    def send(self, rgb: np.ndarray) -> Image:
         """Publish a picture with a good camera info and return its message."""
         msg = self.image(rgb)
         height, width = rgb.shape[:2]
-        camera = camera_from_fov(width, height, fov_deg)
-        self.infos.publish(info_from_camera(camera, msg.header))
+        self.infos.publish(info_from_camera(lens_of(width, height), msg.header))
         self.images.publish(msg)
         return msg
 

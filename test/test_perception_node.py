@@ -148,7 +148,7 @@ def test_metres_are_scale_times_relative_plus_shift(peer, camera):
 
 
 def test_points_lie_on_the_rays_of_their_pixels(peer, camera):
-    """A 90 degree camera 64 pixels wide has a focal length of 32 and its centre at 31.5, 23.5."""
+    """The camera has focal lengths of 32 and 40 pixels, and its centre at 28, 27."""
     rgb = picture(seed=2)
     peer.listen('/depth/image_rect', Image)
     sent, cloud = answer(peer, camera, '/depth/points', rgb)
@@ -164,8 +164,8 @@ def test_points_lie_on_the_rays_of_their_pixels(peer, camera):
     np.testing.assert_allclose(points[..., 2], np.where(seen, depth_m, np.nan), atol=1e-3)
     row, column = np.argwhere(seen)[-1]
     x, y, z = points[row, column, :3]
-    np.testing.assert_allclose(x, (column - 31.5) / 32 * z, rtol=1e-5)
-    np.testing.assert_allclose(y, (row - 23.5) / 32 * z, rtol=1e-5)
+    np.testing.assert_allclose(x, (column - 28) / 32 * z, rtol=1e-5)
+    np.testing.assert_allclose(y, (row - 27) / 40 * z, rtol=1e-5)
     packed = int(points[row, column, 3:].view(np.uint32)[0])
     assert [packed >> 16, packed >> 8 & 255, packed & 255] == rgb[row, column].tolist()
 
@@ -177,7 +177,7 @@ def test_the_camera_info_of_depth_is_the_camera_of_the_points(peer, camera):
     image = camera.image(picture())
     driver = CameraInfo(header=image.header, width=128, height=96, distortion_model='plumb_bob')
     driver.k = [80.0, 0.0, 63.0, 0.0, 82.0, 47.0, 0.0, 0.0, 1.0]
-    driver.p = [70.0, 0.0, 60.0, -9.0, 0.0, 70.0, 40.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    driver.p = [70.0, 0.0, 60.0, -9.0, 0.0, 75.0, 40.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     driver.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
     driver.binning_x = driver.binning_y = 2
     peer.spin(0.3)
@@ -461,7 +461,7 @@ def test_a_signal_during_start_up_ends_the_node_quietly(tiny_checkpoint, tmp_pat
     """After 1 s it imports torch, after some more it loads the model: both times are tried."""
     for delay_s in (1.0, 3.0):
         arguments = ros_arguments(checkpoint=tiny_checkpoint)
-        process = Process(tmp_path / f'{delay_s}', 'perception', *arguments)
+        process = Process(tmp_path / f'{delay_s}', 'perception', *arguments, anew=True)
         time.sleep(delay_s)
         assert process.end(number) == 0
         assert 'Traceback' not in process.output
