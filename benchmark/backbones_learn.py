@@ -41,6 +41,7 @@ from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros.checkpoint import checkpoint, config_file  # noqa: E402
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig  # noqa: E402
 from sd_perception_ros.checkpoint.finetuning import model_to_finetune  # noqa: E402
+from sd_perception_ros.checkpoint.reader import Reader  # noqa: E402
 from sd_perception_ros.checkpoint.weights import load_vae, save_model, save_tensors  # noqa: E402
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
@@ -200,7 +201,7 @@ def learn(
 def write_base(folder: Path, denoiser: Any) -> Path:
     """Write a fresh denoiser on the bundled autoencoder in the layout of diffusers."""
     bundled = config_file.resolve('bundled').parent
-    save_model(folder / 'vae', load_vae(bundled / 'vae'), torch.float32)
+    save_model(folder / 'vae', load_vae(bundled / 'vae', Reader()), torch.float32)
     kind = 'unet' if isinstance(denoiser, UNet2DConditionModel) else 'transformer'
     save_model(folder / kind, denoiser, torch.float32)
     text = {'prompt': torch.zeros(1, 1, PROMPT_WIDTH), 'pooled': torch.zeros(1, POOLED_WIDTH)}

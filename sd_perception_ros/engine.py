@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.checkpoint import checkpoint, config_file
-from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig, open_checkpoint
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import (
     check_rgb,
@@ -152,14 +152,14 @@ class Engine:
         # Before a minute of reading weights, and perhaps instead of it.
         choice = choose(config, find_device(config.device))
         load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
-        others = checkpoints or {}
-        chosen = config.tasks or list(
-            dict.fromkeys([*config_file.tasks_of(config.checkpoint), *others])
-        )
-        owners: dict[str, list[str]] = {}
-        for task in chosen:
-            owners.setdefault(others.get(task, config.checkpoint), []).append(task)
-        return cls([load(name, tasks) for name, tasks in owners.items()], config)
+        main, others = config.checkpoint, checkpoints or {}
+        opened = {} if config.tasks else {main: open_checkpoint(main)}
+        tasks = config.tasks or dict.fromkeys([*opened[main].config.tasks, *others])
+        tasks_of: dict[str, list[str]] = {}
+        for task in tasks:
+            tasks_of.setdefault(others.get(task, main), []).append(task)
+        loaded = [load(opened.get(name, name), tasks) for name, tasks in tasks_of.items()]
+        return cls(loaded, config)
 
     def predict(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None

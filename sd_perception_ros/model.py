@@ -41,11 +41,11 @@ class Model(nn.Module):
         self.backbone_of = backbone_of
         self.stride = next(iter(backbones.values())).stride
         self._joint: JointHeads | None = None
-        self.load: Callable[[], Model] | None = None
+        self.load_weights: Callable[[], Model] | None = None
 
-    def whole(self) -> Model:
+    def materialize(self) -> Model:
         """Return the model with its numbers: itself, or, of an outline, one that is read now."""
-        return self if self.load is None else self.load()
+        return self if self.load_weights is None else self.load_weights()
 
     def encoder_id(self) -> str:
         """Return a name of the encoder's weights: equal names give equal latents."""

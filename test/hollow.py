@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 from torch import nn
 
-from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
+from sd_perception_ros.checkpoint.weights import CONFIGS, read_model_config
 
 Shapes = dict[str, tuple[int, ...]]
 WIDTHS = (320, 640, 1280, 1280)
@@ -51,7 +51,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 def unet_config(**changes: Any) -> dict[str, Any]:
     """Return Stable Diffusion 2.1's, with changes."""
-    return read_config(CONFIGS, CONFIGS / 'sd21_unet.json') | changes
+    return read_model_config(CONFIGS, CONFIGS / 'sd21_unet.json') | changes
 
 
 def unet_shapes(**changes: Any) -> Shapes:
@@ -62,7 +62,7 @@ def unet_shapes(**changes: Any) -> Shapes:
 
 def vae_shapes() -> Shapes:
     """Return the tensors of Stable Diffusion 2.1's autoencoder, attention named as in its file."""
-    config = read_config(CONFIGS, CONFIGS / 'sd21_vae.json')
+    config = read_model_config(CONFIGS, CONFIGS / 'sd21_vae.json')
     old = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
     with torch.device('meta'):
         shapes = shapes_of(AutoencoderKL.from_config(config))
@@ -123,7 +123,7 @@ def pipeline(folder: Path, scheduler: Mapping[str, Any] = SCHEDULER, **changes: 
     write(folder / 'vae' / weights, vae_shapes())
     for name, values in (
         ('unet/config.json', unet_config(**changes) | {'_class_name': 'UNet2DConditionModel'}),
-        ('vae/config.json', read_config(CONFIGS, CONFIGS / 'sd21_vae.json')),
+        ('vae/config.json', read_model_config(CONFIGS, CONFIGS / 'sd21_vae.json')),
         ('scheduler/scheduler_config.json', scheduler),
         ('model_index.json', {'unet': ['diffusers', 'UNet2DConditionModel']}),
     ):

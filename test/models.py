@@ -18,9 +18,12 @@ import torch
 from sd_perception_ros.backbones.latent import LatentBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.assembly import Sources
+from sd_perception_ros.checkpoint.assembly import Assembly
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.heads import make_head
+from sd_perception_ros.checkpoint.locations import Locations
+from sd_perception_ros.checkpoint.reader import Reader
+from sd_perception_ros.checkpoint.steps import StepOptions
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
@@ -176,4 +179,5 @@ def save_base(folder: Path, kind: str, seed: int = 0) -> Path:
 
 def base_backbone(folder: Path) -> LatentBackbone:
     """Read the backbone of a folder in the layout of diffusers, to serve it."""
-    return Sources(folder).backbone('.', {}).eval().requires_grad_(False)
+    files = Locations(folder).files_of('.')
+    return Assembly(Reader()).backbone(files, StepOptions()).eval().requires_grad_(False)

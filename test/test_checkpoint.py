@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 import shutil
+import subprocess
+import sys
+from types import ModuleType
 
 from models import save_tiny, tiny_model
 import numpy as np
@@ -12,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import torch
 import yaml
 
-from sd_perception_ros.checkpoint import checkpoint, config_file
+from sd_perception_ros.checkpoint import checkpoint, config_file, locations, reader
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, FILE, read_config, resolve
 from sd_perception_ros.tasks import make_task
 
@@ -176,11 +180,13 @@ def test_a_folder_without_checkpoint_yaml_says_what_to_write(tmp_path: Path) -> 
 def test_the_shipped_configs_make_stable_diffusion_2_1() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
+    from sd_perception_ros.checkpoint.weights import CONFIGS, read_model_config
 
     with torch.device('meta'):
-        unet = UNet2DConditionModel.from_config(read_config(CONFIGS, CONFIGS / 'sd21_unet.json'))
-        vae = AutoencoderKL.from_config(read_config(CONFIGS, CONFIGS / 'sd21_vae.json'))
+        unet = UNet2DConditionModel.from_config(
+            read_model_config(CONFIGS, CONFIGS / 'sd21_unet.json')
+        )
+        vae = AutoencoderKL.from_config(read_model_config(CONFIGS, CONFIGS / 'sd21_vae.json'))
     # The published sizes of Stable Diffusion 2.1's parts.
     assert sum(p.numel() for p in unet.parameters()) == 865_910_724
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
@@ -196,8 +202,66 @@ CONFIG = Path(__file__).parents[1] / 'config'
 
 @pytest.mark.parametrize('name', ['genpercept', 'e2e_ft', 'marigold', 'lotus'])
 def test_an_example_file_names_tasks_and_options_that_exist(name: str) -> None:
-    config, entries = read_config(CONFIG / f'{name}.yaml')
+    config = read_config(CONFIG / f'{name}.yaml')
     assert config.long_side_px == 768
-    assert entries
-    for task, entry in entries.items():
+    assert config.tasks
+    for task, entry in config.tasks.items():
         assert make_task(task, entry.options).name == task
+
+
+def count_calls(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> Counter[tuple[object, ...]]:
+    """Count the calls of a module's function by its arguments; it works as before."""
+    calls: Counter[tuple[object, ...]] = Counter()
+    function = getattr(module, name)
+
+    def counted(*arguments: object) -> object:
+        calls[arguments] += 1
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize('on_meta', [False, True])
+def test_files_are_found_once_and_read_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, on_meta: bool
+) -> None:
+    """Two tasks on one denoiser and one on another."""
+    shutil.copytree(folder / 'unet', folder / 'other')
+    shutil.copy(folder / 'head_depth.safetensors', folder / 'head_disparity.safetensors')
+    light = {'head': 'light', 'head_weights': 'head_disparity.safetensors'}
+    tasks = yaml.safe_load((folder / FILE).read_text())['tasks']
+    edit(folder, tasks={**tasks, 'disparity': {'unet': 'other', **light}})
+    options = count_calls(monkeypatch, config_file, 'read_config')
+    layouts = count_calls(monkeypatch, locations, 'find_layout')
+    shapes = count_calls(monkeypatch, reader, '_shapes')
+    weights = count_calls(monkeypatch, reader, 'load_file')
+    hashed = count_calls(monkeypatch, reader, 'file_sha256')
+    if on_meta:
+        model, _ = checkpoint.load_on_meta(str(folder))
+        assert not weights
+        model.materialize()
+    else:
+        checkpoint.load(str(folder))
+    files = [
+        *(UNET, UNET.replace('unet', 'other'), UNET.replace('unet', 'vae')),
+        'prompt.safetensors',
+        *(f'head_{task}.safetensors' for task in ('depth', 'normals', 'disparity')),
+    ]
+    once = {(folder / file,): 1 for file in files}
+    assert options == {(folder / FILE,): 1}
+    assert layouts == {(folder / 'unet',): 1, (folder / 'other',): 1}
+    assert weights == hashed == once
+    assert shapes == (once if on_meta else {})
+
+
+def test_options_are_read_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        'from sd_perception_ros.checkpoint.config_file import tasks_of\n'
+        "print(len(tasks_of('bundled')))"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == '7\n', done.stderr

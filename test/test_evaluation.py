@@ -273,5 +273,5 @@ def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: P
     assert relabelled(dataset, ('path', 'tree')) is dataset  # grass would be lost
     assert relabelled(dataset, ('grass', 'path')) is dataset
     hypersim = tuple(name.replace(' ', '_') for name in NYU40)
-    palette = read_config(ROOT / 'config' / 'genpercept.yaml')[1]['segmentation'].options
+    palette = read_config(ROOT / 'config' / 'genpercept.yaml').tasks['segmentation'].options
     assert set(hypersim) < set(palette['classes'])

@@ -17,7 +17,7 @@ from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.finetuning import model_to_finetune
-from sd_perception_ros.checkpoint.weights import CONFIGS, read_config
+from sd_perception_ros.checkpoint.weights import CONFIGS, read_model_config
 from sd_perception_ros.engine import Engine
 
 
@@ -29,7 +29,7 @@ def tiny_sd21() -> UNet2DConditionModel:
         'cross_attention_dim': PROMPT_WIDTH,
         'norm_num_groups': 4,
     }
-    return UNet2DConditionModel(**(read_config(CONFIGS, CONFIGS / 'sd21_unet.json') | shape))
+    return UNet2DConditionModel(**(read_model_config(CONFIGS, CONFIGS / 'sd21_unet.json') | shape))
 
 
 UNETS = {'SD 2.1': tiny_sd21, 'small': small_unet}
@@ -120,8 +120,10 @@ def test_an_encoder_ends_in_the_mean_alone() -> None:
 def test_stable_diffusion_21_loses_78_million_parameters_and_its_decoder() -> None:
     """On the meta device: shapes without numbers."""
     with torch.device('meta'):
-        unet = UNet2DConditionModel.from_config(read_config(CONFIGS, CONFIGS / 'sd21_unet.json'))
-        vae = AutoencoderKL.from_config(read_config(CONFIGS, CONFIGS / 'sd21_vae.json'))
+        unet = UNet2DConditionModel.from_config(
+            read_model_config(CONFIGS, CONFIGS / 'sd21_unet.json')
+        )
+        vae = AutoencoderKL.from_config(read_model_config(CONFIGS, CONFIGS / 'sd21_vae.json'))
         backbone = UNetBackbone(vae, unet, torch.zeros(1, 2, 1024), timestep=1).to('meta')
     assert count(backbone.unet) == 865_910_724
     encoder = count(backbone.vae.encoder)

@@ -26,7 +26,7 @@ import torch._dynamo.utils
 from sd_perception_ros.__main__ import main
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.checkpoint import checkpoint, weight_files
+from sd_perception_ros.checkpoint import checkpoint, reader
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.checkpoint.weights import save_tensors
@@ -105,7 +105,7 @@ def test_a_runtime_gives_torch_s_numbers_at_any_size_and_batch(
 class Convolutions(Backbone):
     """The smallest backbone: a real one takes inductor's C++ compiler half a minute."""
 
-    stride, latent_channels, gives_latent, feature_channels = 2, 4, True, (8,)
+    stride, latent_channels, outputs_latent, feature_channels = 2, 4, True, (8,)
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_torch_compile_gives_torch_s_numbers() -> None:
 
 def test_a_denoiser_without_its_last_convolution_has_levels_only() -> None:
     model = tiny_model({'depth': 'light'})
-    model.backbones['unet'].gives_latent = False
+    model.backbones['unet'].outputs_latent = False
     parts = parts_of(model)
     assert parts[1].outputs == parts[2].inputs == ('level_0', 'level_1')
 
@@ -246,7 +246,7 @@ def test_graphs_that_are_there_are_served_without_reading_a_number(
     tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
-    monkeypatch.setattr(weight_files, 'load_file', None)
+    monkeypatch.setattr(reader, 'load_file', None)
     again = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     assert_alike(again, first, [picture(48, 64)])
     assert again.summary() == first.summary()
@@ -275,13 +275,13 @@ def test_an_outline_names_the_same_parts_as_the_whole_model(kind: str, tmp_path:
     (tmp_path / 'checkpoint.yaml').write_text(f'base: .\ntasks: {{depth: {{unet: {name}}}}}\n')
     outline, _ = checkpoint.load_on_meta(str(tmp_path))
     assert all(tensor.is_meta for tensor in outline.state_dict().values())
-    whole = outline.whole()
+    whole = outline.materialize()
     assert not any(tensor.is_meta for tensor in whole.state_dict().values())
     for model in (outline, whole):
         model.fold()
     assert [p[:2] + p[3:] for p in parts_of(outline)] == [p[:2] + p[3:] for p in parts_of(whole)]
-    assert [b.traces() for b in outline.backbones.values()] == [
-        b.traces() for b in whole.backbones.values()
+    assert [b.is_traceable() for b in outline.backbones.values()] == [
+        b.is_traceable() for b in whole.backbones.values()
     ]
 
 

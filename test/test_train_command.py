@@ -80,7 +80,7 @@ def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
 ) -> None:
     train(words(base, frames, tmp_path, *THREE_STEPS, '--save-every', 2), *TWO)
     assert_same_weights(one_process, tmp_path)
-    one, two = (read_config(out / FILE)[0].provenance for out in (one_process, tmp_path))
+    one, two = (read_config(out / FILE).provenance for out in (one_process, tmp_path))
     assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
     numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
-    config, _ = read_config(out / 'checkpoint.yaml')
+    config = read_config(out / 'checkpoint.yaml')
     assert config.license == 'CC0-1.0'
     assert config.provenance['optimize']['steps'] == 2
     assert config.provenance['windows'] == ['32x24', '64x48']
@@ -159,7 +159,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     assert results['model']['normals']['mean_deg'] > 1
     # Each of the four frames: a line of text of 20 px, and 240 x 320 px three times, 4 px apart.
     assert cv2.imread(str(tmp_path / 'worst' / 'depth.png')).shape == (4 * 260, 3 * 320 + 8, 3)
-    recorded = read_config(out / 'checkpoint.yaml')[0].metrics['model']['depth']['abs_rel']
+    recorded = read_config(out / 'checkpoint.yaml').metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out
 
@@ -248,12 +248,12 @@ def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_t
         out = tmp_path / fit
         more = ('--steps', 1, '--batch', 1, '--fit', fit)
         assert train_command.main(words(base, frames, out, *more)[3:]) == 0
-        assert read_config(out / FILE)[0].long_side_px == side
+        assert read_config(out / FILE).long_side_px == side
     # A square window is covered by 43x32 pixels of such a picture, and the model sees all 43.
     out = tmp_path / 'square'
     more = ('--steps', 1, '--batch', 1, '--fit', 'cover', '--sizes', '32x32')
     assert train_command.main(words(base, frames, out, *more)[3:]) == 0
-    assert read_config(out / FILE)[0].long_side_px == 43
+    assert read_config(out / FILE).long_side_px == 43
 
 
 def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(
@@ -293,7 +293,7 @@ def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licen
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24']
     numbers = ['--tasks', 'depth', '--steps', '2', '--batch', '2']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
-    config, entries = read_config(out / 'checkpoint.yaml')
+    config = read_config(out / 'checkpoint.yaml')
     assert config.license == 'cc-by-nc-4.0'
-    assert entries['depth'].unet == 'transformer'
+    assert config.tasks['depth'].unet == 'transformer'
     assert (config.prediction, config.timestep, config.signal) == ('flow', 1000, 0)

@@ -26,10 +26,10 @@ class Backbone(nn.Module, ABC):
 
     stride: int  # image pixels per latent cell
     latent_channels: int
-    gives_latent: bool  # False: `step` gives features only
-    paints: bool  # False: it has no decoder
+    outputs_latent: bool  # False: `step` gives features only
+    has_decoder: bool  # False: it has no decoder
     feature_channels: tuple[int, ...]  # channels of Denoised.features
-    origin: str = ''  # names the numbers where there are only shapes
+    weights_digest: str = ''  # names the numbers where there are only shapes
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Backbone(nn.Module, ABC):
         :param decodes: whether `decode` is still needed.
         """
 
-    def traces(self) -> bool:
+    def is_traceable(self) -> bool:
         """Return whether, folded, one recorded trace of it is right for pictures of any size."""
         return False
 

@@ -52,8 +52,8 @@ class LatentBackbone(Backbone):
         self.one_step = step
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels = vae.config.latent_channels
-        self.paints = not isinstance(vae.decoder, nn.Identity)
-        self.concatenates = _reads_zeros_too(vae, denoiser)
+        self.has_decoder = not isinstance(vae.decoder, nn.Identity)
+        self.takes_noisy_latent = _reads_zeros_too(vae, denoiser)
         self.scaling_factor: float = vae.config.scaling_factor
         self.shift_factor: float = vae.config.get('shift_factor') or 0.0
         self.prompt: Tensor
@@ -77,16 +77,18 @@ class LatentBackbone(Backbone):
 
     def step(self, latent: Tensor) -> Denoised:
         """(B, c, h, w) -> clean latent and features."""
-        output, features = self.denoise(self.shown(latent))
+        output, features = self.denoise(self.denoiser_input(latent))
         if output is None:
             return Denoised(None, features)
-        noisy = None if self.concatenates else latent
+        noisy = None if self.takes_noisy_latent else latent
         return Denoised(self.one_step.clean(noisy, output), features)
 
-    def shown(self, latent: Tensor) -> Tensor:
+    def denoiser_input(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) -> what the denoiser's first layer reads, (B, c or 2c, h, w)."""
         # The picture's latent first, as Marigold has it.
-        return F.pad(latent, (0, 0, 0, 0, 0, latent.shape[1])) if self.concatenates else latent
+        return (
+            F.pad(latent, (0, 0, 0, 0, 0, latent.shape[1])) if self.takes_noisy_latent else latent
+        )
 
     @abstractmethod
     def denoise(self, shown: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:

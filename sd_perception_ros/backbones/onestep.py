@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREDICTIONS = ('velocity', 'epsilon', 'sample', 'flow')
 FORMULAS = {'v_prediction': 'velocity', 'epsilon': 'epsilon', 'sample': 'sample'}  # of diffusers
@@ -107,6 +107,8 @@ def of_scheduler(config: Mapping[str, Any], timestep: float | None = None) -> On
     name = str(config.get('_class_name', ''))
     count = int(config.get('num_train_timesteps', 1000))
     if name.startswith('FlowMatch'):
+        from diffusers import FlowMatchEulerDiscreteScheduler  # slow
+
         flow = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
         sigma = float(flow.sigmas[0]) if timestep is None else timestep / count
         return OneStep(sigma * count, 'flow', 1 - sigma)
@@ -139,6 +141,8 @@ def balanced(config: Mapping[str, Any]) -> OneStep:
 
 def _signal_powers(config: Mapping[str, Any]) -> Tensor:
     """Return a^2 of each timestep."""
+    from diffusers import DDIMScheduler  # slow
+
     # Schedulers of this family share betas; DDIM's class knows all of their options.
     names = ('beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'rescale_betas_zero_snr')
     schedule = DDIMScheduler(

@@ -57,7 +57,7 @@ class TransformerBackbone(LatentBackbone):
         self, vae: AutoencoderKL, transformer: Any, prompt: Prompt | Tensor, step: OneStep
     ) -> None:
         super().__init__(vae, transformer, prompt, step)
-        self.gives_latent = True
+        self.outputs_latent = True
         self._is_folded = False
         blocks = len(self.blocks)
         self.taps = sorted(

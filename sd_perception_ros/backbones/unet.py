@@ -43,7 +43,7 @@ class UNetBackbone(LatentBackbone):
         step = timestep if isinstance(timestep, OneStep) else OneStep(timestep)
         super().__init__(vae, unet, prompt, step)
         check_prompt(unet.config.cross_attention_dim, self.prompt)
-        self.gives_latent = not isinstance(unet.conv_out, nn.Identity)
+        self.outputs_latent = not isinstance(unet.conv_out, nn.Identity)
         # up_blocks run from the deepest level to the finest.
         self.feature_channels = tuple(reversed(unet.config.block_out_channels))
         self.switch: Tensor | None
@@ -64,13 +64,13 @@ class UNetBackbone(LatentBackbone):
         output: Tensor
         if isinstance(self.unet, FoldedUNet):
             output, features = self.unet(shown)
-            return (output if self.gives_latent else None), features
+            return (output if self.outputs_latent else None), features
         self._features.clear()
         condition = self._condition(len(shown), shown.dtype)
         output = self.unet(shown, self.timestep, **condition).sample
         features = tuple(self._features)
         self._features.clear()  # or the last frame's activations stay in memory
-        return (output if self.gives_latent else None), features
+        return (output if self.outputs_latent else None), features
 
     def fold(self, decodes: bool) -> None:
         """Fold the timestep and the prompt into the UNet, and the scale into the encoder."""
@@ -83,7 +83,7 @@ class UNetBackbone(LatentBackbone):
         for hook in self._hooks:
             hook.remove()
 
-    def traces(self) -> bool:
+    def is_traceable(self) -> bool:
         """Return whether the UNet was folded; the stock one decides by the size what it does."""
         return isinstance(self.unet, FoldedUNet)
 

@@ -1,9 +1,10 @@
-"""Load a model from a checkpoint folder, of ours or of any official layout, and save one."""
+"""Load a model from a checkpoint folder, our own or any official layout, and save one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,130 +12,172 @@ import torch
 
 from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.backbones.latent import LatentBackbone
+from sd_perception_ros.backbones.onestep import OneStep
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.checkpoint.assembly import (
-    log_files,
-    PROMPT,
-    Sources,
-    step_options,
-    step_values,
-)
+from sd_perception_ros.checkpoint.assembly import Assembly
 from sd_perception_ros.checkpoint.config_file import (
     CheckpointConfig,
+    CheckpointFile,
     FILE,
-    read_config,
-    resolve,
+    open_checkpoint,
     TaskEntry,
     UNKNOWN,
     write_config,
 )
 from sd_perception_ros.checkpoint.heads import load_head
-from sd_perception_ros.checkpoint.layouts import Layout
-from sd_perception_ros.checkpoint.weight_files import Reader
+from sd_perception_ros.checkpoint.licenses import is_restricted
+from sd_perception_ros.checkpoint.locations import BackboneFiles, Locations, PROMPT
+from sd_perception_ros.checkpoint.reader import Reader
+from sd_perception_ros.checkpoint.steps import step_options
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
 from sd_perception_ros.heads.dpt import DPTHead
+from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
 
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """
+    Every local file of a checkpoint's model, before any of them is read.
+
+    :ivar path: of checkpoint.yaml.
+    :ivar config: its options, with the licence of the model cards if the file names none.
+    :ivar tasks: the wanted tasks.
+    :ivar backbones: files by the denoiser's location in checkpoint.yaml.
+    :ivar head_weights: by task that names some.
+    """
+
+    path: Path
+    config: CheckpointConfig
+    tasks: dict[str, TaskEntry]
+    backbones: dict[str, BackboneFiles]
+    head_weights: dict[str, Path]
+
 
 def load(
-    name: str, tasks: Collection[str] = (), device: str = 'cpu'
+    checkpoint: str | CheckpointFile, tasks: Collection[str] = (), device: str = 'cpu'
 ) -> tuple[Model, CheckpointConfig]:
     """
-    Load a model, in float32 on the CPU, ready to serve.
+    Load a model in float32 on the CPU, ready to serve.
 
-    :param name: a known name, a folder or a file, as `resolve` takes it.
-    :param tasks: the tasks to load; empty: all of the checkpoint.
-    :param device: 'meta' reads no numbers: it proves that all names and shapes fit, in seconds.
+    :param checkpoint: a known name, a folder, a checkpoint.yaml, or one that is open.
+    :param tasks: the tasks to load; empty: all.
+    :param device: 'meta' loads shapes without numbers, in seconds: names and shapes are checked.
     :raises FileNotFoundError: a file is missing.
-    :raises ValueError: a file is broken, does not fit, or lacks a task.
+    :raises ValueError: a file is broken or does not fit, or the checkpoint lacks a task.
     """
-    model, config, _ = _read_model(name, tasks, device, None)
-    return model, config
+    files = _find_files(checkpoint, tasks)
+    reader = Reader(files.config.sha256, device)
+    model = _build(files, reader)
+    _log_files(reader, files.config.license)
+    return model, files.config
 
 
-def load_on_meta(name: str, tasks: Collection[str] = ()) -> tuple[Model, CheckpointConfig]:
+def load_on_meta(
+    checkpoint: str | CheckpointFile, tasks: Collection[str] = ()
+) -> tuple[Model, CheckpointConfig]:
     """
-    Load a model without its numbers: it knows what they are, and reads them when asked for.
+    Load a model without numbers; `Model.materialize` reads them later.
 
-    All files are hashed, as `load` does. Arguments and errors are those of `load`.
+    All files are hashed. Arguments and errors are those of `load`.
     """
-    model, config, hashes = _read_model(name, tasks, 'meta', {})
-    model.load = lambda: _read_model(name, tasks, 'cpu', hashes)[0]
-    return model, config
+    files = _find_files(checkpoint, tasks)
+    reader = Reader(files.config.sha256, 'meta', hashes={})
+    model = _build(files, reader)
+    _log_files(reader, files.config.license)
+    model.load_weights = lambda: _build(files, Reader(files.config.sha256, 'cpu', reader.hashes))
+    return model, files.config
 
 
-def _read_model(
-    name: str,
-    tasks: Collection[str],
-    device: str,
-    hashes: Mapping[str, str] | None,
-) -> tuple[Model, CheckpointConfig, dict[str, str]]:
-    """
-    Load as `load` does.
-
-    :param hashes: as `Reader` takes them.
-    :returns: model, config, and the hashes of all files.
-    """
-    file = resolve(name)
-    config, entries = read_config(file)
+def _find_files(checkpoint: str | CheckpointFile, tasks: Collection[str]) -> CheckpointFiles:
+    """Find the files of some tasks; empty: of all."""
+    path, config = open_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     for task in tasks:
-        if task not in entries:
-            raise ValueError(f"{file} has no task '{task}'; choose from: {', '.join(entries)}")
-    entries = {name: entry for name, entry in entries.items() if name in (tasks or entries)}
-    made = {
-        task: make_task(task, entry.options, f'{file}: tasks.{task}')
+        if task not in config.tasks:
+            raise ValueError(
+                f"{path} has no task '{task}'; choose from: {', '.join(config.tasks)}"
+            )
+    entries = {name: entry for name, entry in config.tasks.items() if name in (tasks or [name])}
+    locations = Locations(path.parent, config.base, config.vae, config.prompt)
+    head_weights = {
+        task: locations.local_path(entry.head_weights)
         for task, entry in entries.items()
+        if entry.head_weights
     }
-    reader = Reader(config.sha256, device, hashes)
-    sources = Sources(file.parent, config.base, config.vae, config.prompt, reader)
-    step = step_options(config.timestep, config.prediction, config.signal)
-    backbones: dict[str, Backbone] = {}
-    backbone_of = {task: entry.unet for task, entry in entries.items()}
-    for unet in dict.fromkeys(backbone_of.values()):
-        try:
-            with reader.noting() as files:
-                backbones[unet] = sources.backbone(unet, step)
-            backbones[unet].origin = reader.origin(files, backbones[unet].state_dict())
-        except ValueError as error:
-            raise ValueError(f'{file}: {error}') from None
-    heads = {}
-    for task, entry in entries.items():
-        kind, weights = _head_of(sources, entry, backbones[entry.unet])
-        where = f"{file}: tasks.{task}, '{entry.unet}'"
-        backbone = backbones[entry.unet]
-        with reader.noting() as files:
-            heads[task] = load_head(where, kind, weights, made[task].channels, backbone, reader)
-        heads[task].origin = reader.origin(files, heads[task].state_dict())
-    if reader.verifies and len(entries) == len(config.tasks):
-        reader.check_all_met()
+    try:
+        backbones = {
+            unet: locations.files_of(unet)
+            for unet in dict.fromkeys(entry.unet for entry in entries.values())
+        }
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
     if config.license == UNKNOWN:
-        found = [sources.license_of(unet) for unet in backbones]
-        config = replace(config, license=', '.join(dict.fromkeys(filter(None, found))) or UNKNOWN)
-    if not hashes:  # or the outline has said so
-        log_files(reader, config.license)
-    model = Model(backbones, made, heads, backbone_of).to(device)
-    return model.eval().requires_grad_(False), config, reader.hashes
+        cards = dict.fromkeys(files.license for files in backbones.values() if files.license)
+        config = replace(config, license=', '.join(cards) or UNKNOWN)
+    return CheckpointFiles(path, config, entries, backbones, head_weights)
 
 
-def _head_of(sources: Sources, entry: TaskEntry, backbone: Backbone) -> tuple[str, Path | None]:
-    """Return the kind of a task's readout and where its weights lie."""
-    given = sources.place(entry.head_weights) if entry.head_weights else None
-    if entry.head not in ('auto', 'dpt') or given is not None:
-        return entry.head, given
-    beside = sources.layout(entry.unet)
-    came_with_head = beside.head is not None and (
-        not backbone.gives_latent or _is_within(beside, sources.place(entry.unet))
+def _build(files: CheckpointFiles, reader: Reader) -> Model:
+    """Read all files with `reader` and build the model on its device."""
+    path, config = files.path, files.config
+    tasks = {
+        task: make_task(task, entry.options, f'{path}: tasks.{task}')
+        for task, entry in files.tasks.items()
+    }
+    assembly, options = Assembly(reader), step_options(config)
+    backbones: dict[str, Backbone] = {}
+    for unet, backbone_files in files.backbones.items():
+        try:
+            with reader.record_files() as recorded:
+                backbone = assembly.backbone(backbone_files, options)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+        backbone.weights_digest = reader.weights_digest(recorded, backbone.state_dict())
+        backbones[unet] = backbone
+    heads: dict[str, Head] = {}
+    for task, entry in files.tasks.items():
+        kind, weights = _head_of(entry, files, task, backbones[entry.unet])
+        where, channels = f"{path}: tasks.{task}, '{entry.unet}'", tasks[task].channels
+        with reader.record_files() as recorded:
+            head = load_head(where, kind, weights, channels, backbones[entry.unet], reader)
+        head.weights_digest = reader.weights_digest(recorded, head.state_dict())
+        heads[task] = head
+    if reader.verifies and len(files.tasks) == len(config.tasks):
+        reader.check_all_met()
+    backbone_of = {task: entry.unet for task, entry in files.tasks.items()}
+    model = Model(backbones, tasks, heads, backbone_of).to(reader.device)
+    return model.eval().requires_grad_(False)
+
+
+def _head_of(
+    entry: TaskEntry, files: CheckpointFiles, task: str, backbone: Backbone
+) -> tuple[str, Path | None]:
+    """Return the kind of a task's head and where its weights lie."""
+    weights = files.head_weights.get(task)
+    if entry.head not in ('auto', 'dpt') or weights is not None:
+        return entry.head, weights
+    layout = files.backbones[entry.unet].layout
+    came_with_head = layout.head is not None and (
+        not backbone.outputs_latent or layout.head_is_inside
     )
     if entry.head == 'dpt' or came_with_head:
-        return 'dpt', beside.head
+        return 'dpt', layout.head
     return 'decoder', None
 
 
-def _is_within(layout: Layout, place: Path) -> bool:
-    """Return whether a head lies in the named folder, not merely beside several models."""
-    return layout.head is not None and layout.head.parent == place
+def _log_files(reader: Reader, license_name: str) -> None:
+    for path, sha256 in reader.hashes.items():
+        LOGGER.info('read %s, SHA-256 %s', path, sha256)
+    if is_restricted(license_name):
+        LOGGER.warning(
+            "the weights' licence '%s' does not allow every use; read it before you use them in "
+            'a product',
+            license_name,
+        )
 
 
 def save(
@@ -143,11 +186,13 @@ def save(
     """
     Write a model as a checkpoint folder that `load` reads; checkpoint.yaml comes last.
 
-    :param model: all of its backbones are on one VAE, and run in the same step.
-    :param config: everything but the tasks, which are taken from the model.
+    :param model: all of its backbones share one VAE and run in the same step.
+    :param config: options of checkpoint.yaml; its tasks are taken from the model.
+    :param dtype: of the weights.
+    :raises OSError: a file cannot be written.
     """
     names: dict[str, str] = {}
-    steps = []
+    steps: list[OneStep] = []
     for index, (key, backbone) in enumerate(model.backbones.items()):
         assert isinstance(backbone, LatentBackbone)
         kind = 'unet' if isinstance(backbone, UNetBackbone) else 'transformer'
@@ -156,7 +201,7 @@ def save(
         save_model(folder / names[key], backbone.denoiser, dtype)
         pooled = {} if backbone.pooled is None else {'pooled': backbone.pooled}
         save_tensors(folder / PROMPT, {'prompt': backbone.prompt} | pooled)
-        steps.append(step_values(backbone.one_step))
+        steps.append(backbone.one_step)
     assert all(step == steps[0] for step in steps)
     tasks: dict[str, dict[str, Any]] = {}
     for name, task in model.tasks.items():
@@ -165,12 +210,16 @@ def save(
         if isinstance(head, LightHead | DPTHead):
             kind = 'light' if isinstance(head, LightHead) else 'dpt'
             weights = f'head_{name}.safetensors'
-            if isinstance(head, DPTHead) and head.rectifies:  # the folder's name says so
+            if isinstance(head, DPTHead) and head.rectifies:  # see `ends_in_relu`
                 weights = f'head_{name}/dpt_head/model.safetensors'
             save_tensors(folder / weights, head.state_dict(), dtype)
             tasks[name] |= {'head': kind, 'head_weights': weights}
         if asdict(task):
             tasks[name]['options'] = asdict(task)
     values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}
-    values |= steps[0] | {'sha256': {}}
-    write_config(folder / FILE, values)
+    step = {
+        'timestep': round(steps[0].timestep),
+        'prediction': steps[0].prediction,
+        'signal': round(steps[0].signal, 8),
+    }
+    write_config(folder / FILE, values | step | {'sha256': {}})

@@ -1,12 +1,12 @@
-"""checkpoint.yaml: its options, where it lies, reading and writing it."""
+"""checkpoint.yaml: its options, and how it is found, read and written. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -14,29 +14,30 @@ from sd_perception_ros.backbones.onestep import PREDICTIONS
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
-from sd_perception_ros.tasks import OLD_NAMES
 
 FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
 SHIPPED = Path(__file__).parents[1] / 'assets' / 'checkpoints'
-MOST_PX = 4096  # the longest side that a network is asked to see
+MOST_PX = 4096  # largest value of long_side_px
+# Names of the last release, old: new. They are read with a warning and never written.
+OLD_TASKS = {'pose': 'human_pose'}
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """Where one task's weights are. Paths are relative to checkpoint.yaml."""
+    """The weights of one task. Paths are relative to checkpoint.yaml."""
 
     unet: str = option(
         'unet',
-        'Folder of the denoiser, UNet or transformer; tasks that name the same one share it',
+        'Folder of the denoiser (UNet or transformer); tasks that name the same one share it',
     )
     head: str = option(
         'auto',
-        'Readout: the VAE decoder, light convolutions, or DPT; auto: DPT if the denoiser came '
-        'with one, else the decoder',
+        'decoder: the VAE decoder; light: a few convolutions; dpt: DPT head; auto: dpt if the '
+        'denoiser came with such a head, otherwise decoder',
         choices=('auto', *HEADS),
     )
-    head_weights: str = option('', 'Folder or file of the head, where it has weights')
+    head_weights: str = option('', 'Folder or file with the weights of a light or dpt head')
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,42 +53,58 @@ class TaskEntry:
 @dataclass(frozen=True)
 class CheckpointConfig:
     """
-    What checkpoint.yaml says.
+    The options of checkpoint.yaml.
 
-    Places are paths, relative to that file, or on the hub: hub:owner/name@commit/subfolder.
-    `sha256` says what weight files must hash to, by the ends of their paths.
+    Locations are paths relative to that file, or hub:owner/name@commit/subfolder.
+
+    :ivar tasks: by task name.
+    :ivar sha256: expected hash of weight files, by the end of their path.
+    :ivar provenance: how the weights were made; not read.
+    :ivar metrics: results of `evaluate`; not read.
     """
 
-    tasks: dict[str, Any] = field(default_factory=dict)
-    base: str = option('', 'diffusers pipeline folder that gives whatever is not named here')
-    vae: str = option('', "Folder of the autoencoder; empty: the base's, else the denoiser's own")
+    tasks: dict[str, TaskEntry] = field(default_factory=dict)
+    base: str = option('', 'diffusers pipeline folder that gives everything not named here')
+    vae: str = option(
+        '', 'Folder of the autoencoder; empty: that of the base, otherwise the one beside the unet'
+    )
     prompt: str = option(
-        '', "Embedding of the empty prompt; empty: the base's, else the denoiser's own"
+        '',
+        'File with the embedding of the empty prompt, or folder with text_encoder and tokenizer; '
+        'empty: those of the base, otherwise the ones beside the unet',
     )
     timestep: int = option(
-        -1, 'Frozen timestep of the denoiser; -1: as its layout has it', low=-1, high=1000
+        -1,
+        'Timestep of the denoiser; -1: from its scheduler or kind of weights',
+        low=-1,
+        high=1000,
     )
     prediction: str = option(
         'auto',
-        'What the denoiser predicts; auto: as its layout has it',
+        'What the denoiser predicts; auto: from its scheduler or kind of weights',
         choices=('auto', *PREDICTIONS),
     )
     signal: float = option(
         -1.0,
-        'Amplitude of the clean latent at the timestep; 0: GenPercept; -1: as the layout has it',
+        'Amplitude of the clean latent at the timestep, 0 in GenPercept; -1: from its scheduler '
+        'or kind of weights',
         low=-1,
         high=1,
     )
     resize: str = option(
         'pad',
-        'exact: as the official pipeline, which stretches; pad: to the stride, and crop back',
+        'How a picture gets a size that the network takes. exact: stretched, as in the official '
+        'pipeline; pad: continued at its lower and right edge, and the output is cropped',
         choices=('exact', 'pad'),
     )
     long_side_px: int = option(
-        768, "Longer side the network was trained for; 0: the picture's own", low=0, high=MOST_PX
+        768,
+        'Longer image side that the network was trained for; 0: no resizing',
+        low=0,
+        high=MOST_PX,
     )
     license: str = option(
-        UNKNOWN, "Licence of the weights, logged when they are loaded; unknown: the model card's"
+        UNKNOWN, 'Licence of the weights; unknown: that of the nearest model card'
     )
     sha256: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -98,29 +115,44 @@ class CheckpointConfig:
         check(self)
 
 
+class CheckpointFile(NamedTuple):
+    """A checkpoint.yaml that was found and read."""
+
+    path: Path
+    config: CheckpointConfig
+
+
+def open_checkpoint(name: str) -> CheckpointFile:
+    """Find and read a checkpoint.yaml; `resolve` and `read_config` tell arguments and errors."""
+    path = resolve(name)
+    return CheckpointFile(path, read_config(path))
+
+
 def resolve(name: str) -> Path:
     """
-    Return the checkpoint.yaml of a known name, a checkpoint folder, here or on the hub, or a file.
+    Find a checkpoint.yaml.
 
+    :param name: a known name, a checkpoint folder (local or `hub:owner/name@commit`), or the file.
+    :returns: path of the file, which exists.
     :raises FileNotFoundError: there is none.
-    :raises ValueError: a place on the hub that is none.
+    :raises ValueError: a location on the hub that is malformed.
     """
     shipped = SHIPPED / name / FILE
     path = on_disk(name) if is_on_hub(name) else Path(name)
-    with contextlib.suppress(RuntimeError):  # ~nobody: there is no such user
+    with contextlib.suppress(RuntimeError):  # ~name of an unknown user
         path = path.expanduser()
     for candidate in (shipped, path / FILE, path):
         if name and candidate.is_file():
             return candidate
-    known = ', '.join(sorted(folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')))
+    names = ', '.join(sorted(folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')))
     hint = f'; {path} has no {FILE}: write one that names its unet' if path.is_dir() else ''
     raise FileNotFoundError(
-        f'expected a checkpoint: a known name ({known}), a folder with {FILE}, or such a file; '
+        f'expected a checkpoint: a known name ({names}), a folder with {FILE}, or such a file; '
         f"got '{name}'{hint}"
     )
 
 
-def read_config(file: Path) -> tuple[CheckpointConfig, dict[str, TaskEntry]]:
+def read_config(file: Path) -> CheckpointConfig:
     """
     Read and check a checkpoint.yaml.
 
@@ -134,29 +166,31 @@ def read_config(file: Path) -> tuple[CheckpointConfig, dict[str, TaskEntry]]:
             f'{file} is not YAML ({reason}); name a {FILE}, or the folder that holds it'
         ) from None
     if isinstance(values, dict) and isinstance(values.get('tasks'), dict):
-        values['tasks'] = rename_old(values['tasks'], OLD_NAMES, f'{file}: tasks')
+        values['tasks'] = rename_old(values['tasks'], OLD_TASKS, f'{file}: tasks')
     config = build(CheckpointConfig, values, str(file))
     if not isinstance(config.tasks, Mapping) or not config.tasks:
         raise ValueError(f"{file}: expected 'tasks', such as {{depth: {{unet: unet_depth_v2}}}}")
+    tasks: Mapping[str, Any] = config.tasks
     entries = {
         name: build(TaskEntry, entry or {}, f'{file}: tasks.{name}')
-        for name, entry in config.tasks.items()
+        for name, entry in tasks.items()
     }
-    return config, entries
+    return replace(config, tasks=entries)
 
 
 def tasks_of(name: str) -> list[str]:
-    """Return the tasks of a checkpoint; raises what `load` raises about its file."""
-    return list(read_config(resolve(name))[1])
+    """Return the tasks of a checkpoint, in the order of its file; see `open_checkpoint`."""
+    return list(open_checkpoint(name).config.tasks)
 
 
 def record_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
-    """Write how good a checkpoint is into its checkpoint.yaml; everything else stays."""
+    """Replace the metrics of a checkpoint.yaml; everything else stays."""
     values = yaml.safe_load(file.read_text()) | {'metrics': dict(metrics)}
     write_config(file, values)
 
 
 def write_config(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a checkpoint.yaml, atomically."""
     part = file.with_suffix('.part')
     part.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=99))
     part.replace(file)

@@ -1,4 +1,4 @@
-"""Read and write the folders of diffusers models: config.json and safetensors, never pickle."""
+"""Read and write model folders of diffusers: config.json and safetensors, never a pickle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
+from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weight_files import (
     file_sha256,
-    Reader,
     WEIGHT_FILES,
     weights_files,
 )
@@ -28,28 +28,32 @@ CONFIGS = Path(__file__).parent / 'configs'
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Return a short name of the weights in a model folder, of their very bytes."""
+    """Return the first 16 digits of the SHA-256 of a model folder's weight files."""
     hashes = [file_sha256(file) for file in weights_files(folder)]
-    whole = hashes[0] if len(hashes) == 1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()
-    return whole[:16]
+    if len(hashes) > 1:
+        return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
+    return hashes[0][:16]
 
 
-def read_embedding(path: Path, reader: Reader | None = None) -> dict[str, Tensor]:
+def read_embedding(path: Path, reader: Reader) -> dict[str, Tensor]:
     """
-    Read the embedding of a prompt, float32, from a .safetensors or .npy file.
+    Read the embedding of a prompt from a .safetensors or .npy file.
 
-    :returns: 'prompt', (1, tokens, width), and perhaps 'pooled', (1, width). The only tensor of a
-        file is the prompt, whatever its name; without a batch dimension it gets one.
+    :returns: 'prompt', (1, tokens, width) float32, and for SDXL and SD3 'pooled', (1, width)
+        float32. A file with one tensor may name it as it likes and leave out the batch dimension.
+    :raises FileNotFoundError: there is no such file.
+    :raises ValueError: the file is damaged, or has other tensors.
     """
     if path.suffix == '.npy':
         if not path.is_file():
             raise FileNotFoundError(f'expected a prompt embedding, found no file {path}')
+        reader.check(path)
         try:
             tensors = {'prompt': torch.from_numpy(np.load(path, allow_pickle=False))}
         except (ValueError, EOFError, TypeError) as error:
             raise ValueError(f'{path} is not an array of numbers ({error})') from None
     else:
-        tensors = (reader or Reader()).read(path)
+        tensors = reader.read(path)
     if len(tensors) == 1:
         tensors = dict(zip(['prompt'], tensors.values(), strict=True))
     if 'prompt' not in tensors or set(tensors) - {'prompt', 'pooled'}:
@@ -62,8 +66,14 @@ def read_embedding(path: Path, reader: Reader | None = None) -> dict[str, Tensor
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def read_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
-    """Read config.json of a model folder, else the fallback folder's or file's."""
+def read_model_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
+    """
+    Read config.json of a model folder.
+
+    :param fallback: folder or file that is read where the model folder has no config.json.
+    :raises FileNotFoundError: neither has one.
+    :raises ValueError: it is not a JSON object.
+    """
     file = folder / 'config.json'
     if not file.is_file() and fallback is not None:
         file = fallback / 'config.json' if fallback.is_dir() else fallback
@@ -80,8 +90,9 @@ def read_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
 
 def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
     """
-    Give a module, which may be on the meta device, the tensors of a file.
+    Give a module, which may be on the meta device, these weights.
 
+    :param source: file or folder of the weights, for the error message.
     :raises ValueError: tensors are missing, unknown or of another shape.
     """
     own = module.state_dict()
@@ -101,51 +112,54 @@ def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
     return module
 
 
-def load_vae(folder: Path, reader: Reader | None = None) -> AutoencoderKL:
+def load_vae(folder: Path, reader: Reader) -> AutoencoderKL:
     """
-    Read an autoencoder; its config.json may be missing: then it is Stable Diffusion 2.1's.
+    Read an autoencoder in float32; without config.json it is that of Stable Diffusion 2.1.
 
-    GenPercept's first version ships one without a decoder beside DPT heads: then it only encodes.
+    GenPercept's first version has DPT heads and an autoencoder without decoder: it only encodes.
     """
-    config = read_config(folder, CONFIGS / 'sd21_vae.json')
-    weights = modern((reader or Reader()).read(folder))
-    encodes_only = not any(name.startswith('decoder.') for name in weights)
-    cut_off = ('decoder', 'post_quant_conv') if encodes_only else ()
-    return make(AutoencoderKL, config, weights, folder, cut_off)
+    config = read_model_config(folder, CONFIGS / 'sd21_vae.json')
+    weights = with_current_names(reader.read(folder))
+    has_decoder = any(name.startswith('decoder.') for name in weights)
+    absent = () if has_decoder else ('decoder', 'post_quant_conv')
+    return build_module(AutoencoderKL, config, weights, folder, absent)
 
 
-def load_unet(folder: Path) -> UNet2DConditionModel:
-    """Read a denoiser of the UNet kind."""
-    return make(UNet2DConditionModel, read_config(folder, None), Reader().read(folder), folder)
+def load_unet(folder: Path, reader: Reader) -> UNet2DConditionModel:
+    """Read a UNet that has its own config.json, in float32."""
+    config = read_model_config(folder, None)
+    return build_module(UNet2DConditionModel, config, reader.read(folder), folder)
 
 
-def modern(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the attention of autoencoders from before 2023, Stable Diffusion 2.1's included."""
-    renamed = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
-    made = {}
+def with_current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the attention layers of autoencoders from before 2023, such as that of SD 2.1."""
+    new_names = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
+    renamed = {}
     for name, tensor in weights.items():
-        for old, new in renamed.items():
+        for old, new in new_names.items():
             name = name.replace(f'attentions.0.{old}.', f'attentions.0.{new}.')
-        made[name] = tensor
-    return made
+        renamed[name] = tensor
+    return renamed
 
 
-def make(
+def build_module(
     cls: type[Any],
     config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     folder: Path,
-    cut_off: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> Any:
     """
-    Make a model of diffusers from its config and weights, float32.
+    Make a model of diffusers from its config and weights, in float32.
 
-    :param cut_off: modules that the weights do not have; they become the identity.
+    :param folder: of the model, for error messages.
+    :param absent: modules without weights; they become the identity.
+    :raises ValueError: the config describes no model, or the weights do not fit it.
     """
     try:
         with torch.device('meta'):  # skips the random initialisation of up to 865 M numbers
             model = cls.from_config(dict(config))
-    # What the constructors of diffusers raise on numbers that make no model.
+    # The constructors of diffusers raise these on impossible options.
     except (
         TypeError,
         ValueError,
@@ -155,7 +169,7 @@ def make(
         NotImplementedError,
     ) as error:
         raise ValueError(f'{folder}: config.json is not one of {cls.__name__} ({error})') from None
-    for name in cut_off:
+    for name in absent:
         setattr(model, name, nn.Identity())
     load_into(model, weights, folder)
     for module in model.modules():
@@ -165,7 +179,7 @@ def make(
 
 
 def _fill_positions(embed: PatchEmbed) -> None:
-    """Compute the table of positions that no file holds, as PatchEmbed itself does."""
+    """Compute the table of positions, which weight files leave out, as PatchEmbed itself does."""
     if embed.pos_embed is None or embed.pos_embed.is_meta == embed.proj.weight.is_meta:
         return
     table = get_2d_sincos_pos_embed(
@@ -179,7 +193,7 @@ def _fill_positions(embed: PatchEmbed) -> None:
 
 
 def save_model(folder: Path, model: ModelMixin, dtype: torch.dtype) -> None:
-    """Write config.json and the weights, in the layout that diffusers itself reads."""
+    """Write config.json and the weights in the layout of diffusers."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
     save_tensors(folder / WEIGHT_FILES[0], model.state_dict(), dtype)
@@ -189,9 +203,9 @@ def save_tensors(
     file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> None:
     """
-    Write tensors to a safetensors file, all or nothing.
+    Write tensors to a safetensors file, atomically.
 
-    :raises OSError: there is no room, or no right to.
+    :param tensors: by name, on any device; stored as `dtype`.
+    :raises OSError: the file cannot be written.
     """
-    whole = {k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()}
-    save_whole(file, whole)
+    save_whole(file, {k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()})

@@ -16,8 +16,9 @@ from sd_perception_ros.backbones.small import (
     take_over,
 )
 from sd_perception_ros.backbones.unet import UNetBackbone
-from sd_perception_ros.checkpoint.assembly import PROMPT
 from sd_perception_ros.checkpoint.finetuning import base_folder
+from sd_perception_ros.checkpoint.locations import PROMPT
+from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weight_files import has_weights
 from sd_perception_ros.checkpoint.weights import (
     load_unet,
@@ -176,7 +177,7 @@ def _latents(arguments: argparse.Namespace, dataset: Dataset) -> None:
         print(f'{file} is there')
         return
     backbone = UNetBackbone(
-        load_vae(arguments.out / 'vae'), small_unet(), torch.zeros(1, 1, PROMPT_WIDTH), 1
+        load_vae(arguments.out / 'vae', Reader()), small_unet(), torch.zeros(1, 1, PROMPT_WIDTH), 1
     ).to(device())
     backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -238,7 +239,7 @@ def _fresh_denoiser(arguments: argparse.Namespace) -> tuple[torch.nn.Module, flo
     if arguments.denoiser_from is None:
         return unet, 0.0
     folder = base_folder(arguments.denoiser_from) / 'unet'
-    return unet, take_over(unet, load_unet(folder))
+    return unet, take_over(unet, load_unet(folder, Reader()))
 
 
 def _source(arguments: argparse.Namespace, dataset: Dataset) -> str:

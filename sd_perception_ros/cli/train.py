@@ -205,7 +205,7 @@ def _license(given: str, base: Path) -> str:
     if given != CheckpointConfig.license:
         return given
     if is_checkpoint(base):
-        return config_file.read_config(base / config_file.FILE)[0].license
+        return config_file.read_config(base / config_file.FILE).license
     return license_near(base) or given
 
 

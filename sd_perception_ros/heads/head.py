@@ -13,11 +13,11 @@ class Head(nn.Module, ABC):
     The readout of one task.
 
     :cvar reads_latent: whether it needs the clean latent, or the features alone.
-    :ivar origin: names the numbers where there are only shapes.
+    :ivar weights_digest: names the numbers where there are only shapes.
     """
 
     reads_latent: ClassVar[bool] = True
-    origin: str = ''
+    weights_digest: str = ''
 
     @abstractmethod
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:

@@ -82,7 +82,7 @@ def sessions_of(model: Model, runtime: str, threads: int) -> tuple[dict[str, Ses
 
 
 def _write_graphs(model: Model, folders: Mapping[str, Path], digests: Mapping[str, str]) -> None:
-    whole = model.whole()
+    whole = model.materialize()
     whole.fold()
     parts = parts_of(whole)
     examples, encoder = Examples(whole, parts), whole.encoder_id()

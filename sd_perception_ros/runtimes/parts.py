@@ -50,7 +50,7 @@ def parts_of(model: Model) -> list[Part]:
     denoisers = {}
     for index, (key, backbone) in enumerate(model.backbones.items()):
         levels = tuple(f'level_{i}' for i in range(len(backbone.feature_channels)))
-        outputs = ('clean', *levels) if backbone.gives_latent else levels
+        outputs = ('clean', *levels) if backbone.outputs_latent else levels
         denoisers[key] = Part(
             f'denoiser_{index}', 'encoder', _Denoiser(backbone), ('latent',), outputs
         )
@@ -58,7 +58,7 @@ def parts_of(model: Model) -> list[Part]:
     for task, head in model.heads.items():
         key = model.backbone_of[task]
         source = denoisers[key]
-        module = _Readout(head, model.backbones[key].gives_latent)
+        module = _Readout(head, model.backbones[key].outputs_latent)
         found.append(Part(f'head_{task}', source.name, module, source.outputs, ('raw',)))
     return found
 
@@ -91,7 +91,7 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
     """
     Name a module's numbers, its settings and our code: equal names make equal graphs.
 
-    Where there are shapes alone, its setting `origin` names the numbers.
+    Where there are shapes alone, its setting `weights_digest` names the numbers.
     """
     digest = hashlib.sha256(f'{salt} {torch.__version__}'.encode())
     for folder in CODE:
@@ -138,11 +138,11 @@ class _Denoiser(nn.Module):
 class _Readout(nn.Module):
     """The head of a task."""
 
-    def __init__(self, head: Head, gives_latent: bool) -> None:
+    def __init__(self, head: Head, outputs_latent: bool) -> None:
         super().__init__()
         self.head = head
-        self.gives_latent = gives_latent
+        self.outputs_latent = outputs_latent
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        clean, levels = (tensors[0], tensors[1:]) if self.gives_latent else (None, tensors)
+        clean, levels = (tensors[0], tensors[1:]) if self.outputs_latent else (None, tensors)
         return (self.head(clean, levels),)

@@ -89,7 +89,7 @@ def prepare(
     :raises ValueError: the runtime lacks something, or gives other numbers than torch.
     :raises OSError: its files cannot be written.
     """
-    if choice.runtime in SESSIONS and not all(b.traces() for b in model.backbones.values()):
+    if choice.runtime in SESSIONS and not all(b.is_traceable() for b in model.backbones.values()):
         if not choice.is_free:
             raise ValueError(
                 f'runtime {choice.runtime} takes models whose graph is the same at every size, '
@@ -103,7 +103,7 @@ def prepare(
             if not choice.is_free:
                 raise
             choice = Choice('torch', f'auto: no graphs for {choice.runtime}, {error}')
-    model = model.whole()
+    model = model.materialize()
     model.fold()
     model.to(device, dtype).eval()
     # Measured on a CPU: the encoder takes half the time, the denoiser five sixths.

@@ -24,10 +24,6 @@ TASKS = {
 }
 
 
-# Names of the release before, to read its checkpoints and parameter files.
-OLD_NAMES = {'pose': 'human_pose'}
-
-
 def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = '') -> Task:
     """
     Build a task by the name used in config files.

@@ -1,0 +1,130 @@
+"""Find every file that a backbone is built from, on disk or on the hub, before any is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
+from sd_perception_ros.checkpoint.layouts import DenoiserLayout, DENOISERS, find_layout
+from sd_perception_ros.checkpoint.licenses import license_near
+from sd_perception_ros.checkpoint.lora import is_adapters_only
+from sd_perception_ros.checkpoint.reader import tensor_names
+
+PROMPT = 'prompt.safetensors'
+STORED_PROMPTS = (PROMPT, 'empty_text_embed.npy')  # ours, and that of GenPercept's first version
+TEXT_ENCODERS = ('text_encoder', 'text_encoder_2', 'text_encoder_3')
+
+
+@dataclass(frozen=True)
+class BackboneFiles:
+    """
+    Local files of one backbone.
+
+    :ivar denoiser: model folder, or safetensors file.
+    :ivar base_denoiser: folder of the model that it was fine-tuned from: its config.json, and its
+        weights if `denoiser` holds LoRA adapters alone.
+    :ivar layout: what lies beside the denoiser.
+    :ivar vae: folder of the autoencoder.
+    :ivar prompt: file of the embedding, or pipeline folder with text encoders; None: neither is
+        there.
+    :ivar license: of the nearest model card; '' without a card.
+    """
+
+    denoiser: Path
+    base_denoiser: Path | None
+    layout: DenoiserLayout
+    vae: Path
+    prompt: Path | None
+    license: str
+
+
+@dataclass(frozen=True)
+class Locations:
+    """
+    The locations that a checkpoint names: paths, or `hub:owner/name@commit/subfolder`.
+
+    :param root: folder that relative paths start from.
+    :param base: diffusers pipeline that completes a denoiser; '': none.
+    :param vae: autoencoder; '': that of the base, otherwise the one beside the denoiser.
+    :param prompt: embedding of the empty prompt; '': likewise.
+    """
+
+    root: Path
+    base: str = ''
+    vae: str = ''
+    prompt: str = ''
+
+    def local_path(self, location: str, without: Collection[str] = ()) -> Path:
+        """
+        Return the path on disk, after a download if it is on the hub.
+
+        :param without: subfolders whose weights are not needed from the hub.
+        """
+        return on_disk(location, without) if is_on_hub(location) else self.root / location
+
+    def files_of(self, location: str) -> BackboneFiles:
+        """
+        Find the files of one denoiser's backbone.
+
+        :param location: of the denoiser.
+        :raises FileNotFoundError: there is no denoiser.
+        :raises ValueError: no autoencoder is named or found.
+        """
+        unread = [*(TEXT_ENCODERS if self.prompt or self.base else ())]
+        if self.vae or self.base:
+            unread.append('vae')
+        path = self.local_path(location, unread)
+        layout = find_layout(path)
+        base = self._base(layout)
+        base_denoiser = _denoiser_in(base) if base is not None else None
+        denoiser = layout.denoiser or base_denoiser
+        if denoiser is None:
+            raise FileNotFoundError(
+                f"'{location}' has a head and no denoiser; name the model that it belongs to: "
+                'base: folder'
+            )
+        card = license_near(path) or (license_near(base) if base is not None else '')
+        return BackboneFiles(
+            denoiser,
+            base_denoiser,
+            layout,
+            self._vae(layout, base),
+            self._prompt(layout, base),
+            card,
+        )
+
+    def _base(self, layout: DenoiserLayout) -> Path | None:
+        if not self.base:
+            return None
+        if not is_on_hub(self.base):
+            return self.local_path(self.base)
+        own = layout.denoiser
+        brings_denoiser = own is not None and not is_adapters_only(tensor_names(own))
+        unread = [*(DENOISERS if brings_denoiser else ()), *(TEXT_ENCODERS if self.prompt else ())]
+        return self.local_path(self.base, [*unread, *(('vae',) if self.vae else ())])
+
+    def _vae(self, layout: DenoiserLayout, base: Path | None) -> Path:
+        if self.vae:
+            return self.local_path(self.vae)
+        if layout.vae is not None and (base is None or layout.pipeline is None):
+            return layout.vae
+        if base is not None:
+            return base / 'vae'
+        raise ValueError("option 'vae' is missing; name its folder, or a base")
+
+    def _prompt(self, layout: DenoiserLayout, base: Path | None) -> Path | None:
+        if self.prompt:
+            return self.local_path(self.prompt)
+        outer = layout.denoiser.parent if layout.denoiser is not None else None
+        folders = [f for f in (base, layout.pipeline, outer) if f is not None]
+        files = [folder / name for folder in folders for name in STORED_PROMPTS]
+        pipelines = [folder for folder in folders if (folder / 'text_encoder').is_dir()]
+        stored = [file for file in files if file.is_file()]
+        return next(iter([*stored, *pipelines, *folders]), None)
+
+
+def _denoiser_in(pipeline: Path) -> Path | None:
+    folders = (pipeline / name for name in DENOISERS)
+    return next((folder for folder in folders if (folder / 'config.json').is_file()), None)

@@ -1,0 +1,121 @@
+"""The one step of a denoiser: from checkpoint.yaml, its scheduler, or its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, PREDICTIONS
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.denoisers import transformer_family_of
+
+# Of stable-diffusion-2-1/scheduler/scheduler_config.json.
+SD2_SCHEDULE = {
+    'beta_start': 0.00085,
+    'beta_end': 0.012,
+    'beta_schedule': 'scaled_linear',
+    'prediction_type': 'v_prediction',
+}
+LOTUS_TIMESTEP = 999
+
+
+class StepOptions(NamedTuple):
+    """
+    The options of checkpoint.yaml that describe the step; None: not given.
+
+    :ivar timestep: as the denoiser's embedding reads it.
+    :ivar prediction: one of `onestep.PREDICTIONS`.
+    :ivar signal: amplitude of the clean latent, 0..1.
+    """
+
+    timestep: int | None = None
+    prediction: str | None = None
+    signal: float | None = None
+
+
+def step_options(config: CheckpointConfig) -> StepOptions:
+    """Return the step of a checkpoint.yaml, without the options left at their defaults."""
+    return StepOptions(
+        config.timestep if config.timestep >= 0 else None,
+        config.prediction if config.prediction in PREDICTIONS else None,
+        config.signal if config.signal >= 0 else None,
+    )
+
+
+def serving_step(
+    denoiser: Any, latent_channels: int, pipeline: Path | None, options: StepOptions
+) -> OneStep:
+    """
+    Return the step in which published weights are served.
+
+    Options that are given win. The others come from the first of these that applies:
+
+    - class embedding of the task (Lotus): timestep 999, the output is the clean latent
+    - scheduler_config.json in the pipeline folder: that scheduler's noisiest step
+    - two latents in (Marigold, E2E-FT): the noisiest step of Stable Diffusion 2's schedule
+    - otherwise `finetuning_step`
+
+    :param denoiser: a model of diffusers.
+    :param latent_channels: of the autoencoder.
+    :param pipeline: folder that has scheduler/scheduler_config.json, if any.
+    :raises ValueError: the step has no solution for the clean latent.
+    """
+    timestep, config = options.timestep, denoiser.config
+    scheduler = _scheduler_config(pipeline)
+    if _has_task_switch(config):
+        step = OneStep(LOTUS_TIMESTEP if timestep is None else timestep, 'sample')
+    elif scheduler is not None:
+        step = of_scheduler(scheduler, timestep)
+    elif config['in_channels'] == 2 * latent_channels:
+        step = of_scheduler(SD2_SCHEDULE, timestep)
+    else:
+        step = finetuning_step(denoiser, latent_channels, pipeline, timestep)
+    return OneStep(
+        step.timestep if timestep is None else timestep,
+        options.prediction or step.prediction,
+        step.signal if options.signal is None else options.signal,
+    )
+
+
+def finetuning_step(
+    denoiser: Any, latent_channels: int, pipeline: Path | None, timestep: int | None = None
+) -> OneStep:
+    """
+    Return the step in which a pre-trained denoiser is best fine-tuned.
+
+    - velocity: GenPercept's, x0 = -v at timestep 1
+    - flow: from the image latent at the noisy end straight to x0
+    - epsilon: where signal and noise are equal, so that the output counts as much as velocity
+      does; at the noisy end it would be multiplied by 14 (Stable Diffusion) or 157 (DiT)
+    - two latents in, or a class embedding of the task (Lotus): as `serving_step`
+
+    Arguments and errors are those of `serving_step`.
+    """
+    config = denoiser.config
+    if _has_task_switch(config) or config['in_channels'] == 2 * latent_channels:
+        return serving_step(denoiser, latent_channels, pipeline, StepOptions(timestep))
+    family = transformer_family_of(denoiser)
+    schedule = _scheduler_config(pipeline) or (family.schedule if family else None)
+    prediction = of_scheduler(schedule).prediction if schedule is not None else 'velocity'
+    if schedule is None or prediction == 'velocity':
+        return OneStep(1 if timestep is None else timestep)
+    if prediction == 'epsilon' and timestep is None:
+        return balanced(schedule)
+    return of_scheduler(schedule, timestep)
+
+
+def _has_task_switch(config: Mapping[str, Any]) -> bool:
+    return config.get('class_embed_type') == 'projection'
+
+
+def _scheduler_config(pipeline: Path | None) -> dict[str, Any] | None:
+    file = pipeline / 'scheduler' / 'scheduler_config.json' if pipeline else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f'{file} is not JSON ({error})') from None
+    return config
