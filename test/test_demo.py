@@ -8,6 +8,7 @@ import time
 
 import cv2
 import numpy as np
+from PIL import Image
 import pytest
 from ros_helpers import Process, running
 from std_msgs.msg import Header
@@ -74,7 +75,7 @@ def cell(picture: np.ndarray, row: int, column: int) -> np.ndarray:
 def test_every_input_gets_a_picture(demo: Path) -> None:
     made = {path.name for path in demo.iterdir()}
     expected = {f'photo_{name}.png' for name in PHOTOS} | {'rooms_0000.png'}
-    expected |= {'overview.png', 'overview.jpg', 'rooms.mp4', 'table.txt'}
+    expected |= {'overview.png', 'overview.jpg', 'overview.webp', 'rooms.mp4', 'table.txt'}
     assert made == expected | {'camera.log', 'perception.log'}
 
 
@@ -117,6 +118,13 @@ def test_the_film_has_every_answered_frame(demo: Path) -> None:
     film = cv2.VideoCapture(str(demo / 'rooms.mp4'))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
     assert film.get(cv2.CAP_PROP_FPS) == pytest.approx(3)
+
+
+def test_the_moving_overview_has_every_answered_frame_and_fits_a_readme(demo: Path) -> None:
+    with Image.open(demo / 'overview.webp') as film:
+        assert film.n_frames == FRAMES
+        assert film.width <= 860
+    assert (demo / 'overview.webp').stat().st_size <= 2_500_000
 
 
 def test_the_overview_fits_a_readme(demo: Path) -> None:

@@ -29,6 +29,9 @@ INK = (235, 235, 235)
 UNKNOWN = 96  # grey where the truth knows nothing
 CELL_PX = (196, 147)  # width and height of a picture of the overview: nine make 1796 px
 HEADING_PX = 34
+MOSAIC_PX = (208, 156)  # width and height of a picture of the moving overview
+MOSAIC_COLUMNS = 4  # 844 px in all: the width of a README on GitHub
+NOT_IN_MOSAIC = ('foreground',)  # in the film it is hardly different from the matte
 # Task, what it is called in pictures, and the topic with its picture.
 SHOWN = (
     ('depth', 'depth (red near, blue far)', 'depth/color'),
@@ -113,6 +116,19 @@ def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) 
     return np.vstack([_widened(row, width) for row in rows])
 
 
+def mosaic(tiles: Sequence[Tile]) -> UInt8:
+    """
+    Arrange the camera's picture and its outputs in rows of `MOSAIC_COLUMNS`, small.
+
+    :returns: (h, w, 3); the same size for every frame with the same outputs.
+    """
+    cells = [_cell(tile, MOSAIC_PX) for tile in tiles if tile[0] not in NOT_IN_MOSAIC]
+    empty = np.full_like(cells[0], BACKGROUND)
+    cells += [empty] * (-len(cells) % MOSAIC_COLUMNS)
+    rows = range(0, len(cells), MOSAIC_COLUMNS)
+    return np.vstack([_row(cells[start : start + MOSAIC_COLUMNS]) for start in rows])
+
+
 def write_png(path: Path, rgb: UInt8) -> None:
     """
     Write a picture.
@@ -126,6 +142,22 @@ def write_jpeg(path: Path, rgb: UInt8, most_bytes: int) -> None:
     """Write a picture at the best quality that keeps the file small, but never below 40."""
     for quality in range(92, 39, -4):
         Image.fromarray(rgb).save(path, quality=quality, optimize=True)
+        if path.stat().st_size <= most_bytes:
+            return
+
+
+def write_webp(path: Path, pictures: Sequence[UInt8], rate_hz: float, most_bytes: int) -> None:
+    """Write pictures of one size as a WebP that moves, no larger than `most_bytes` if possible."""
+    first, *others = [Image.fromarray(rgb) for rgb in pictures]
+    for quality in range(80, 29, -10):
+        first.save(
+            path,
+            save_all=True,
+            append_images=others,
+            duration=round(1000 / rate_hz),
+            loop=0,
+            quality=quality,
+        )
         if path.stat().st_size <= most_bytes:
             return
 
@@ -168,15 +200,15 @@ def _truth(recording: Recording, index: int) -> Sample | None:
     return None if folder is None else RoomsDataset(folder)[index]
 
 
-def _cell(tile: Tile) -> UInt8:
+def _cell(tile: Tile, size: tuple[int, int] = CELL_PX) -> UInt8:
     """Cut the middle out of a picture and resize it, so that all cells of a sheet are equal."""
     label, picture = tile
-    width, height = CELL_PX
+    width, height = size
     scale = max(width / picture.shape[1], height / picture.shape[0])
     cut_w, cut_h = round(width / scale), round(height / scale)
     left, top = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2
     middle = picture[top : top + cut_h, left : left + cut_w]
-    resized = cv2.resize(middle, CELL_PX, interpolation=cv2.INTER_AREA)
+    resized = cv2.resize(middle, size, interpolation=cv2.INTER_AREA)
     return labelled(label, np.asarray(resized, np.uint8))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sd_perception_ros.cli.demo.pictures import (
+    mosaic,
     overview,
     side_by_side,
     Tile,
@@ -14,11 +15,13 @@ from sd_perception_ros.cli.demo.pictures import (
     write_jpeg,
     write_png,
     write_video,
+    write_webp,
 )
 from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.cli.demo.table import error_table, errors, topic_table
 
-JPEG_BYTES = 300_000
+JPEG_BYTES, WEBP_BYTES = 300_000, 2_500_000
+WEBP_RATE_HZ = 5.0  # a machine that plays the film slower still gets a picture that moves
 OVERVIEW_ROOMS = 2
 OVERVIEW_PHOTOS = 5
 FOOTNOTES = """\
@@ -44,13 +47,16 @@ def write_pictures(
     photos: list[list[Tile]] = []
     for recording in recordings:
         part, shown = recording.part, list(recording.frames)
-        rows = _rows(recording, folder, step)
         if part.film:
+            small: list[UInt8] = []
+            rows = _rows(recording, folder, step, small)
             write_video(folder / part.title, rows, part.rate_hz)
+            if small:
+                write_webp(folder / 'overview.webp', small, WEBP_RATE_HZ, WEBP_BYTES)
             picked = shown[len(shown) // 4 :: max(len(shown) // OVERVIEW_ROOMS, 1)]
             rooms += [row for i in picked[:OVERVIEW_ROOMS] for row in tiles_of(recording, i)]
         else:
-            for _ in rows:
+            for _ in _rows(recording, folder, step, []):
                 pass
             photos += [row for i in shown[:OVERVIEW_PHOTOS] for row in tiles_of(recording, i)]
     if rooms or photos:
@@ -84,12 +90,21 @@ def pictured(answered: Sequence[int], every: int) -> list[int]:
     return sorted({min(index for index in answered if index >= start) for start in wanted})
 
 
-def _rows(recording: Recording, folder: Path, step: Callable[[], object]) -> Iterator[UInt8]:
-    """Draw the frames one after the other, and write some of them."""
+def _rows(
+    recording: Recording, folder: Path, step: Callable[[], object], small: list[UInt8]
+) -> Iterator[UInt8]:
+    """
+    Draw the frames one after the other, and write some of them.
+
+    :param small: gets a small picture of each frame, for the moving overview.
+    """
     part = recording.part
     written = pictured(list(recording.frames), part.picture_every)
     for index in recording.frames:
-        row = side_by_side(tiles_of(recording, index))
+        tiles = tiles_of(recording, index)
+        row = side_by_side(tiles)
+        if part.film:
+            small.append(mosaic(tiles[0]))
         if index in written:
             write_png(folder / f'{part.names[index]}.png', row)
         step()
