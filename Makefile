@@ -12,7 +12,7 @@ PYTHON ?= $(or $(shell for p in $(PYTHONS); do $$p -c '$(FITS)' 2>&- && echo $$p
 # More options for pip, for example an index that has torch without CUDA.
 PIP_FLAGS ?=
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check $(PIP_FLAGS)
-LINTED := sd_perception_ros launch test benchmark setup.py
+LINTED := sd_perception_ros launch test benchmark docs setup.py
 
 # The wheels find messages and the middleware below this prefix; a ROS installation that is sourced
 # in the same shell must not mix in.
@@ -27,7 +27,7 @@ unexport PYTHONHOME
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench lint docs clean
 
 help:  ## print what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -49,8 +49,12 @@ lint: $(VENV)/.dev  ## run ruff, codespell and mypy (tests run the ament linters
 	@$(BIN)/codespell
 	@$(BIN)/mypy
 
+docs: $(VENV)/.docs  ## build the documentation site in site/
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo 'documentation: site/index.html'
+
 clean:  ## remove everything that these targets made
-	rm -rf $(VENV) build install log demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build install log site demo_output .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.made:
 	@test "$$(uname -sm)" = 'Linux x86_64' || { echo "make needs the ROS 2 wheels, which exist for\
@@ -72,7 +76,12 @@ $(VENV)/.ros: requirements/ros.txt $(VENV)/.core
 	@$(PIP) --require-hashes --no-deps -r requirements/ros.txt
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt requirements/train.txt requirements/runtimes.txt $(VENV)/.ros
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.made
+	@$(PIP) -r requirements/docs.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/train.txt requirements/runtimes.txt \
+              requirements/docs.txt $(VENV)/.ros
 	@echo '[+] linters, type checker and test tools'
 	@$(PIP) -r requirements/dev.txt
 	@touch $@

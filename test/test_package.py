@@ -21,6 +21,7 @@ REQUIREMENTS = sorted((ROOT / 'requirements').glob('*.txt'))
 LIMITS = {
     f'{NAME}/assets/checkpoints/': 25_000_000,
     f'{NAME}/assets/demo_sequence/': 8_000_000,
+    'docs/demo.webp': 2_500_000,
 }
 FILE_LIMIT = 500_000
 
