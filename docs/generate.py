@@ -104,6 +104,143 @@ def _range(about: Any) -> str:
     return f'{low} .. {high}' if low or high else ''
 
 
+# ---- topics --------------------------------------------------------------------------------
+
+# Topic: encoding, and the meaning of the values.
+CONTENT = {
+    'depth/relative': ('32FC1', '0 near .. 1 far, up to scale and shift; not metres'),
+    'depth/color': ('rgb8', 'red near, blue far'),
+    'depth/image_rect': (
+        '32FC1 or 16UC1',
+        'metres along the optical axis, -Inf too near, +Inf out of range, NaN unknown (REP 117, '
+        'REP 118); or millimetres, 0 unknown (`depth.encoding`)',
+    ),
+    'depth/camera_info': ('', 'pinhole camera of `depth/image_rect`, without distortion'),
+    'depth/points': (
+        'x y z rgb [label]',
+        'metres; NaN where depth is not finite; needs camera_info. With `depth.points.voxel_m` '
+        'unorganized, else as the picture',
+    ),
+    'depth/points_people': ('x y z rgb [label]', 'the same, people only'),
+    'scan': ('', 'metres to the nearest obstacle; +Inf free, NaN not seen; needs camera_info'),
+    'disparity/relative': ('32FC1', '0 far .. 1 near, up to scale and shift'),
+    'disparity/color': ('rgb8', 'red near, blue far'),
+    'normals/image': (
+        '32FC3',
+        'unit vectors in the optical frame (x right, y down, z forward), towards the camera',
+    ),
+    'normals/color': ('rgb8', 'a floor is green, a wall that faces the camera blue'),
+    'segmentation/labels': ('mono8', 'class ids, never 255'),
+    'segmentation/confidence': ('mono8', '0 unsure .. 255 sure'),
+    'segmentation/mask': ('mono8', '255 for a class of `segmentation.mask_classes`, else 0'),
+    'segmentation/color': ('rgb8', 'a colour for each class'),
+    'foreground/alpha': ('mono8', 'share of the pixel that objects and people cover, 0 .. 255'),
+    'matting/alpha': ('mono8', 'share of the pixel that people cover, 0 .. 255'),
+    'matting/color': ('rgb8', 'people over a checkerboard'),
+    'human_pose/markers': (
+        '',
+        'skeletons in metres; without a scale on a plane at `human_pose.plane_distance_m`; needs '
+        'camera_info',
+    ),
+    'human_pose/keypoints': (
+        'x y z u v score joint person',
+        'a point for each COCO joint; x y z in metres, NaN without a scale; u v in pixels',
+    ),
+    'human_pose/overlay': ('rgb8', "skeletons over the camera's picture"),
+    'segmentation/label_info': (
+        '',
+        'names of the class ids; latched. std_msgs/String with JSON if vision_msgs is missing',
+    ),
+}
+INPUTS = (
+    ('image_raw', 'sensor_msgs/Image', 'encodings: see below'),
+    ('image_raw/compressed', 'sensor_msgs/CompressedImage', 'with `image_transport: compressed`'),
+    ('camera_info', 'sensor_msgs/CameraInfo', 'the sibling of the image topic unless remapped'),
+    ('reference/depth', 'sensor_msgs/Image', '32FC1 or 16UC1, with `depth.scale.source: depth`'),
+    ('reference/camera_info', 'sensor_msgs/CameraInfo', 'if the reference has another size'),
+    ('reference/scan', 'sensor_msgs/LaserScan', 'with `depth.scale.source: scan`'),
+)
+SERVICES = (
+    ('~/reload_model', 'std_srvs/Trigger', 'load the checkpoint that the parameters name now'),
+    ('~/enable', 'std_srvs/SetBool', 'process frames, or drop them'),
+    (
+        'lifecycle services',
+        'lifecycle_msgs',
+        'the node configures itself unless `autostart: false`',
+    ),
+)
+
+
+def topics() -> str:
+    """List inputs, outputs and services of the perception node, from the table of outputs."""
+    from sd_perception_ros.image_encodings import ENCODINGS
+    from sd_perception_ros.ros.output.outputs import CONSTANTS, OUTPUTS
+
+    head = ('topic', 'type', 'encoding or fields', 'content', 'frame', 'published if')
+    rows = [
+        (
+            f'`{output.topic}`',
+            _message_type(output.kind),
+            *_content(output.topic),
+            '`scan.frame_id`' if output.topic == 'scan' else "camera's",
+            _condition(output),
+        )
+        for output in OUTPUTS
+    ]
+    rows += [
+        (
+            f'`{constant.topic}`',
+            'vision_msgs/LabelInfo',
+            *_content(constant.topic),
+            '',
+            f'task `{constant.task}`',
+        )
+        for constant in CONSTANTS
+    ]
+    blocks = [
+        '# Topics',
+        NOTE,
+        'Names are relative to the namespace; with `cameras: [front, rear]` they begin with '
+        '`front/` and `rear/`.',
+        '## Inputs',
+        table(('topic', 'type', 'notes'), ((f'`{name}`', *rest) for name, *rest in INPUTS)),
+        f'Encodings of `image_raw`: {", ".join(f"`{name}`" for name in ENCODINGS)}. The frame is '
+        'the optical frame of the camera (x right, y down, z forward, REP 103).',
+        '## Outputs',
+        'From the table `OUTPUTS` in `ros/output/outputs.py`. A topic exists if the checkpoint '
+        'has its task and the parameters allow it. Messages have the header of the '
+        "camera's message. Nothing is computed for a topic without subscribers. *Scale*: "
+        '`depth.scale.source` is set and the scale is confirmed for this frame '
+        '([metric depth](metric_depth.md)).',
+        table(head, rows),
+        '`/diagnostics`: see [diagnostics](diagnostics.md).',
+        '## Services',
+        table(('service', 'type', 'effect'), ((f'`{name}`', *rest) for name, *rest in SERVICES)),
+    ]
+    return '\n\n'.join(blocks) + '\n'
+
+
+def _message_type(kind: Any) -> str:
+    return f'{kind.__module__.split(".")[0]}/{kind.__name__}'
+
+
+def _content(topic: str) -> tuple[str, str]:
+    if topic not in CONTENT:
+        raise KeyError(f"no description of the topic '{topic}'; add it to CONTENT in {__file__}")
+    return CONTENT[topic]
+
+
+def _condition(output: Any) -> str:
+    from sd_perception_ros.ros.options import OutputOptions
+
+    tasks = ('' if output.metric else output.task, *output.needs(OutputOptions()))
+    needs = ['task `depth` or `disparity` (`depth.scale.from_task`)'] if output.metric else []
+    needs += [f'task `{task}`' for task in tasks if task]
+    needs += ['scale'] if output.metric else []
+    needs += ['`scan.frame_id` is set'] if output.topic == 'scan' else []
+    return ', '.join(needs)
+
+
 # ---- benchmarks ----------------------------------------------------------------------------
 
 
@@ -114,7 +251,11 @@ def benchmarks() -> str:
     return marked.sub(lambda found: f'{found[1]}\n{show(found[2])}\n\n{found[3]}', page)
 
 
-PAGES: dict[str, Callable[[], str]] = {'parameters.md': parameters, 'benchmarks.md': benchmarks}
+PAGES: dict[str, Callable[[], str]] = {
+    'parameters.md': parameters,
+    'topics.md': topics,
+    'benchmarks.md': benchmarks,
+}
 
 
 def main() -> None:
