@@ -15,6 +15,7 @@ from models import save_tiny
 import pytest
 import torch
 
+from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.runtimes.parts import Part
 
@@ -192,6 +193,22 @@ def test_a_file_that_no_benchmark_wrote_is_not_drawn(
     named = file if command == 'plot.py' else tmp_path
     with pytest.raises(ValueError, match=re.escape(message)):
         runpy.run_path(str(FOLDER / command))['main']([str(named)])
+
+
+def test_results_do_not_make_the_commit_of_the_next_benchmark_dirty(tmp_path: Path) -> None:
+    code, result = tmp_path / 'code.py', tmp_path / 'benchmark' / 'results' / 'first.json'
+    result.parent.mkdir(parents=True)
+    for file in (code, result):
+        file.write_text('1\n')
+    identity = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+    for words in (('init', '-q'), ('add', '.'), (*identity, 'commit', '-qm', 'first')):
+        subprocess.run(['git', *words], cwd=tmp_path, check=True)
+    clean = commit(result.parent)
+    assert re.fullmatch('[0-9a-f]{12}', clean)
+    result.write_text('2\n')
+    assert commit(result.parent) == clean
+    code.write_text('2\n')
+    assert commit(result.parent) == f'{clean}-dirty'
 
 
 def test_runs_of_other_options_have_no_spread_in_common(tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 130
 
 
-def test_the_example_of_the_readme_runs() -> None:
-    code = re.findall(
-        r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.DOTALL
-    )
+@pytest.mark.parametrize('name', ['README.md', 'docs/python.md'])
+def test_the_example_in_python_runs(name: str) -> None:
+    page = (ROOT / name).read_text(encoding='utf-8')
+    code = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
     assert len(code) == 1
     done = subprocess.run(
         [sys.executable, '-c', code[0]], cwd=ROOT, capture_output=True, text=True

@@ -22,13 +22,24 @@ PACKAGES = (
 )
 
 
-def commit() -> str:
-    """Return the commit of this code, '-dirty' where it was changed; empty without git."""
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """
+    Return the commit of this code, '-dirty' if it was changed; empty without git.
+
+    Results of benchmarks are no change: a series of benchmarks writes one after another.
+
+    :param folder: any folder of the checkout.
+    """
+    name = _git(folder, 'describe', '--always', '--abbrev=12')
+    code = (':/', ':(top,exclude)benchmark/results')
+    changed = _git(folder, 'status', '--porcelain', '--untracked-files=no', '--', *code)
+    return f'{name}-dirty' if name and changed else name
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ['git', *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError:
         return ''
     return done.stdout.strip()
