@@ -55,6 +55,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_named_in_the_text_exist(page: Path) -> None:
+    text = FENCE.sub('', page.read_text(encoding='utf-8'))
+    named = set(re.findall(r'`((?:[a-z]\w*/)+(?:\w+\.(?:py|yaml|md|txt|xml))?)`', text))
+    of_users = {'image/', 'raw/', 'train2017/', 'front/', 'rear/', 'site/', 'demo_output/'}
+    places = (ROOT, ROOT / 'sd_perception_ros', page.parent)
+    missing = {name for name in named if not any((place / name).exists() for place in places)}
+    assert missing - of_users == set()
+
+
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / 'page.md'
     page.write_text('# One Two\n[a](page.md#one-two) [b](page.md#three) [c](none.md)\n')
