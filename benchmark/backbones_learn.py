@@ -47,7 +47,7 @@ from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation import evaluate  # noqa: E402
 from sd_perception_ros.training.finetune import train  # noqa: E402
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig  # noqa: E402
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig  # noqa: E402
 
 TASKS = ('depth', 'normals')
 PROMPT_WIDTH, POOLED_WIDTH = 32, 24
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'frames': len(data),
         'held_out': len(held_out),
         'steps': options.steps,
-        'batch': options.batch,
+        'batch_size': options.batch_size,
         'learning_rate': options.learning_rate,
         'guess': guess(data, held_out),
         'families': rows,
@@ -164,11 +164,11 @@ def learn(
     """Train one family from nothing and measure it on frames that it never saw."""
     torch.manual_seed(options.seed)
     base = write_base(folder / 'base', FAMILIES[name]())
-    config = OptimizeConfig(
+    config = TrainingConfig(
         steps=options.steps,
-        batch=options.batch,
+        batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        warmup=20,
+        warmup_steps=20,
         seed=options.seed,
         save_every=options.steps,
     )
@@ -177,7 +177,9 @@ def learn(
     for tune in ('heads', 'full'):
         torch.manual_seed(options.seed)
         model = model_to_finetune(base, TASKS, 'light')
-        run = train(model, data, None, config, [size], folder / tune, TuneConfig(tune=tune))
+        run = train(
+            model, data, None, config, [size], folder / tune, FinetuneConfig(trainable=tune)
+        )
         steps = tqdm(run, f'{name} {tune}', options.steps, mininterval=10)
         losses[tune] = [sum(by_task.values()) for _, by_task in steps]
     [backbone] = model.backbones.values()
@@ -251,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument('--held-out', type=Path, required=True, help='Rendered frames to measure')
     options.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     options.add_argument('--steps', type=int, default=300, help='default: %(default)s')
-    options.add_argument('--batch', type=int, default=8, help='default: %(default)s')
+    options.add_argument('--batch-size', type=int, default=8, help='default: %(default)s')
     options.add_argument('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
     options.add_argument('--threads', type=int, default=0, help='0: let torch choose')
     options.add_argument('--seed', type=int, default=0, help='default: %(default)s')

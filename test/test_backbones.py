@@ -26,7 +26,7 @@ from sd_perception_ros.checkpoint.finetuning import model_to_finetune
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.training.finetune import train
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig
 
 STABLE_DIFFUSION = {
     'beta_start': 0.00085,
@@ -186,9 +186,9 @@ def test_training_moves_it_and_leaves_a_plain_model(
 ) -> None:
     model = model_to_finetune(base, ['depth'], 'light')
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-2, warmup=1)
+    config = TrainingConfig(steps=2, batch_size=2, learning_rate=1e-2, warmup_steps=1)
     run = train(
-        model, RoomsDataset(frames), None, config, [(24, 32)], tmp_path, TuneConfig(**options)
+        model, RoomsDataset(frames), None, config, [(24, 32)], tmp_path, FinetuneConfig(**options)
     )
     assert len(list(run)) == 2
     after = model.state_dict()

@@ -124,7 +124,7 @@ def test_a_family_passes_only_if_it_beats_the_guess_and_a_frozen_denoiser(
 
 def test_one_family_learns_for_two_steps_and_is_measured(frames: Path, tmp_path: Path) -> None:
     data = LEARN['RoomsDataset'](frames, keep=True)
-    options = SimpleNamespace(steps=2, batch=2, learning_rate=1e-3, seed=0)
+    options = SimpleNamespace(steps=2, batch_size=2, learning_rate=1e-3, seed=0)
     row = LEARN['learn']('DiT', data, data, options, tmp_path)
     assert (row['prediction'], row['timestep']) == ('epsilon', 258)
     assert row['loss_before'] > 0

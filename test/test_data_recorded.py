@@ -20,7 +20,7 @@ import webdataset
 from sd_perception_ros.cli import data as data_command
 from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.statistics import Statistics
+from sd_perception_ros.data.statistics import DataStatistics
 from sd_perception_ros.image_encodings import ENCODINGS, image_to_rgb
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
@@ -323,7 +323,7 @@ def test_inspect_names_every_broken_frame(
 
 
 def test_statistics_of_nothing_known_are_words_not_numbers() -> None:
-    statistics = Statistics()
+    statistics = DataStatistics()
     nothing = torch.full((1, 1, 2, 2), math.nan)
     statistics.add(
         {

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from sd_perception_ros.data.dataset import Arrays, Frame, stack
+from sd_perception_ros.data.dataset import Arrays, collate, FrameFiles
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.windows import ahead, covering, middle, resized
+from sd_perception_ros.data.windows import center_crop, prefetch, resize_sample, resize_to_cover
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.options import OptimizeConfig, WindowConfig
+from sd_perception_ros.training.options import TrainingConfig, WindowConfig
 from sd_perception_ros.training.pretrain import train_autoencoder
 from sd_perception_ros.types import Sample
 
@@ -52,7 +52,7 @@ def test_depth_and_classes_of_a_smaller_picture_are_those_of_some_pixel() -> Non
         'labels': column(0, 4, 4, 255),
         'matte': column(0, 1, 0.5, math.nan),
     }
-    half = resized(sample, 1, 2)
+    half = resize_sample(sample, 1, 2)
     # Antialiased: a triangle of 4 pixels, which weighs the first three with 3, 3 and 1.
     assert half['image'][0, 0, 0].tolist() == pytest.approx([5 / 7, -5 / 7])
     for name in ('depth_m', 'labels'):
@@ -64,7 +64,7 @@ def test_depth_and_classes_of_a_smaller_picture_are_those_of_some_pixel() -> Non
 def test_what_is_mostly_unknown_stays_unknown_and_the_rest_is_a_mean_of_what_is_known() -> None:
     matte = torch.full((1, 1, 8, 8), 0.5)
     matte[..., :5] = math.nan
-    sample = resized({'image': torch.zeros(1, 3, 8, 8), 'matte': matte}, 2, 2)
+    sample = resize_sample({'image': torch.zeros(1, 3, 8, 8), 'matte': matte}, 2, 2)
     assert sample['matte'][0, 0, :, 0].isnan().all()
     assert sample['matte'][0, 0, :, 1].tolist() == [0.5, 0.5]
 
@@ -74,7 +74,7 @@ def test_normals_of_a_smaller_picture_are_unit_vectors() -> None:
     normals[:, 0, :, :4] = -1
     normals[:, 2, :, 4:] = -1
     normals[..., -4:] = torch.where(torch.arange(4) > 1, 0.0, normals[..., -4:])  # unknown
-    found = resized({'image': torch.zeros(1, 3, 4, 8), 'normals': normals}, 2, 4)['normals']
+    found = resize_sample({'image': torch.zeros(1, 3, 4, 8), 'normals': normals}, 2, 4)['normals']
     length = found.norm(dim=1)
     assert ((length == 0) | ((length - 1).abs() < 1e-6)).all()
     assert found[0, :, 0, 0].tolist() == [-1, 0, 0]
@@ -88,7 +88,9 @@ def test_a_joint_stays_on_its_edge_when_the_picture_grows() -> None:
     joints = torch.zeros(1, 1, 17, 3)
     joints[0, 0, INDEX['nose']] = torch.tensor([-0.5, 1.5, 2])  # the corner at the lower left
     joints[0, 0, INDEX['left_eye']] = torch.tensor([1.0, 0.5, 1])
-    found = resized({'image': torch.zeros(1, 3, 2, 3), 'joints': joints}, 4, 9)['joints'][0, 0]
+    found = resize_sample({'image': torch.zeros(1, 3, 2, 3), 'joints': joints}, 4, 9)['joints'][
+        0, 0
+    ]
     assert found[INDEX['nose']].tolist() == [-0.5, 3.5, 2]
     assert found[INDEX['left_eye']].tolist() == [4, 1.5, 1]  # the middle stays the middle
     assert found.count_nonzero() == 6
@@ -103,19 +105,19 @@ def test_any_picture_covers_any_window_and_no_more_than_needed(
         'image': torch.zeros(1, 3, height, width),
         'depth_m': torch.ones(1, 1, height, width),
     }
-    covered = covering(sample, size)['image'].shape[-2:]
+    covered = resize_to_cover(sample, size)['image'].shape[-2:]
     assert covered[0] >= size[0]
     assert covered[1] >= size[1]
     assert covered[0] == size[0] or covered[1] == size[1]
-    assert middle(sample, size)['depth_m'].shape[-2:] == size
-    larger = covering(sample, size, enlarge_only=True)['image'].shape[-2:]
+    assert center_crop(sample, size)['depth_m'].shape[-2:] == size
+    larger = resize_to_cover(sample, size, enlarge_only=True)['image'].shape[-2:]
     assert larger == ((height, width) if height >= size[0] and width >= size[1] else covered)
 
 
 def test_samples_with_more_and_with_fewer_people_are_a_batch() -> None:
     one, none = torch.ones(1, 2, 17, 3), torch.zeros(1, 0, 17, 3)
     image = torch.zeros(1, 3, 2, 2)
-    joints = stack([{'image': image, 'joints': one}, {'image': image, 'joints': none}])['joints']
+    joints = collate([{'image': image, 'joints': one}, {'image': image, 'joints': none}])['joints']
     assert joints.shape == (2, 2, 17, 3)
     assert (joints[0] == 1).all()
     assert (joints[1] == 0).all()
@@ -146,7 +148,7 @@ def test_a_mixture_has_what_all_its_sets_have(sets: tuple[Path, Path]) -> None:
     mixture = open_data([str(folder) for folder in sets])
     assert mixture.truths == ('depth_m',)
     assert set(mixture[0]) == set(mixture[4]) == {'image', 'depth_m'}
-    assert mixture.lacking('normals') == [f'folder:{sets[1]}']
+    assert mixture.sets_without('normals') == [f'folder:{sets[1]}']
     other = open_data([f'{sets[0]}@2', str(sets[1])])
     assert other.fingerprint() != mixture.fingerprint()
 
@@ -156,7 +158,7 @@ def test_class_ids_that_mean_different_things_are_not_mixed(
 ) -> None:
     mixture = open_data([str(sets[0]), str(frames)])
     assert mixture.truths == ('depth_m', 'normals')
-    assert mixture.lacking('labels') == [mixture.name]
+    assert mixture.sets_without('labels') == [mixture.name]
 
 
 def test_rooms_in_a_mixture_of_one_are_drawn_as_ever(frames: Path) -> None:
@@ -195,7 +197,7 @@ def test_pictures_of_different_sizes_train_together(
 ) -> None:
     mixture = open_data([f'{sets[0]}@3', str(sets[1])])
     model = tiny_model({'depth': 'light'})
-    config = OptimizeConfig(steps=2, batch=4, learning_rate=1e-3)
+    config = TrainingConfig(steps=2, batch_size=4, learning_rate=1e-3)
     windows = WindowConfig(fit='cover')
     run = train(model, mixture, None, config, [(16, 24), (24, 24)], tmp_path, None, windows)
     assert all(math.isfinite(losses['depth']) for _, losses in run)
@@ -210,7 +212,7 @@ def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
         person(2, keypoints(nose=(1, 1, 2))),
     ]
     (tmp_path / 'keypoints.json').write_text(coco_file(people, 'a.png', 'b.png'))
-    config = OptimizeConfig(steps=1, batch=4)
+    config = TrainingConfig(steps=1, batch_size=4)
     windows = WindowConfig(fit='cover')
     model = tiny_model({'human_pose': 'light'})
     dataset = open_data([str(tmp_path)])
@@ -222,7 +224,9 @@ def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) ->
     losses = []
     for workers in (0, 3):
         torch.manual_seed(0)
-        config = OptimizeConfig(steps=3, batch=4, accumulate=2, learning_rate=1e-3)
+        config = TrainingConfig(
+            steps=3, batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-3
+        )
         windows = WindowConfig(workers=workers)
         run = train(
             tiny_model({'depth': 'light'}),
@@ -245,7 +249,7 @@ def test_frames_that_lie_on_the_device_train_in_windows_of_any_size(
     fit: str, size: tuple[int, int], frames: Path, tmp_path: Path
 ) -> None:
     resident = ResidentDataset(RoomsDataset(frames), torch.device('cpu'))
-    config = OptimizeConfig(steps=1, batch=2)
+    config = TrainingConfig(steps=1, batch_size=2)
     model, windows = tiny_model({'depth': 'light'}), WindowConfig(fit=fit)
     ((_, losses),) = train(model, resident, None, config, [size], tmp_path, None, windows)
     assert math.isfinite(losses['depth'])
@@ -262,7 +266,7 @@ def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive()
             raise OSError('broken.png')
         return step, place
 
-    with ahead(make, workers=2) as things:
+    with prefetch(make, workers=2) as things:
         assert things.take(0, range(2)) == [(0, 0), (0, 1)]
         assert things.take(1, range(2)) == [(1, 0), (1, 1)]
         with pytest.raises(OSError, match=r'broken.png'):
@@ -276,7 +280,7 @@ def test_frames_are_kept_while_there_is_room_and_given_back(
     dataset, read = RoomsDataset(frames, keep=True), []
     original = RoomsDataset.read
 
-    def counted(self: RoomsDataset, frame: Frame) -> Arrays:
+    def counted(self: RoomsDataset, frame: FrameFiles) -> Arrays:
         read.append(frame.key)
         return original(self, frame)
 
@@ -302,7 +306,7 @@ def test_a_set_without_a_tasks_truth_is_named_at_once(
         tiny_model({'normals': 'light'}),
         mixture,
         None,
-        OptimizeConfig(steps=1),
+        TrainingConfig(steps=1),
         [(8, 8)],
         tmp_path,
     )
@@ -315,7 +319,7 @@ def test_classes_of_another_meaning_are_refused_at_once(
 ) -> None:
     dataset = open_data([str(sets[0])])
     windows = WindowConfig(fit='cover')
-    config = OptimizeConfig(steps=1, batch=1)
+    config = TrainingConfig(steps=1, batch_size=1)
     model = tiny_model({'segmentation': 'light'})
     run = train(model, dataset, None, config, [(8, 8)], tmp_path, None, windows)
     with pytest.raises(
@@ -330,7 +334,7 @@ def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     dataset = open_data([str(sets[0])])
-    config = OptimizeConfig(steps=1, batch=4)
+    config = TrainingConfig(steps=1, batch_size=4)
     ((_, losses),) = train_autoencoder(tiny_vae(), dataset, config, (16, 16), tmp_path)
     assert math.isfinite(losses['pixels'])
     with pytest.raises(

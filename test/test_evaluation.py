@@ -20,7 +20,7 @@ from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.data.formats.hypersim import NYU40
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.relabelled import relabelled
+from sd_perception_ros.data.relabelled import relabel
 from sd_perception_ros.evaluation.bootstrap import paired_bootstrap
 from sd_perception_ros.evaluation.evaluate import mean_raw, measurable, worst
 from sd_perception_ros.evaluation.protocols import PROTOCOLS
@@ -267,11 +267,11 @@ def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: P
     LAYOUTS['folder'](tmp_path)  # grass and path; all of it is path
     dataset = open_data([str(tmp_path)])
     classes = ('unlabeled', 'tree', 'Path', 'grass')
-    sample = relabelled(dataset, classes)[0]
+    sample = relabel(dataset, classes)[0]
     assert sample['labels'].unique().tolist() == [2]
-    assert relabelled(dataset, classes).classes == classes
-    assert relabelled(dataset, ('path', 'tree')) is dataset  # grass would be lost
-    assert relabelled(dataset, ('grass', 'path')) is dataset
+    assert relabel(dataset, classes).classes == classes
+    assert relabel(dataset, ('path', 'tree')) is dataset  # grass would be lost
+    assert relabel(dataset, ('grass', 'path')) is dataset
     hypersim = tuple(name.replace(' ', '_') for name in NYU40)
     palette = read_config(ROOT / 'config' / 'genpercept.yaml').tasks['segmentation'].options
     assert set(hypersim) < set(palette['classes'])

@@ -24,11 +24,11 @@ from sd_perception_ros.cli.arguments import from_options, parse
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.training.finetune import train as run_training
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-THREE_STEPS = ('--steps', 3, '--batch', 4)
+THREE_STEPS = ('--steps', 3, '--batch-size', 4)
 RECIPES = sorted((ROOT / 'config' / 'train').glob('*.yaml'))
 COMMAND = ['-m', 'sd_perception_ros', 'train', '--learning-rate', '1e-3', '--sizes', '32x24']
 
@@ -113,7 +113,7 @@ def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
     base: Path, frames: Path, tmp_path: Path
 ) -> None:
-    numbers = ('--steps', 20, '--batch', 2, '--save-every', 5, '--ema', 0.9)
+    numbers = ('--steps', 20, '--batch-size', 2, '--save-every', 5, '--ema-decay', 0.9)
     train(words(base, frames, tmp_path / 'whole', *numbers))
     out = tmp_path / 'killed'
     arguments = words(base, frames, out, *numbers)
@@ -140,11 +140,11 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     base = save_tiny(tmp_path / 'base')
     out = tmp_path / 'out'
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24', '64x48']
-    numbers = ['--steps', '2', '--batch', '2', '--license', 'CC0-1.0']
+    numbers = ['--steps', '2', '--batch-size', '2', '--license', 'CC0-1.0']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
     config = read_config(out / 'checkpoint.yaml')
     assert config.license == 'CC0-1.0'
-    assert config.provenance['optimize']['steps'] == 2
+    assert config.provenance['training']['steps'] == 2
     assert config.provenance['windows'] == ['32x24', '64x48']
     with pytest.raises(ValueError, match='holds a finished checkpoint; choose another --out'):
         train_command.main([str(word) for word in (*arguments, *numbers)])
@@ -169,10 +169,10 @@ def test_every_recipe_says_what_the_command_understands(recipe: Path) -> None:
     arguments = parse(
         train_command.parser(), ['--recipe', str(recipe), '--out', 'x', '--data', 'y']
     )
-    config = from_options(OptimizeConfig, arguments)
-    assert config.batch % config.accumulate == 0
+    config = from_options(TrainingConfig, arguments)
+    assert config.batch_size % config.gradient_accumulation_steps == 0
     assert config.decay_steps <= config.steps
-    from_options(TuneConfig, arguments)
+    from_options(FinetuneConfig, arguments)
 
 
 def test_there_is_a_recipe_for_every_task() -> None:
@@ -182,12 +182,12 @@ def test_there_is_a_recipe_for_every_task() -> None:
 def test_the_command_line_wins_over_the_recipe_and_that_over_what_it_extends(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / 'all.yaml').write_text('steps: 1\nbatch: 2\nseed: 3\ntasks: [human_pose]\n')
-    (tmp_path / 'mine.yaml').write_text('extends: all.yaml\nbatch: 20\nseed: 30\n')
+    (tmp_path / 'all.yaml').write_text('steps: 1\nbatch_size: 2\nseed: 3\ntasks: [human_pose]\n')
+    (tmp_path / 'mine.yaml').write_text('extends: all.yaml\nbatch_size: 20\nseed: 30\n')
     words = ['--recipe', str(tmp_path / 'mine.yaml'), '--seed', '300']
     words += ['--base', 'b', '--data', 'd', '--out', 'o']
     arguments = parse(train_command.parser(), words)
-    assert (arguments.steps, arguments.batch, arguments.seed) == (1, 20, 300)
+    assert (arguments.steps, arguments.batch_size, arguments.seed) == (1, 20, 300)
     assert arguments.tasks == ['human_pose']
 
 
@@ -208,7 +208,7 @@ def test_task_options_reach_the_task_and_its_checkpoint(
         'segmentation.classes=[low, high, wide]',
         'segmentation.palette=000000 ffffff ff0000',
     ]
-    arguments = words(base, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
+    arguments = words(base, frames, tmp_path / 'out', '--steps', 1, '--batch-size', 1)[3:]
     tasks = ['--tasks', 'segmentation', '--task-options', *options]
     assert train_command.main([*arguments, *tasks]) == 0
     model, _ = checkpoint.load(str(tmp_path / 'out'))
@@ -236,7 +236,9 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
     assert relative.tasks['depth'].relative == 1
     for name, value in relative.heads['depth'].state_dict().items():
         torch.testing.assert_close(value, before.heads['depth'].state_dict()[name])
-    arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch', 1)[3:]
+    arguments = words(tiny_checkpoint, frames, tmp_path / 'out', '--steps', 1, '--batch-size', 1)[
+        3:
+    ]
     assert train_command.main([*arguments, '--tasks', *tasks]) == 0
     assert tasks_of(str(tmp_path / 'out')) == tasks
 
@@ -246,12 +248,12 @@ def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_t
 ) -> None:
     for fit, side in (('crop', 64), ('cover', 32)):  # of 64x48 pictures, windows of 32x24
         out = tmp_path / fit
-        more = ('--steps', 1, '--batch', 1, '--fit', fit)
+        more = ('--steps', 1, '--batch-size', 1, '--fit', fit)
         assert train_command.main(words(base, frames, out, *more)[3:]) == 0
         assert read_config(out / FILE).long_side_px == side
     # A square window is covered by 43x32 pixels of such a picture, and the model sees all 43.
     out = tmp_path / 'square'
-    more = ('--steps', 1, '--batch', 1, '--fit', 'cover', '--sizes', '32x32')
+    more = ('--steps', 1, '--batch-size', 1, '--fit', 'cover', '--sizes', '32x32')
     assert train_command.main(words(base, frames, out, *more)[3:]) == 0
     assert read_config(out / FILE).long_side_px == 43
 
@@ -264,7 +266,7 @@ def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(
     mine.parent.mkdir()
     entry = f'{{unet: {away}/unet, head: decoder}}'
     mine.write_text(f'base: {away}\ntasks:\n  depth: {entry}\n')
-    numbers = ('--tasks', 'depth', '--steps', 1, '--batch', 1)
+    numbers = ('--tasks', 'depth', '--steps', 1, '--batch-size', 1)
     assert train_command.main(words(mine.parent, frames, tmp_path / 'out', *numbers)[3:]) == 0
 
 
@@ -277,7 +279,7 @@ def test_a_run_with_other_task_options_is_another_run(
         model = model_to_finetune(
             base, ['normals'], 'light', options={'normals': {'y_sign': y_sign}}
         )
-        config = OptimizeConfig(steps=2, batch=1, save_every=1)
+        config = TrainingConfig(steps=2, batch_size=1, save_every=1)
         return run_training(model, opened, None, config, [(24, 32)], tmp_path)
 
     next(run(-1))
@@ -291,7 +293,7 @@ def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licen
     base, out = save_base(tmp_path / 'base', 'mmdit'), tmp_path / 'out'
     (base / 'README.md').write_text('---\nlicense: cc-by-nc-4.0\n---\n')
     arguments = ['--base', base, '--data', frames, '--out', out, '--sizes', '32x24']
-    numbers = ['--tasks', 'depth', '--steps', '2', '--batch', '2']
+    numbers = ['--tasks', 'depth', '--steps', '2', '--batch-size', '2']
     assert train_command.main([str(word) for word in (*arguments, *numbers)]) == 0
     config = read_config(out / 'checkpoint.yaml')
     assert config.license == 'cc-by-nc-4.0'

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sd_perception_ros.checkpoint.finetuning import model_to_finetune
-from sd_perception_ros.data.augment import crop, jitter, mirror, thin
+from sd_perception_ros.data.augment import color_jitter, crop, mirror, subsample
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of, VARIANTS
 from sd_perception_ros.data.resident import ResidentDataset
@@ -30,7 +30,7 @@ from sd_perception_ros.tasks.losses import (
     scale_shift_invariant_loss,
 )
 from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
@@ -78,9 +78,9 @@ def test_a_crop_cuts_the_same_window_of_every_map(frames: Path) -> None:
 def test_thinning_keeps_real_pixels_whose_mean_place_is_the_middle_of_their_block() -> None:
     columns = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 4, 6)
     sample = {'depth_m': columns, 'joints': torch.zeros(1, 1, 17, 3)}
-    assert thin(sample, 2, 1, 1).keys() == {'depth_m'}
-    assert thin(sample, 2, 0, 1)['depth_m'].tolist() == [[[[1, 3, 5], [1, 3, 5]]]]
-    kept = [thin(sample, 2, row, column)['depth_m'] for row in (0, 1) for column in (0, 1)]
+    assert subsample(sample, 2, 1, 1).keys() == {'depth_m'}
+    assert subsample(sample, 2, 0, 1)['depth_m'].tolist() == [[[[1, 3, 5], [1, 3, 5]]]]
+    kept = [subsample(sample, 2, row, column)['depth_m'] for row in (0, 1) for column in (0, 1)]
     assert torch.stack(kept).mean(0)[0, 0, 0].tolist() == [0.5, 2.5, 4.5]
 
 
@@ -173,7 +173,7 @@ def test_mirrored_windows_are_windows_of_the_mirror_image(left: int, width: int,
 
 def test_jitter_changes_colours_and_stays_a_picture() -> None:
     image = torch.rand(1, 3, 16, 16) * 2 - 1
-    changed = jitter(image, [np.random.default_rng(0)])
+    changed = color_jitter(image, [np.random.default_rng(0)])
     assert changed.shape == image.shape
     assert -1 <= changed.min() <= changed.max() <= 1
     assert (changed - image).abs().mean() > 0.01
@@ -181,9 +181,9 @@ def test_jitter_changes_colours_and_stays_a_picture() -> None:
 
 def test_a_picture_is_jittered_alike_whatever_is_beside_it() -> None:
     images = torch.rand(3, 3, 16, 24) * 2 - 1
-    together = jitter(images, [np.random.default_rng(seed) for seed in (5, 6, 7)])
+    together = color_jitter(images, [np.random.default_rng(seed) for seed in (5, 6, 7)])
     for place, seed in enumerate((5, 6, 7)):
-        alone = jitter(images[place : place + 1], [np.random.default_rng(seed)])
+        alone = color_jitter(images[place : place + 1], [np.random.default_rng(seed)])
         torch.testing.assert_close(together[place : place + 1], alone, atol=1e-5, rtol=0)
 
 
@@ -256,7 +256,7 @@ def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
 ) -> None:
     model = tiny_model({'depth': 'light', 'normals': 'decoder'})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-3)
+    config = TrainingConfig(steps=2, batch_size=2, learning_rate=1e-3)
     run = train(model, RoomsDataset(frames), None, config, [(32, 40)], tmp_path)
     assert [set(losses) for _, losses in run] == [{'depth', 'normals'}] * 2
     moved = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
@@ -269,15 +269,15 @@ def tuned(frames: Path, folder: Path, **options: object) -> tuple[Model, set[str
     """Train two steps; return the model, the names of its tensors, and of those that moved."""
     model = tiny_model({'depth': 'light'})
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = OptimizeConfig(steps=2, batch=2, learning_rate=1e-2, warmup=1)
-    tuning = TuneConfig(**options)
+    config = TrainingConfig(steps=2, batch_size=2, learning_rate=1e-2, warmup_steps=1)
+    tuning = FinetuneConfig(**options)
     list(train(model, RoomsDataset(frames), None, config, [(24, 32)], folder, tuning))
     after = model.state_dict()
     return model, set(after), {name for name in before if (after[name] != before[name]).any()}
 
 
 def test_heads_alone_move_where_only_they_may(frames: Path, tmp_path: Path) -> None:
-    _, _, moved = tuned(frames, tmp_path, tune='heads')
+    _, _, moved = tuned(frames, tmp_path, trainable='heads')
     assert any('.fuse.' in name for name in moved)
     assert not any('denoiser' in name for name in moved)
 
@@ -285,7 +285,7 @@ def test_heads_alone_move_where_only_they_may(frames: Path, tmp_path: Path) -> N
 def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
     frames: Path, tmp_path: Path
 ) -> None:
-    model, names, moved = tuned(frames, tmp_path, tune='lora', lora_rank=2)
+    model, names, moved = tuned(frames, tmp_path, trainable='lora', lora_rank=2)
     assert names == set(tiny_model({'depth': 'light'}).state_dict())  # no trace of adapters
     in_unet = {name for name in moved if 'denoiser' in name}
     assert any('to_q.weight' in name for name in in_unet)
@@ -295,7 +295,7 @@ def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
 
 
 def test_an_adapter_moves_weights_by_a_matrix_of_its_rank(frames: Path, tmp_path: Path) -> None:
-    model, _, moved = tuned(frames, tmp_path, tune='lora', lora_rank=2)
+    model, _, moved = tuned(frames, tmp_path, trainable='lora', lora_rank=2)
     name = next(name for name in sorted(moved) if 'to_q.weight' in name)
     change = model.state_dict()[name] - tiny_model({'depth': 'light'}).state_dict()[name]
     assert torch.linalg.matrix_rank(change, atol=1e-6) == 2
@@ -303,7 +303,7 @@ def test_an_adapter_moves_weights_by_a_matrix_of_its_rank(frames: Path, tmp_path
 
 def test_checkpointing_computes_the_same(frames: Path, tmp_path: Path) -> None:
     plain, _, _ = tuned(frames, tmp_path / 'plain')
-    again, _, _ = tuned(frames, tmp_path / 'again', checkpointing=1)
+    again, _, _ = tuned(frames, tmp_path / 'again', gradient_checkpointing=True)
     for name, value in again.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
 
@@ -320,7 +320,7 @@ def test_data_without_the_truth_of_a_task_is_refused_at_once(frames: Path, tmp_p
         tiny_model({'human_pose': 'light'}),
         RoomsDataset(frames),
         None,
-        OptimizeConfig(steps=1),
+        TrainingConfig(steps=1),
         [(24, 32)],
         tmp_path,
     )
@@ -335,7 +335,7 @@ def test_windows_larger_than_the_frames_are_refused_at_once(frames: Path, tmp_pa
         tiny_model({'depth': 'light'}),
         RoomsDataset(frames),
         None,
-        OptimizeConfig(steps=1),
+        TrainingConfig(steps=1),
         [(24, 32), (96, 128)],
         tmp_path,
     )
@@ -351,7 +351,7 @@ def test_a_data_set_of_other_frames_has_another_fingerprint(frames: Path) -> Non
 
 def test_training_on_one_picture_learns_it(frames: Path, tmp_path: Path) -> None:
     model = tiny_model({'depth': 'light'})
-    config = OptimizeConfig(steps=60, batch=2, learning_rate=3e-3, warmup=5)
+    config = TrainingConfig(steps=60, batch_size=2, learning_rate=3e-3, warmup_steps=5)
     run = train(model, RoomsDataset(frames, 1), None, config, [(48, 64)], tmp_path)
     losses = [losses['depth'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
@@ -364,7 +364,7 @@ def test_latents_of_a_window_match_its_picture_and_its_mirror_image(
     file = tmp_path / 'latents.safetensors'
     assert latents_of(file, 'rooms') is None
     encode = lambda image: vae.encode(image).latent_dist.mean  # noqa: E731
-    assert list(encode_dataset(file, dataset, encode, 'rooms', seed=0, batch=3)) == [3, 4]
+    assert list(encode_dataset(file, dataset, encode, 'rooms', seed=0, batch_size=3)) == [3, 4]
     latents = latents_of(file, 'rooms')
     assert latents is not None
     assert latents.shape == (VARIANTS, 4, 4, 6, 8)
@@ -381,7 +381,7 @@ def test_an_autoencoder_learns_and_its_latents_are_scaled_to_one(
 ) -> None:
     torch.manual_seed(0)
     vae, dataset = tiny_vae(), RoomsDataset(frames)
-    config = OptimizeConfig(steps=30, batch=2, learning_rate=3e-3, warmup=5)
+    config = TrainingConfig(steps=30, batch_size=2, learning_rate=3e-3, warmup_steps=5)
     run = train_autoencoder(vae, dataset, config, (32, 32), tmp_path)
     losses = [losses['pixels'] for _, losses in run]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
@@ -394,7 +394,7 @@ def test_an_autoencoder_learns_and_its_latents_are_scaled_to_one(
 def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
-    config = OptimizeConfig(steps=60, batch=8, learning_rate=3e-3, warmup=5)
+    config = TrainingConfig(steps=60, batch_size=8, learning_rate=3e-3, warmup_steps=5)
     run = train_denoiser(
         unet, latents, lambda rng: 0, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )
@@ -405,7 +405,7 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
 def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
     latents = torch.full((2, 2, 4, 6, 8), torch.nan).half()
     latents[:, 1] = 1  # the other frame is of another set, whose weight is next to nothing
-    config = OptimizeConfig(steps=2, batch=4)
+    config = TrainingConfig(steps=2, batch_size=4)
     run = train_denoiser(
         tiny_unet(), latents, lambda rng: 1, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )

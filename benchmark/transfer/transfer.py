@@ -40,14 +40,14 @@ from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.data.dataset import Dataset  # noqa: E402
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.data.latents import latents_of  # noqa: E402
-from sd_perception_ros.data.mixture import Framed  # noqa: E402
+from sd_perception_ros.data.mixture import ResizedDataset  # noqa: E402
 from sd_perception_ros.data.resident import ResidentDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation.evaluate import measure, Measured, summarize  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
 from sd_perception_ros.training.finetune import train  # noqa: E402
 from sd_perception_ros.training.loop import device, discard_state  # noqa: E402
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig  # noqa: E402
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig  # noqa: E402
 
 STARTS = ('scratch', 'pretrained', 'frozen')
 TASKS = ('depth', 'human_pose')
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do the runs that are not done yet."""
     options = _parser().parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    everything = Framed(RoomsDataset(options.data), options.size)
+    everything = ResizedDataset(RoomsDataset(options.data), options.size)
     source = f'{everything.fingerprint()} {weights_fingerprint(options.base / "vae")}'
     latents = latents_of(options.base / 'latents.safetensors', source)
     if latents is None:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f'expected at least {max(options.frames)} frames in {options.data}, found '
             f'{len(everything)}; render more, or give smaller --frames'
         )
-    held = Framed(RoomsDataset(options.held, options.held_frames, keep=True), options.size)
+    held = ResizedDataset(RoomsDataset(options.held, options.held_frames, keep=True), options.size)
     runs = [(s, n, b) for s in options.seeds for n in options.frames for b in options.starts]
     for seed, frames, start in tqdm(runs, unit='run'):
         file = options.out / f'{start}_{frames}_{seed}.json'
@@ -97,7 +97,7 @@ def _check(file: Path, options: argparse.Namespace, held_frames: int) -> None:
 def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         'steps': options.steps,
-        'batch': options.batch,
+        'batch_size': options.batch_size,
         'pictures': list(options.size),
         'learning_rate': options.learning_rate,
         'base': options.base.name,
@@ -119,19 +119,19 @@ def run(
     chosen = np.sort(rng.permutation(len(everything))[:frames]).tolist()
     labelled = RoomsDataset(options.data, keep=True)
     labelled.choose(chosen)
-    dataset = ResidentDataset(Framed(labelled, options.size), device())
+    dataset = ResidentDataset(ResizedDataset(labelled, options.size), device())
     torch.manual_seed(seed)
     model = begin(options.base, start, options.timestep)
-    config = OptimizeConfig(
+    config = TrainingConfig(
         steps=options.steps,
-        batch=options.batch,
+        batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        warmup=20,
+        warmup_steps=20,
         precision='bf16',
         seed=seed,
         save_every=options.steps,
     )
-    tuning = TuneConfig(tune='heads' if start == 'frozen' else 'full')
+    tuning = FinetuneConfig(trainable='heads' if start == 'frozen' else 'full')
     folder = options.out / f'{start}_{frames}_{seed}'
     began = time.monotonic()
     log = train(
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--size', type=size, default=(96, 128), help='Of all pictures, default 128x96')
     add('--timestep', type=int, default=-1, help='Of the one step; -1: as train has it')
     add('--steps', type=int, default=1000, help='default: %(default)s')
-    add('--batch', type=int, default=16, help='default: %(default)s')
+    add('--batch-size', type=int, default=16, help='default: %(default)s')
     add('--learning-rate', type=float, default=1e-3, help='default: %(default)s')
     return parser
 

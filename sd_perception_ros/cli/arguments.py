@@ -38,17 +38,21 @@ def add_options(
     """
     Add one option for each field of an options dataclass, such as --learning-rate.
 
+    A boolean field `cuda_graphs` becomes two flags: --cuda-graphs and --no-cuda-graphs.
+
     :param only: names of the fields that get one, where not all do.
     :param defaults: what this command uses where the dataclass has another default.
     """
     hints = get_type_hints(cls)
     for f in [f for f in fields(cls) if not only or f.name in only]:
+        kind: dict[str, Any] = {'type': hints[f.name], 'choices': f.metadata['choices'] or None}
+        if hints[f.name] is bool:
+            kind = {'action': argparse.BooleanOptionalAction}
         parser.add_argument(
             f'--{f.name.replace("_", "-")}',
-            type=hints[f.name],
-            choices=f.metadata['choices'] or None,
             default=defaults.get(f.name, f.default),
             help=f'{f.metadata["doc"].replace("%", "%%")} (default: %(default)s)',
+            **kind,
         )
 
 
@@ -88,10 +92,14 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     given = {word.partition('=')[0] for word in words}
     first = []
     for name, value in (_recipe(recipe) if recipe else {}).items():
-        option = f'--{name.replace("_", "-")}'
-        if option not in given:
+        option = name.replace('_', '-')
+        if f'--{option}' in given:
+            continue
+        if isinstance(value, bool):
+            first.append(f'--{option}' if value else f'--no-{option}')
+        else:
             values = value if isinstance(value, list) else [value]
-            first += [option, *map(str, values)]
+            first += [f'--{option}', *map(str, values)]
     return parser.parse_args([*first, *words])
 
 

@@ -14,7 +14,7 @@ from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.data_sheet import contact_sheet
 from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.statistics import Statistics
+from sd_perception_ros.data.statistics import DataStatistics
 
 EXAMPLE = """\
 examples:
@@ -70,9 +70,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print(f'{dataset.name}: {len(dataset)} frames with {", ".join(dataset.truths) or "no truth"}')
     if arguments.read:  # otherwise every file is read anyway, and every broken one named
         dataset.check()
-    statistics, broken = Statistics(dataset.classes), 0
-    rows = dataset.spread(arguments.rows)
-    chosen = range(len(dataset)) if arguments.read == 0 else dataset.spread(arguments.read)
+    statistics, broken = DataStatistics(dataset.classes), 0
+    rows = dataset.evenly_spaced(arguments.rows)
+    chosen = range(len(dataset)) if arguments.read == 0 else dataset.evenly_spaced(arguments.read)
     drawn = []
     for index in tqdm(sorted({*rows, *chosen}), 'reading', unit='frame', mininterval=1):
         try:

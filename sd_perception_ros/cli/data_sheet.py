@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_perception_ros.data.windows import resized
+from sd_perception_ros.data.windows import resize_sample
 from sd_perception_ros.drawing import draw_people, true_poses
 from sd_perception_ros.tasks.depth import Depth
 from sd_perception_ros.tasks.normals import Normals
@@ -36,7 +36,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sample]]) -> UInt8:
 def _small(sample: Sample) -> Sample:
     height, width = sample['image'].shape[-2:]
     scale = min(HEIGHT_PX / height, MOST_WIDE_PX / width)
-    return resized(sample, max(round(height * scale), 1), max(round(width * scale), 1))
+    return resize_sample(sample, max(round(height * scale), 1), max(round(width * scale), 1))
 
 
 def _row(key: str, sample: Sample) -> UInt8:

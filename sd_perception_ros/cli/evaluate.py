@@ -21,7 +21,7 @@ from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.opening import open_data
-from sd_perception_ros.data.relabelled import relabelled
+from sd_perception_ros.data.relabelled import relabel
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluation.bootstrap import Difference, paired_bootstrap
 from sd_perception_ros.evaluation.evaluate import (
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     other = Engine.load(arguments.against, **options) if arguments.against else None
     print(engine.summary())
     classes = next((t.class_names for t in engine.tasks.values() if hasattr(t, 'class_names')), ())
-    dataset = relabelled(open_data(arguments.data, measuring=True), classes)
+    dataset = relabel(open_data(arguments.data, measuring=True), classes)
     dataset.check()
     tasks = measurable(engine.tasks, dataset)
     left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f'not measured, as the data {why}: {", ".join(names)}')
     guessed: Measured = {}
     if arguments.train:  # first: it is quick, and may not fit the data
-        train = relabelled(open_data(arguments.train, 500), classes)
+        train = relabel(open_data(arguments.train, 500), classes)
         steps = measure_mean(measurable(tasks, train), train, dataset, guessed, protocol)
         for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
             pass

@@ -29,12 +29,12 @@ from sd_perception_ros.checkpoint.weights import (
 )
 from sd_perception_ros.cli.arguments import add_data, size
 from sd_perception_ros.cli.following import follow
-from sd_perception_ros.data.dataset import Dataset, several_sizes
+from sd_perception_ros.data.dataset import Dataset, size_mismatch
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.training.loop import device, discard_state, processes
-from sd_perception_ros.training.options import OptimizeConfig
+from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         help='Checkpoint or model folder whose unet the coarsest levels are taken over from; '
         '--denoiser-from bundled needs --denoiser-channels like 32 32 64 128 176',
     )
-    parser.add_argument('--batch', type=int, default=16, help='default: %(default)s')
+    parser.add_argument('--batch-size', type=int, default=16, help='default: %(default)s')
     parser.add_argument(
         '--precision', choices=('fp32', 'bf16'), default='fp32', help='default: %(default)s'
     )
@@ -131,10 +131,10 @@ def main(argv: list[str] | None = None) -> int:
 def _check_sizes(dataset: Dataset) -> None:
     """Refuse pictures of several sizes, of which no latents can lie in one array."""
     first = dataset.image(0).shape[-2:]
-    for index in dataset.spread(64):
+    for index in dataset.evenly_spaced(64):
         size = dataset.image(index).shape[-2:]
         if size != first:
-            raise ValueError(several_sizes(dataset.key(index), first, size))
+            raise ValueError(size_mismatch(dataset.key(index), first, size))
 
 
 def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:
@@ -152,9 +152,9 @@ def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
         print(f'{folder} is there: the autoencoder is trained')
         return
     vae = small_vae()
-    config = OptimizeConfig(
+    config = TrainingConfig(
         steps=arguments.vae_steps,
-        batch=arguments.batch,
+        batch_size=arguments.batch_size,
         learning_rate=1e-3,
         precision=arguments.precision,
         seed=arguments.seed,
@@ -205,9 +205,9 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     if not arguments.denoiser_steps:
         save_model(folder, unet.eval(), torch.float32)
         return
-    config = OptimizeConfig(
+    config = TrainingConfig(
         steps=arguments.denoiser_steps,
-        batch=arguments.batch,
+        batch_size=arguments.batch_size,
         learning_rate=5e-4,
         precision=arguments.precision,
         seed=arguments.seed,

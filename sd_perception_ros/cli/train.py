@@ -28,7 +28,7 @@ from sd_perception_ros.heads import HEADS
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.training.finetune import previews, train
 from sd_perception_ros.training.loop import device, discard_state, is_main
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig, WindowConfig
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 
 SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
 
@@ -97,8 +97,8 @@ def parser() -> argparse.ArgumentParser:
         default=CheckpointConfig.license,
         help="Of the weights (default: as the base's model card says)",
     )
-    add_options(made, OptimizeConfig)
-    add_options(made, TuneConfig)
+    add_options(made, TrainingConfig)
+    add_options(made, FinetuneConfig)
     add_options(made, WindowConfig)
     return made
 
@@ -106,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the checkpoint folder."""
     arguments = parse(parser(), argv)
-    config = from_options(OptimizeConfig, arguments)
-    tuning = from_options(TuneConfig, arguments)
+    config = from_options(TrainingConfig, arguments)
+    tuning = from_options(FinetuneConfig, arguments)
     windows = from_options(WindowConfig, arguments)
     if (arguments.out / config_file.FILE).exists():
         raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
@@ -166,8 +166,8 @@ def main(argv: list[str] | None = None) -> int:
             'data': dataset.fingerprint(),
             'recipe': dataset.recipe(),
             'windows': [f'{width}x{height}' for height, width in arguments.sizes],
-            'optimize': asdict(config),
-            'tuning': asdict(tuning),
+            'training': asdict(config),
+            'finetuning': asdict(tuning),
             'fit': windows.fit,
             'losses': losses,
         },
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
     """Return the longer side at which the model sees whole pictures as large as in training."""
     sides = []
-    for index in dataset.spread(16):
+    for index in dataset.evenly_spaced(16):
         height, width = dataset.image(index).shape[-2:]
         covers = max(window[0] / height, window[1] / width)
         sides.append(max(height, width) * (covers if fit == 'cover' else max(covers, 1)))

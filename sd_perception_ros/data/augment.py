@@ -49,7 +49,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return cut
 
 
-def thin(sample: Sample, cell: int, row: int, column: int) -> Sample:
+def subsample(sample: Sample, cell: int, row: int, column: int) -> Sample:
     """
     Keep one pixel of every cell x cell block of every map: the one at (row, column) in it.
 
@@ -63,7 +63,7 @@ def thin(sample: Sample, cell: int, row: int, column: int) -> Sample:
     }
 
 
-def jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+def color_jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     """
     Change pictures as other cameras would: exposure, tint, saturation, contrast, blur, noise.
 

@@ -24,7 +24,7 @@ MOST_FULL_PERCENT = 60  # of the machine's memory: then no further frame is kept
 OF_PEOPLE = ('joints', 'bodies')  # rows of people; all others are maps
 
 
-class Frame(NamedTuple):
+class FrameFiles(NamedTuple):
     """
     One picture and its truths.
 
@@ -92,22 +92,22 @@ class Dataset(ABC):
         for index, image in zip(indices, images, strict=True):
             if image.shape != images[0].shape:
                 sizes = images[0].shape[-2:], image.shape[-2:]
-                raise ValueError(several_sizes(self.key(index), *sizes))
+                raise ValueError(size_mismatch(self.key(index), *sizes))
         return torch.cat(images)
 
     def batch(self, indices: Sequence[int]) -> Sample:
         """Return several frames of one size as a batch."""
-        return stack([self[index] for index in indices])
+        return collate([self[index] for index in indices])
 
     def draw(self, rng: np.random.Generator) -> int:
         """Return the index of a random frame."""
         return int(rng.integers(len(self)))
 
-    def spread(self, count: int) -> list[int]:
+    def evenly_spaced(self, count: int) -> list[int]:
         """Return the indices of at most `count` frames, evenly chosen."""
         return [int(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))]
 
-    def lacking(self, truth: str) -> list[str]:
+    def sets_without(self, truth: str) -> list[str]:
         """Return the names of the sets in here that do not have a truth."""
         return [] if truth in self.truths else [self.name]
 
@@ -116,7 +116,7 @@ class Dataset(ABC):
         return {}
 
 
-class Wrapped(Dataset):
+class DatasetWrapper(Dataset):
     """Another set, of which a subclass gives the frames in another way."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -142,13 +142,13 @@ class Wrapped(Dataset):
         """Return the index of a random frame."""
         return self.dataset.draw(rng)
 
-    def spread(self, count: int) -> list[int]:
+    def evenly_spaced(self, count: int) -> list[int]:
         """Return the indices of at most `count` frames of each set, evenly chosen."""
-        return self.dataset.spread(count)
+        return self.dataset.evenly_spaced(count)
 
-    def lacking(self, truth: str) -> list[str]:
+    def sets_without(self, truth: str) -> list[str]:
         """Return the names of the sets in here that do not have a truth."""
-        return self.dataset.lacking(truth)
+        return self.dataset.sets_without(truth)
 
     def fingerprint(self) -> str:
         """Return a short name of this very set."""
@@ -211,7 +211,7 @@ class FolderDataset(Dataset):
         self._kept: dict[int, Arrays] | None = {} if keep and self.keeps else None
 
     @abstractmethod
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """
         List the frames of the split, sorted; sets `truths`.
 
@@ -219,7 +219,7 @@ class FolderDataset(Dataset):
         """
 
     @abstractmethod
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """
         Read a frame's files.
 
@@ -295,7 +295,7 @@ def has_room() -> bool:
     return bool(psutil.virtual_memory().percent < MOST_FULL_PERCENT)
 
 
-def several_sizes(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
+def size_mismatch(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
     """Return the message about a frame that has not the (height, width) of those before it."""
     return (
         f'{key}: expected a picture of {wanted[1]} x {wanted[0]} pixels, as those before it, got '
@@ -314,7 +314,7 @@ def to_tensor(name: str, array: NDArray[Any]) -> Tensor:
     return maps.permute(2, 0, 1)[None].contiguous()
 
 
-def stack(samples: Sequence[Sample]) -> Sample:
+def collate(samples: Sequence[Sample]) -> Sample:
     """Return samples of one size as a batch; rows of zeros make their people as many."""
     people = max(
         (sample['joints'].shape[1] for sample in samples if 'joints' in sample), default=0

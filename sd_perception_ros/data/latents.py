@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.augment import jitter, mirror
-from sd_perception_ros.data.dataset import Dataset, several_sizes
+from sd_perception_ros.data.augment import color_jitter, mirror
+from sd_perception_ros.data.dataset import Dataset, size_mismatch
 from sd_perception_ros.safe_save import save_whole
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
@@ -40,25 +40,25 @@ def encode_dataset(
     encode: Callable[[Tensor], Tensor],
     source: str,
     seed: int,
-    batch: int = 2,
+    batch_size: int = 2,
 ) -> Iterator[int]:
     """
     Encode every variant of every frame and write the file; yields the frames that are done.
 
     :param encode: (B, 3, H, W) in -1..1 -> (B, c, h, w).
     :param source: names the data set and the encoder, for `latents_of`.
-    :param batch: frames that are encoded together; more of them are slower on a CPU, whose memory
-        is given back and taken anew for each large map.
+    :param batch_size: frames encoded together. More are slower on a CPU, which returns the memory
+        of each large map to the system and requests it again.
     :raises ValueError: the pictures are not all of one size.
     :raises OSError: there is no room for the file, or no right to write it.
     """
     size = dataset.image(0).shape[-2:]
     chunks = []
-    for start in range(0, len(dataset), batch):
-        indices = list(range(start, min(start + batch, len(dataset))))
+    for start in range(0, len(dataset), batch_size):
+        indices = list(range(start, min(start + batch_size, len(dataset))))
         images = dataset.images(indices)
         if images.shape[-2:] != size:
-            raise ValueError(several_sizes(dataset.key(indices[0]), size, images.shape[-2:]))
+            raise ValueError(size_mismatch(dataset.key(indices[0]), size, images.shape[-2:]))
         latents = encode(_variants(images, indices, seed))
         parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
         chunks.append(parts)
@@ -71,6 +71,6 @@ def _variants(images: Tensor, indices: list[int], seed: int) -> Tensor:
     variants = []
     for pair in range(VARIANTS // 2):
         rngs = [np.random.default_rng((seed, index, pair)) for index in indices]
-        colored = jitter(images, rngs) if pair else images
+        colored = color_jitter(images, rngs) if pair else images
         variants += [colored, mirror({'image': colored})['image']]
     return torch.cat(variants)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sd_perception_ros.data.dataset import Dataset, Wrapped
-from sd_perception_ros.data.windows import middle
+from sd_perception_ros.data.dataset import Dataset, DatasetWrapper
+from sd_perception_ros.data.windows import center_crop
 from sd_perception_ros.types import Sample
 
 
@@ -36,7 +36,7 @@ class Mixture(Dataset):
         if len({one.classes for one in sets}) > 1:
             known.append(known[0] - {'labels'})
         self._names = set.intersection(*known)
-        self.truths = tuple(t for t in sets[0].truths if not self.lacking(t))
+        self.truths = tuple(t for t in sets[0].truths if not self.sets_without(t))
         self.classes = sets[0].classes if 'labels' in self.truths else ()
 
     def __len__(self) -> int:
@@ -63,18 +63,18 @@ class Mixture(Dataset):
         chosen = min(int(np.searchsorted(self.shares, rng.random(), 'right')), len(self.sets) - 1)
         return self.ends[chosen] - len(self.sets[chosen]) + self.sets[chosen].draw(rng)
 
-    def spread(self, count: int) -> list[int]:
+    def evenly_spaced(self, count: int) -> list[int]:
         """Return the indices of frames of every set, at most `count` of each."""
         starts = [end - len(one) for one, end in zip(self.sets, self.ends, strict=True)]
         return [
             start + i
             for one, start in zip(self.sets, starts, strict=True)
-            for i in one.spread(count)
+            for i in one.evenly_spaced(count)
         ]
 
-    def lacking(self, truth: str) -> list[str]:
+    def sets_without(self, truth: str) -> list[str]:
         """Return the names of the sets in here that do not have a truth."""
-        lacking = [name for one in self.sets for name in one.lacking(truth)]
+        lacking = [name for one in self.sets for name in one.sets_without(truth)]
         if not lacking and truth not in self._names:
             return [self.name]  # class ids that mean different things
         return lacking
@@ -111,7 +111,7 @@ class Mixture(Dataset):
         return self.sets[number], index - self.ends[number] + len(self.sets[number])
 
 
-class Framed(Wrapped):
+class ResizedDataset(DatasetWrapper):
     """
     A set whose pictures all have one size: scaled until they cover it, their middle cut out.
 
@@ -124,11 +124,11 @@ class Framed(Wrapped):
 
     def __getitem__(self, index: int) -> Sample:
         """Return a frame as a batch of one."""
-        return middle(self.dataset[index], self.size)
+        return center_crop(self.dataset[index], self.size)
 
     def image(self, index: int) -> Tensor:
         """Return the picture alone, (1, 3, H, W) in -1..1."""
-        return middle({'image': self.dataset.image(index)}, self.size)['image']
+        return center_crop({'image': self.dataset.image(index)}, self.size)['image']
 
     def fingerprint(self) -> str:
         """Return a short name of this very set at this size."""

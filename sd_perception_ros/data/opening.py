@@ -9,7 +9,7 @@ import re
 
 from sd_perception_ros.data.dataset import Dataset, FolderDataset
 from sd_perception_ros.data.formats import dataset_class, KINDS
-from sd_perception_ros.data.mixture import Framed, Mixture
+from sd_perception_ros.data.mixture import Mixture, ResizedDataset
 
 
 def open_data(
@@ -37,7 +37,7 @@ def open_data(
         sets.append(kind(folder, limit, keep, split, measuring))
         weights.append(weight)
     dataset = sets[0] if len(sets) == 1 else Mixture(sets, weights)
-    return Framed(dataset, size) if size else dataset
+    return ResizedDataset(dataset, size) if size else dataset
 
 
 def _weight(word: str) -> tuple[str, float]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from sd_perception_ros.data.dataset import Dataset, Wrapped
+from sd_perception_ros.data.dataset import Dataset, DatasetWrapper
 from sd_perception_ros.types import Sample
 
 UNKNOWN = 255
 
 
-class Relabelled(Wrapped):
+class RelabelledDataset(DatasetWrapper):
     """
     A set with the class ids of a list that holds all its classes, perhaps among others.
 
@@ -33,13 +33,13 @@ class Relabelled(Wrapped):
         return {**sample, 'labels': self._ids[sample['labels'].long()]}
 
 
-def relabelled(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+def relabel(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """Return a set with the ids of these classes, or itself where they are not the same things."""
     names = {_plain(name) for name in classes}
     same = dataset.classes == tuple(classes)
     if same or not dataset.classes or not names.issuperset(map(_plain, dataset.classes)):
         return dataset
-    return Relabelled(dataset, classes)
+    return RelabelledDataset(dataset, classes)
 
 
 def _plain(name: str) -> str:

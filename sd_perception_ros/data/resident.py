@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.dataset import Dataset, Wrapped
+from sd_perception_ros.data.dataset import Dataset, DatasetWrapper
 from sd_perception_ros.types import Sample
 
 # Metres and pixels keep their precision; everything else is a share, a class or a unit vector.
@@ -18,7 +18,7 @@ CHUNK = 64
 MOST_SHARE = 0.3  # of the device's memory
 
 
-class ResidentDataset(Wrapped):
+class ResidentDataset(DatasetWrapper):
     """
     The same frames as another set, read once, batches without a copy from the host.
 
@@ -73,7 +73,7 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     if device.type != 'cuda' or not dataset.uniform:
         return dataset
     first = dataset[0]
-    if any(dataset.image(i).shape != first['image'].shape for i in dataset.spread(8)):
+    if any(dataset.image(i).shape != first['image'].shape for i in dataset.evenly_spaced(8)):
         return dataset
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
     # All of it, not what is free: a run that goes on must find the same answer.

@@ -12,7 +12,7 @@ from sd_perception_ros.types import Sample
 MOST_PIXELS = 4096  # of a frame: enough for quantiles of thousands of frames
 
 
-class Statistics:
+class DataStatistics:
     """
     Gathers frames and describes them.
 

@@ -19,7 +19,7 @@ from sd_perception_ros.types import Sample
 T = TypeVar('T')
 
 
-def resized(sample: Sample, height: int, width: int) -> Sample:
+def resize_sample(sample: Sample, height: int, width: int) -> Sample:
     """
     Scale a picture and its truth.
 
@@ -52,7 +52,7 @@ def resized(sample: Sample, height: int, width: int) -> Sample:
     return scaled
 
 
-def covering(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
+def resize_to_cover(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
     """
     Scale a picture and its truth until it just covers a window.
 
@@ -63,21 +63,23 @@ def covering(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) 
     scale = max(size[0] / height, size[1] / width)
     if enlarge_only and scale <= 1:
         return sample
-    return resized(sample, max(round(height * scale), size[0]), max(round(width * scale), size[1]))
+    return resize_sample(
+        sample, max(round(height * scale), size[0]), max(round(width * scale), size[1])
+    )
 
 
-def middle(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
+def center_crop(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
     """
     Return the window of a size in the middle of a picture that just covers it.
 
     :param enlarge_only: leave pictures that are larger than the window at their scale.
     """
-    sample = covering(sample, size, enlarge_only)
+    sample = resize_to_cover(sample, size, enlarge_only)
     height, width = sample['image'].shape[-2:]
     return crop(sample, (height - size[0]) // 2, (width - size[1]) // 2, *size)
 
 
-def place_window(
+def random_position(
     sample: Sample, size: tuple[int, int], rng: np.random.Generator, stride: int = 1
 ) -> tuple[int, int]:
     """Return (top, left) of a random window within a picture, in multiples of a stride."""
@@ -87,7 +89,7 @@ def place_window(
     return top, left
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """
     Makes the things of a step while the step before it is still computed, in threads.
 
@@ -112,14 +114,14 @@ class Ahead(Generic[T]):
 
 
 @contextmanager
-def ahead(make: Callable[[int, int], T], workers: int) -> Iterator[Ahead[T]]:
+def prefetch(make: Callable[[int, int], T], workers: int) -> Iterator[Prefetcher[T]]:
     """Make things ahead with so many threads, which end with the block."""
     if not workers:
-        yield Ahead(make, None)
+        yield Prefetcher(make, None)
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        yield Ahead(make, pool)
+        yield Prefetcher(make, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 

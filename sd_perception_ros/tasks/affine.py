@@ -17,7 +17,7 @@ TURBO = np.ascontiguousarray(
 )
 
 
-def spread(values: Tensor) -> Tensor:
+def normalize_quantiles(values: Tensor) -> Tensor:
     """
     Map each image's 2 % and 98 % quantiles to -1 and 1, as GenPercept does, and clip.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sd_perception_ros.config import check, option
 from sd_perception_ros.metrics.depth import mean_depth_errors, measure_affine
-from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
+from sd_perception_ros.tasks.affine import affine_loss, normalize_quantiles, paint, unit_range
 from sd_perception_ros.tasks.losses import relative_loss
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DepthMap, Grid, Sample
@@ -40,7 +40,7 @@ class Depth(Task):
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Map each image's 2 % and 98 % depth quantiles to -1 and 1; the sky is far, 1."""
         depth_m = sample['depth_m']
-        return spread(depth_m), ~depth_m.isnan()
+        return normalize_quantiles(depth_m), ~depth_m.isnan()
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """

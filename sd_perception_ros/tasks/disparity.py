@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.metrics.depth import mean_depth_errors, measure_affine
-from sd_perception_ros.tasks.affine import affine_loss, paint, spread, unit_range
+from sd_perception_ros.tasks.affine import affine_loss, normalize_quantiles, paint, unit_range
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import DisparityMap, Grid, Sample
 
@@ -35,7 +35,7 @@ class Disparity(Task):
         depth_m = sample['depth_m']
         per_m = 1 / depth_m.clamp(min=1e-3)
         # The sky counts, but not among the quantiles: of a yard it would be the lower one.
-        target = spread(torch.where(depth_m.isinf(), -torch.inf, per_m))
+        target = normalize_quantiles(torch.where(depth_m.isinf(), -torch.inf, per_m))
         return target, ~depth_m.isnan()
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -14,18 +14,18 @@ import torch
 from torch import nn, Tensor
 from torch.distributed.tensor import DTensor
 
-from sd_perception_ros.data.augment import crop, jitter, mirror, thin
-from sd_perception_ros.data.dataset import Dataset, stack
+from sd_perception_ros.data.augment import color_jitter, crop, mirror, subsample
+from sd_perception_ros.data.dataset import collate, Dataset
 from sd_perception_ros.data.resident import ResidentDataset
-from sd_perception_ros.data.windows import ahead, covering, middle, place_window
+from sd_perception_ros.data.windows import center_crop, prefetch, random_position, resize_to_cover
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
-from sd_perception_ros.training.loop import device, is_main, optimize
-from sd_perception_ros.training.options import OptimizeConfig, TuneConfig, WindowConfig
+from sd_perception_ros.training.loop import device, is_main, run_training
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 from sd_perception_ros.types import Sample
 
 
-class _Readout(nn.Module):
+class _DenoisersAndHeads(nn.Module):
     """
     Denoisers and heads behind one forward pass: what is wrapped for several processes.
 
@@ -48,10 +48,10 @@ def train(
     model: Model,
     dataset: Dataset,
     latents: Tensor | None,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     sizes: Sequence[tuple[int, int]],
     folder: Path,
-    tuning: TuneConfig | None = None,
+    tuning: FinetuneConfig | None = None,
     windows: WindowConfig | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
@@ -69,7 +69,7 @@ def train(
     :param windows: how windows are taken from pictures; None: at their own scale.
     :raises ValueError: a task's truth is not in the data, or a window is larger than a frame.
     """
-    tuning, windows = tuning or TuneConfig(), windows or WindowConfig()
+    tuning, windows = tuning or FinetuneConfig(), windows or WindowConfig()
     _check_data(model, dataset, sizes, windows)
     adapted = _set_trainable(model, tuning)
     model.to(device())
@@ -91,7 +91,7 @@ def train(
         if together:
             latent, sample = _batch(model, dataset, latents, config, size, rng, part, windows.fit)
         else:
-            latent, sample = _encoded(model, drawn.take(step, range(config.batch)[part]))
+            latent, sample = _encoded(model, drawn.take(step, range(config.batch_size)[part]))
         outputs = readout(latent)
         losses = {}
         for name, task in model.tasks.items():
@@ -100,7 +100,7 @@ def train(
             # more time than the network did.
             cell = max(size[0] // raw.shape[-2], 1)
             row, column = rng.integers(cell, size=2)
-            known = thin(sample, cell, row, column) if task.dense else sample
+            known = subsample(sample, cell, row, column) if task.dense else sample
             target, valid = (tensor.to(raw.device) for tensor in task.target(known))
             losses[name] = task.loss(resize(raw, *target.shape[-2:]), target, valid)
         return losses
@@ -117,8 +117,8 @@ def train(
         'fit': windows.fit,
         **asdict(tuning),
     }
-    with ahead(window_of, windows.workers) as drawn:
-        yield from optimize(_Readout(model), losses_of, config, folder, about)
+    with prefetch(window_of, windows.workers) as drawn:
+        yield from run_training(_DenoisersAndHeads(model), losses_of, config, folder, about)
     if is_main():  # others hold shards of adapters where weights are sharded
         for adapter in adapted:
             adapter.merge_and_unload()
@@ -140,8 +140,8 @@ def previews(
         return {}
     rows: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in model.tasks}
     device = next(model.parameters()).device
-    for index in dataset.spread(frames)[:frames]:
-        sample = middle(dataset[index], size, enlarge_only=fit == 'crop')
+    for index in dataset.evenly_spaced(frames)[:frames]:
+        sample = center_crop(dataset[index], size, enlarge_only=fit == 'crop')
         picture = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         with torch.no_grad():
             outputs = model(sample['image'].to(device))
@@ -157,7 +157,7 @@ def _check_data(
     model: Model, dataset: Dataset, sizes: Sequence[tuple[int, int]], windows: WindowConfig
 ) -> None:
     for name, task in model.tasks.items():
-        for lacking in dataset.lacking(task.truth):
+        for lacking in dataset.sets_without(task.truth):
             raise ValueError(
                 f"task '{name}' learns from '{task.truth}', which {lacking} does not have "
                 f'(it has {", ".join(dataset.truths)}); leave the task out, or choose other data'
@@ -170,7 +170,7 @@ def _check_data(
             )
     if windows.fit == 'cover':
         return
-    for index in dataset.spread(4):
+    for index in dataset.evenly_spaced(4):
         height, width = dataset.image(index).shape[-2:]
         for size in sizes:
             if size[0] > height or size[1] > width:
@@ -181,17 +181,17 @@ def _check_data(
                 )
 
 
-def _set_trainable(model: Model, tuning: TuneConfig) -> list[Any]:
+def _set_trainable(model: Model, tuning: FinetuneConfig) -> list[Any]:
     """Let gradients reach the weights that move; return peft's handles of adapters."""
     model.train().requires_grad_(False)
     adapted = []
     for backbone in model.backbones.values():
         denoiser: Any = backbone.trainable()
-        if tuning.checkpointing:
+        if tuning.gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
-        if tuning.tune == 'full':
+        if tuning.trainable == 'full':
             denoiser.requires_grad_(True)
-        elif tuning.tune == 'lora':
+        elif tuning.trainable == 'lora':
             from peft import get_peft_model, LoraConfig  # slow, and seldom used
 
             layers = LoraConfig(
@@ -215,25 +215,25 @@ class _Window(NamedTuple):
 def _window(
     dataset: Dataset, size: tuple[int, int], stride: int, fit: str, rng: np.random.Generator
 ) -> _Window:
-    sample = covering(dataset[dataset.draw(rng)], size, enlarge_only=fit == 'crop')
+    sample = resize_to_cover(dataset[dataset.draw(rng)], size, enlarge_only=fit == 'crop')
     if rng.random() < 0.5:
         sample = mirror(sample)
-    return _Window(crop(sample, *place_window(sample, size, rng, stride), *size), rng)
+    return _Window(crop(sample, *random_position(sample, size, rng, stride), *size), rng)
 
 
 def _encoded(model: Model, windows: Sequence[_Window]) -> tuple[Tensor, Sample]:
     """Return windows as a batch: latent (B, c, h, w) and truth (B, C, H, W)."""
     device = next(model.parameters()).device
-    sample = {n: v.to(device) for n, v in stack([one.sample for one in windows]).items()}
+    sample = {n: v.to(device) for n, v in collate([one.sample for one in windows]).items()}
     with torch.no_grad():
-        return model.encode(jitter(sample['image'], [one.rng for one in windows])), sample
+        return model.encode(color_jitter(sample['image'], [one.rng for one in windows])), sample
 
 
 def _batch(
     model: Model,
     dataset: Dataset,
     latents: Tensor | None,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     size: tuple[int, int],
     rng: np.random.Generator,
     part: slice,
@@ -244,24 +244,24 @@ def _batch(
 
     Of frames of one size, one place for all: a GPU cuts them in one piece.
     """
-    frames = [dataset.draw(rng) for _ in range(config.batch)][part]
-    variants = rng.integers(2 if latents is None else len(latents), size=config.batch)[part]
-    colors = rng.integers(2**32, size=config.batch)[part]
+    frames = [dataset.draw(rng) for _ in range(config.batch_size)][part]
+    variants = rng.integers(2 if latents is None else len(latents), size=config.batch_size)[part]
+    colors = rng.integers(2**32, size=config.batch_size)[part]
     sample = dataset.batch(frames)
     if latents is None:
-        sample = covering(sample, size, enlarge_only=fit == 'crop')
+        sample = resize_to_cover(sample, size, enlarge_only=fit == 'crop')
     mirrored = torch.from_numpy(variants % 2 == 1).view(-1, 1, 1, 1).to(sample['image'].device)
     flipped = mirror(sample)
     sample = {name: torch.where(mirrored, flipped[name], value) for name, value in sample.items()}
     stride = model.stride
     # Windows start on latent cells, so that a window of the latent is a window of the picture.
-    top, left = place_window(sample, size, rng, stride)
+    top, left = random_position(sample, size, rng, stride)
     sample = crop(sample, top, left, *size)
     device = next(model.parameters()).device
     if latents is None:
         generators = [np.random.default_rng(color) for color in colors]
         with torch.no_grad():
-            return model.encode(jitter(sample['image'], generators).to(device)), sample
+            return model.encode(color_jitter(sample['image'], generators).to(device)), sample
     places = (torch.from_numpy(variants), torch.tensor(frames))
     latent = latents[tuple(place.to(latents.device) for place in places)].float()
     window = (top // stride, left // stride, size[0] // stride, size[1] // stride)

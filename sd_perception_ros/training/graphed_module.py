@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 
 
-class Replayed:
+class GraphedModule:
     """
     Runs a module forwards and backwards by replaying what was recorded, once a set of shapes.
 

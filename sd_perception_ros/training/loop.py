@@ -21,36 +21,41 @@ from safetensors import SafetensorError
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.training.graphed_module import Replayed
-from sd_perception_ros.training.options import OptimizeConfig
+from sd_perception_ros.training.graphed_module import GraphedModule
+from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.step_losses import StepLosses
 
 Run = dict[str, Any]
-# May change when a run goes on. Other steps move the end, and with it how far the rate has fallen
-# and which size of windows has its turn; a lower rate is what a run needs that went astray.
-FREE = {'steps', 'learning_rate', 'save_every', 'accumulate', 'graphs'}
+# Options that may differ when a stopped run is resumed. Other `steps` move the end of the learning
+# rate schedule; a lower `learning_rate` is the remedy for a run that diverged.
+RESUMABLE = {
+    'steps',
+    'learning_rate',
+    'save_every',
+    'gradient_accumulation_steps',
+    'cuda_graphs',
+}
 STATE = 'state'
-WAIT = timedelta(hours=2)  # of processes for one another
+TIMEOUT = timedelta(hours=2)  # the main process checks every file while the others wait
 RUN = 'run.json'
-
 
 # (module as it is wrapped for many processes, step, which pictures of the step's batch) -> losses
 LossesOf = Callable[[Any, int, slice], dict[str, Tensor]]
 
 
-def rate_factor(step: int, config: OptimizeConfig) -> float:
+def rate_factor(step: int, config: TrainingConfig) -> float:
     """Return the learning rate of a step as a share of the highest: rise, fall, then 1 %."""
-    rise = min(1.0, (step + 1) / config.warmup)
+    rise = min(1.0, (step + 1) / config.warmup_steps)
     share = min(1.0, step / (config.decay_steps or config.steps))
     if config.decay == 'exponential':
         return rise * math.pow(0.01, share)
     return rise * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * share)))
 
 
-def optimize(
+def run_training(
     module: nn.Module,
     losses_of: LossesOf,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     folder: Path,
     about: Mapping[str, object],
 ) -> Iterator[tuple[int, dict[str, float]]]:
@@ -77,16 +82,16 @@ def optimize(
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision='no' if config.precision == 'fp32' else config.precision,
-        gradient_accumulation_steps=config.accumulate,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         # A readout may leave some of its denoiser's outputs unread.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if sharded and config.ema:
+    if sharded and config.ema_decay:
         raise ValueError('ema needs whole weights on each process; set it to 0, or train with DDP')
     if accelerator.is_main_process:
         _check_writable(folder)
-    parts = _parts(config, accelerator.process_index, accelerator.num_processes)
+    parts = _microbatches(config, accelerator.process_index, accelerator.num_processes)
     if accelerator.device.type == 'cuda':  # float32 with the short factors of tensor cores
         torch.set_float32_matmul_precision('high')
         torch.backends.cudnn.benchmark = True  # windows have few sizes
@@ -97,20 +102,20 @@ def optimize(
     if not moving:
         raise ValueError(
             'no weight would move: the decoder is no readout with weights of its own; take --head '
-            'light, or --tune full'
+            'light, or --trainable full'
         )
     optimizer = torch.optim.AdamW(moving, lr=config.learning_rate, weight_decay=1e-4, fused=True)
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     weights = [p for p in wrapped.parameters() if p.requires_grad]
-    average = _Average(weights, config.ema)
+    average = _WeightAverage(weights, config.ema_decay)
     accelerator.register_for_checkpointing(average)
     first = _restore(accelerator, folder, run)
     # With more, gradients would add up in memory that the next replay writes to.
     alone = accelerator.num_processes == 1 and len(parts) == 1
     on_gpu = accelerator.device.type == 'cuda'
-    network = Replayed(wrapped) if config.graphs and alone and on_gpu else wrapped
+    network = GraphedModule(wrapped) if config.cuda_graphs and alone and on_gpu else wrapped
     waiting: list[StepLosses] = []
-    stop = _Stop(accelerator.num_processes)
+    stop = _GracefulStop(accelerator.num_processes)
     try:
         for step in range(first, config.steps):
             for param_group in optimizer.param_groups:
@@ -173,7 +178,7 @@ def device() -> torch.device:
 def _process() -> PartialState:
     # Several processes without a GPU find one another only where they are told that it is missing.
     # They wait while the main one looks at every file of the data.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 def discard_state(folder: Path) -> None:
@@ -182,7 +187,7 @@ def discard_state(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-class _Stop:
+class _GracefulStop:
     """
     Holds the first Ctrl-C or SIGTERM back, so that the step under way can end and be saved.
 
@@ -211,7 +216,7 @@ class _Stop:
             signal.signal(number, signal.default_int_handler)
 
 
-class _Average:
+class _WeightAverage:
     """An exponential moving average of weights; nothing at all with a decay of 0."""
 
     def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
@@ -245,18 +250,18 @@ class _Average:
             mean.copy_(saved)
 
 
-def _parts(config: OptimizeConfig, process: int, processes: int) -> list[slice]:
-    """Return the parts of a batch that one process runs, in order."""
-    count = processes * config.accumulate
-    if config.batch % count:
+def _microbatches(config: TrainingConfig, process: int, processes: int) -> list[slice]:
+    """Return the slices of a step's batch that one process runs, in order."""
+    rounds = config.gradient_accumulation_steps
+    count = processes * rounds
+    if config.batch_size % count:
         raise ValueError(
-            f'expected a batch that {processes} processes times {config.accumulate} accumulated '
-            f'parts divide, got {config.batch}; choose a --batch that is a multiple of {count}, '
-            'or another --accumulate'
+            f'expected --batch-size to be a multiple of {count} ({processes} processes x {rounds} '
+            f'gradient accumulation steps), got {config.batch_size}'
         )
-    size = config.batch // count
-    start = process * config.accumulate * size
-    return [slice(start + i * size, start + (i + 1) * size) for i in range(config.accumulate)]
+    size = config.batch_size // count
+    start = process * rounds * size
+    return [slice(start + i * size, start + (i + 1) * size) for i in range(rounds)]
 
 
 def _check_writable(folder: Path) -> None:
@@ -310,7 +315,7 @@ def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
     if state is None:
         return 0
     there = json.loads((state / RUN).read_text())
-    for name in run.keys() - FREE:
+    for name in run.keys() - RESUMABLE:
         if there['run'].get(name) != run[name]:
             raise ValueError(
                 f'{state} is of another run, with {name} {there["run"].get(name)} instead of '

@@ -8,37 +8,39 @@ from sd_perception_ros.config import check, option
 
 
 @dataclass(frozen=True)
-class OptimizeConfig:
-    """How long and how fast weights are fitted."""
+class TrainingConfig:
+    """Optimizer, learning rate schedule and number format of a training run."""
 
-    steps: int = option(30000, 'Optimizer steps, whatever the number of processes', low=1)
-    batch: int = option(32, 'Pictures in a step, over all processes together', low=1)
-    accumulate: int = option(
-        1, 'Parts that a process runs its pictures in, one after the other, to save memory', low=1
+    steps: int = option(30000, 'Optimizer steps, independent of the number of processes', low=1)
+    batch_size: int = option(32, 'Images per optimizer step, over all processes together', low=1)
+    gradient_accumulation_steps: int = option(
+        1, 'Forward passes per optimizer step and process; more need less memory', low=1
     )
-    learning_rate: float = option(3e-5, 'Highest learning rate of Adam', low=1e-8, high=1)
-    warmup: int = option(100, 'Steps of linear rise to the highest learning rate', low=1)
+    learning_rate: float = option(3e-5, 'Peak learning rate of AdamW', low=1e-8, high=1)
+    warmup_steps: int = option(100, 'Steps of linear warm-up to the peak learning rate', low=1)
     decay: str = option(
-        'cosine', 'How the rate falls, to 1 % of the highest', choices=('cosine', 'exponential')
+        'cosine',
+        'Learning rate schedule after the warm-up; both end at 1 % of the peak',
+        choices=('cosine', 'exponential'),
     )
-    decay_steps: int = option(0, 'Steps until the rate has fallen; 0: all', low=0)
+    decay_steps: int = option(0, 'Step at which the decay ends; 0: the last step', low=0)
     precision: str = option(
-        'fp32', 'Number format of the network; weights stay fp32', choices=('fp32', 'bf16', 'fp16')
+        'fp32',
+        'Number format of the forward pass; weights and optimizer stay in fp32',
+        choices=('fp32', 'bf16', 'fp16'),
     )
-    ema: float = option(
+    ema_decay: float = option(
         0.0,
-        'Decay of the running mean of weights that is the result; 0: the last weights are',
+        'Decay of the exponential moving average of the weights, which is saved as the result; '
+        '0: save the last weights',
         low=0,
         high=0.99999,
     )
-    seed: int = option(0, 'Seed of data order, crops and noise', low=0)
-    graphs: int = option(
-        1,
-        'On one GPU, record the network for each window size and replay it; 0: do not',
-        low=0,
-        high=1,
+    seed: int = option(0, 'Random seed of data order, augmentation and noise', low=0)
+    cuda_graphs: bool = option(
+        True, 'On a single GPU, capture the network as CUDA graphs, one per window size'
     )
-    save_every: int = option(500, 'Steps between two saved states', low=1)
+    save_every: int = option(500, 'Steps between two saved training states', low=1)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -46,18 +48,18 @@ class OptimizeConfig:
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """Which weights of a model move."""
+class FinetuneConfig:
+    """Which weights of a model are trained."""
 
-    tune: str = option(
+    trainable: str = option(
         'full',
-        'full: the whole denoiser; lora: low-rank adapters of its attention, merged into it at '
-        'the end; heads: nothing but the readouts',
+        'full: the whole denoiser and the heads; lora: low-rank adapters of the denoiser, merged '
+        'into it at the end, and the heads; heads: the heads only',
         choices=('full', 'lora', 'heads'),
     )
-    lora_rank: int = option(16, 'Rank of the adapters', low=1, high=512)
-    checkpointing: int = option(
-        0, '1 computes activations twice to save memory (gradient checkpointing)', low=0, high=1
+    lora_rank: int = option(16, 'Rank of the LoRA adapters', low=1, high=512)
+    gradient_checkpointing: bool = option(
+        False, 'Recompute activations in the backward pass: less memory, slower'
     )
 
     def __post_init__(self) -> None:
@@ -67,16 +69,19 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How the windows that a network sees are taken from pictures."""
+    """How training windows are cut from images."""
 
     fit: str = option(
         'crop',
-        'crop: windows of a picture at its own scale; cover: the picture is scaled until it just '
-        'covers the window, for pictures of many sizes',
+        'crop: cut windows at the scale of the image; cover: first resize the image until it just '
+        'covers the window, for data with images of many sizes',
         choices=('crop', 'cover'),
     )
     workers: int = option(
-        2, 'Threads that read pictures while the network computes; 0: none', low=0, high=64
+        2,
+        'Threads that load images while the network computes; 0: load in the main thread',
+        low=0,
+        high=64,
     )
 
     def __post_init__(self) -> None:

@@ -11,17 +11,17 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from sd_perception_ros.data.augment import crop, jitter
+from sd_perception_ros.data.augment import color_jitter, crop
 from sd_perception_ros.data.dataset import Dataset
-from sd_perception_ros.data.windows import covering, place_window
+from sd_perception_ros.data.windows import random_position, resize_to_cover
 from sd_perception_ros.tasks.losses import gradient_loss
-from sd_perception_ros.training.loop import optimize
-from sd_perception_ros.training.options import OptimizeConfig
+from sd_perception_ros.training.loop import run_training
+from sd_perception_ros.training.options import TrainingConfig
 
 Log = Iterator[tuple[int, dict[str, float]]]
 
 
-class _Repaint(nn.Module):
+class _Autoencoder(nn.Module):
     """An autoencoder behind one forward pass: a picture, and noise for its latent."""
 
     def __init__(self, vae: Any) -> None:
@@ -38,7 +38,7 @@ class _Repaint(nn.Module):
 def train_autoencoder(
     vae: Any,
     dataset: Dataset,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     size: tuple[int, int],
     folder: Path,
 ) -> Log:
@@ -58,7 +58,7 @@ def train_autoencoder(
     everywhere = torch.ones(1, 1, *size, dtype=torch.bool)
 
     stride = 2 ** (len(vae.config.block_out_channels) - 1)
-    cells = (config.batch, vae.config.latent_channels, size[0] // stride, size[1] // stride)
+    cells = (config.batch_size, vae.config.latent_channels, size[0] // stride, size[1] // stride)
 
     def losses_of(repaint: Any, step: int, part: slice) -> dict[str, Tensor]:
         image = _crops(dataset, config, size, step, part).to(vae.device)
@@ -72,7 +72,7 @@ def train_autoencoder(
         }
 
     about = {'data': dataset.fingerprint(), 'size': size}
-    yield from optimize(_Repaint(vae.train()), losses_of, config, folder, about)
+    yield from run_training(_Autoencoder(vae.train()), losses_of, config, folder, about)
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def train_denoiser(
     latents: Tensor,
     draw: Callable[[np.random.Generator], int],
     prompt: Tensor,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     size: tuple[int, int],
     folder: Path,
     origin: Mapping[str, object],
@@ -125,17 +125,17 @@ def train_denoiser(
         return {'velocity': F.mse_loss(predicted, velocity)}
 
     about = {**origin, 'size': size}
-    yield from optimize(unet.train(), losses_of, config, folder, about)
+    yield from run_training(unet.train(), losses_of, config, folder, about)
 
 
 def _crops(
     dataset: Dataset,
-    config: OptimizeConfig,
+    config: TrainingConfig,
     size: tuple[int, int],
     step: int,
     part: slice,
 ) -> Tensor:
-    rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch)[part]]
+    rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch_size)[part]]
     chosen = [dataset.draw(rng) for rng in rngs]
     images = (
         torch.split(dataset.images(chosen), 1) if dataset.uniform else map(dataset.image, chosen)
@@ -143,23 +143,23 @@ def _crops(
     crops = []
     for image, rng in zip(images, rngs, strict=True):
         seen = image.flip(-1) if rng.random() < 0.5 else image
-        sample = covering({'image': seen}, size, enlarge_only=True)
-        crops.append(crop(sample, *place_window(sample, size, rng), *size)['image'])
+        sample = resize_to_cover({'image': seen}, size, enlarge_only=True)
+        crops.append(crop(sample, *random_position(sample, size, rng), *size)['image'])
     plain = torch.cat(crops)
     changed = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(plain.device)
-    return torch.where(changed.view(-1, 1, 1, 1), jitter(plain, rngs), plain)
+    return torch.where(changed.view(-1, 1, 1, 1), color_jitter(plain, rngs), plain)
 
 
 def _latent_windows(
     latents: Tensor,
     draw: Callable[[np.random.Generator], int],
-    config: OptimizeConfig,
+    config: TrainingConfig,
     size: tuple[int, int],
     step: int,
 ) -> Tensor:
     rng = np.random.default_rng((config.seed, step))
-    variants = torch.from_numpy(rng.integers(latents.shape[0], size=config.batch))
-    frames = torch.tensor([draw(rng) for _ in range(config.batch)])
+    variants = torch.from_numpy(rng.integers(latents.shape[0], size=config.batch_size))
+    frames = torch.tensor([draw(rng) for _ in range(config.batch_size)])
     top = int(rng.integers(latents.shape[3] - size[0] + 1))
     left = int(rng.integers(latents.shape[4] - size[1] + 1))
     chosen = latents[variants.to(latents.device), frames.to(latents.device)].float()

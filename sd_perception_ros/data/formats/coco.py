@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import AGAIN, read_rgb
 from sd_perception_ros.skeleton import JOINTS
 
@@ -30,16 +30,16 @@ class CocoDataset(FolderDataset):
     splits = ('train2017', 'val2017')
     truths = ('joints',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the pictures with marked people; for measuring, all."""
         file = self.folder / 'annotations' / f'person_keypoints_{self.split}.json'
         if not file.is_file():
             return []
         self._people = MarkedPeople(file)
         names = self._people.names() if self.measuring else self._people.names_with_joints()
-        return [Frame(name, {'image': self.folder / self.split / name}) for name in names]
+        return [FrameFiles(name, {'image': self.folder / self.split / name}) for name in names]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture; its people, the largest first."""
         image = read_rgb(frame.files['image'])
         matte = self._people.matte(frame.key, *image.shape[:2])

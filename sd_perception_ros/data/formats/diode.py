@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_npy, read_rgb
 
 
@@ -19,12 +19,12 @@ class DiodeDataset(FolderDataset):
     splits = ('train', 'val', 'train/indoors', 'train/outdoor', 'val/indoors', 'val/outdoor')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the split's pictures."""
         below = 'scene_*/scan_*/*.png' if '/' in self.split else '*/scene_*/scan_*/*.png'
         return [_frame(file) for file in sorted(self.folder.glob(f'{self.split}/{below}'))]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth, metres; unknown where the mask is 0."""
         depth_m = read_npy(frame.files['depth_m'], 2, 3).astype(np.float32)
         depth_m = depth_m.reshape(depth_m.shape[:2])
@@ -38,6 +38,6 @@ class DiodeDataset(FolderDataset):
         return {'image': read_rgb(frame.files['image']), 'depth_m': depth_m}
 
 
-def _frame(image: Path) -> Frame:
+def _frame(image: Path) -> FrameFiles:
     depth, mask = (image.with_name(f'{image.stem}_depth{end}.npy') for end in ('', '_mask'))
-    return Frame(image.stem, {'image': image, 'depth_m': depth, 'mask': mask})
+    return FrameFiles(image.stem, {'image': image, 'depth_m': depth, 'mask': mask})

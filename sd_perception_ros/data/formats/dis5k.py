@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_rgb, read_shares
 
 
@@ -15,15 +15,15 @@ class Dis5kDataset(FolderDataset):
     splits = ('DIS-TR', 'DIS-VD', 'DIS-TE1', 'DIS-TE2', 'DIS-TE3', 'DIS-TE4')
     truths = ('foreground',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the split's pictures."""
         top = self.folder / self.split
         return [
-            Frame(file.stem, {'image': file, 'foreground': top / 'gt' / f'{file.stem}.png'})
+            FrameFiles(file.stem, {'image': file, 'foreground': top / 'gt' / f'{file.stem}.png'})
             for file in sorted(top.glob('im/*.jpg'))
         ]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its mask."""
         return {
             'image': read_rgb(frame.files['image']),

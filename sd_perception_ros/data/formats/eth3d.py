@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import AGAIN, check_whole, read_rgb
 
 
@@ -20,17 +20,17 @@ class Eth3dDataset(FolderDataset):
     signs = ('*/ground_truth_depth/dslr_images',)
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the frames that have depth."""
         depths = sorted(self.folder.glob('*/ground_truth_depth/dslr_images/*.JPG'))
         return [
-            Frame(
+            FrameFiles(
                 f'{depth.parents[2].name}/{depth.stem}', {'image': _image(depth), 'depth_m': depth}
             )
             for depth in depths
         ]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth: float32 metres without a header, infinite unknown."""
         image = read_rgb(frame.files['image'])
         height, width = image.shape[:2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_levels, read_npy, read_rgb, read_shares
 from sd_perception_ros.data.formats.coco import MarkedPeople
 from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
@@ -40,7 +40,7 @@ class PicturesDataset(FolderDataset):
     layout = 'image/NAME.{png,jpg}, and truths such as depth/NAME.png and keypoints.json'
     signs = ('image',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the pictures; the folders that are there are the truths."""
         present = {
             name: (self.folder / folder, endings)
@@ -59,7 +59,7 @@ class PicturesDataset(FolderDataset):
         for image in sorted((self.folder / 'image').glob('*')):
             if image.suffix.lower() in PICTURES:
                 truths = {n: _beside(image, *where) for n, where in present.items()}
-                frames.append(Frame(image.name, {'image': image, **truths}))
+                frames.append(FrameFiles(image.name, {'image': image, **truths}))
         self._check_names({frame.key for frame in frames})
         return frames
 
@@ -78,7 +78,7 @@ class PicturesDataset(FolderDataset):
                 'one a line, found none; write them'
             )
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its truths."""
         readers: dict[str, Callable[[Path], NDArray[Any]]] = {
             'image': partial(read_rgb, turned=True),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_hdf5, read_rgb
 
 SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
@@ -82,7 +82,7 @@ class HypersimDataset(FolderDataset):
     splits = ('train', 'val', 'test', 'all')
     classes = NYU40
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the split's frames that have depth; the first decides about other truths."""
         self._cameras = _read_cameras(self.folder / CAMERA_FILE)
         pattern = 'ai_*_*/images/scene_cam_*_geometry_hdf5/frame.*.depth_meters.hdf5'
@@ -94,7 +94,7 @@ class HypersimDataset(FolderDataset):
         present = [name for name in kinds if files and _sibling(files[0], kinds[name]).is_file()]
         self.truths = tuple(present)
         return [
-            Frame(
+            FrameFiles(
                 _key(file),
                 {'image': _picture(file)}
                 | {name: _sibling(file, kinds[name]) for name in present},
@@ -102,7 +102,7 @@ class HypersimDataset(FolderDataset):
             for file in files
         ]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read and convert the files of a frame."""
         files = frame.files
         distance_m = read_hdf5(files['depth_m']).astype(np.float32)

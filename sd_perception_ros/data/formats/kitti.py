@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_levels, read_rgb
 
 GROUND_TRUTH = 'proj_depth/groundtruth'
@@ -32,7 +32,7 @@ class KittiDataset(FolderDataset):
     splits = ('train', 'val', '<list>')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the frames that have depth."""
         listed = self.folder / f'{self.split.removesuffix(".txt")}.txt'
         if listed.is_file():
@@ -43,22 +43,22 @@ class KittiDataset(FolderDataset):
         found = [*self.folder.glob(pattern), *self.folder.glob(f'data_depth_annotated/{pattern}')]
         return [self._frame(file) for file in sorted(found)]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth, 1/256 metres along the axis, 0 unknown."""
         levels = read_levels(frame.files['depth_m'], np.uint16, '1/256 metres')
         depth_m = (levels / 256).astype(np.float32)
         depth_m[levels == 0] = np.nan
         return {'image': read_rgb(frame.files['image']), 'depth_m': depth_m}
 
-    def _frame(self, depth: Path) -> Frame:
+    def _frame(self, depth: Path) -> FrameFiles:
         camera, drive = depth.parent.name, depth.parents[3].name
         image = Path(drive[:10], drive, camera, 'data', depth.name)
-        return Frame(
+        return FrameFiles(
             f'{drive}/{camera}/{depth.stem}',
             {'image': self._raw(image), 'depth_m': depth},
         )
 
-    def _listed(self, image: str) -> Frame | None:
+    def _listed(self, image: str) -> FrameFiles | None:
         """Return the frame of a listed picture; a few of Eigen's have no depth."""
         path = Path(image)
         camera, drive = path.parts[-3], path.parts[-4]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import AGAIN
 
 FILE = 'nyu_depth_v2_labeled.mat'
@@ -28,7 +28,7 @@ class NyuV2Dataset(FolderDataset):
     splits = ('all', 'train', 'test')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the frames by number; all lie in one file."""
         file = self.folder if self.folder.is_file() else self.folder / FILE
         if not file.is_file():
@@ -36,9 +36,9 @@ class NyuV2Dataset(FolderDataset):
         with self._open(file) as opened:
             count = len(opened['images'])
         chosen = range(count) if self.split == 'all' else self._numbers(file.with_name(SPLIT_FILE))
-        return [Frame(f'{number:04d}', {'image': file}) for number in chosen]
+        return [FrameFiles(f'{number:04d}', {'image': file}) for number in chosen]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read one frame's part of the file; Matlab's columns come first in it."""
         with self._open(frame.files['image']) as opened:
             image = opened['images'][int(frame.key)].transpose(2, 1, 0)

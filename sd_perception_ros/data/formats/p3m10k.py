@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_rgb, read_shares
 
 PICTURES = {
@@ -21,18 +21,18 @@ class P3m10kDataset(FolderDataset):
     splits = tuple(PICTURES)
     truths = ('matte',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the split's pictures."""
         pictures = self.folder / PICTURES[self.split]
         return [
-            Frame(
+            FrameFiles(
                 file.stem,
                 {'image': file, 'matte': pictures.with_name('mask') / f'{file.stem}.png'},
             )
             for file in sorted(pictures.glob('*.jpg'))
         ]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its matte."""
         return {
             'image': read_rgb(frame.files['image']),

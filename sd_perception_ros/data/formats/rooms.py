@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_levels, read_rgb
 from sd_perception_ros.skeleton import JOINTS, OUTSIDE
 
@@ -34,7 +34,7 @@ class RoomsDataset(FolderDataset):
     keeps = True
     uniform = True
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the complete frames."""
         names = sorted(file.name for file in self.folder.glob('*.camera.json'))
         keys = [name.removesuffix('.camera.json') for name in names]
@@ -46,9 +46,9 @@ class RoomsDataset(FolderDataset):
         self.truths = ('depth_m', 'normals', 'labels')
         if (self.folder / f'{keys[0]}.people.json').is_file():
             self.truths += ('foreground', 'matte', 'joints')
-        return [Frame(key, self._files(key)) for key in keys]
+        return [FrameFiles(key, self._files(key)) for key in keys]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read the files as they are; joints come in u, v and flag."""
         files = frame.files
         arrays: dict[str, NDArray[Any]] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.image_encodings import depth_from_message, is_depth, rgb_from_message
 
 SLOP_NS = 20_000_000  # between the stamps of a picture and its depth
@@ -34,7 +34,7 @@ class RosbagDataset(FolderDataset):
     splits = ('', '<topic of pictures>,<topic of depth>')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """Go through the recording once, for the stamps."""
         bag = self.folder.parent if self.folder.is_file() else self.folder
         if not (bag / 'metadata.yaml').is_file():
@@ -59,9 +59,9 @@ class RosbagDataset(FolderDataset):
                 f'within {SLOP_NS // 1_000_000} ms of each other, found {len(colors)} and '
                 f'{len(depths)} that never are; record both of one camera'
             )
-        return [Frame(stamp, {'image': bag}) for stamp in self._received]
+        return [FrameFiles(stamp, {'image': bag}) for stamp in self._received]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth."""
         color, depth = (
             self._message(self._connections[name], received)

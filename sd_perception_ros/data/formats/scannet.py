@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_levels, read_rgb
 
 
@@ -26,7 +26,7 @@ class ScanNetDataset(FolderDataset):
     splits = ('all', '<list>')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the frames of the chosen scenes."""
         scenes = sorted(
             scene
@@ -47,10 +47,10 @@ class ScanNetDataset(FolderDataset):
             for depth in sorted(scene.glob('depth/*.png'), key=lambda file: file.stem.zfill(9)):
                 if not chosen.isdisjoint({'', scene.name, f'{scene.name}/{_number(depth.stem)}'}):
                     files = {'image': _color(depth), 'depth_m': depth}
-                    frames.append(Frame(f'{scene.name}/{depth.stem}', files))
+                    frames.append(FrameFiles(f'{scene.name}/{depth.stem}', files))
         return frames
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth, millimetres along the axis, 0 unknown."""
         levels = read_levels(frame.files['depth_m'], np.uint16, 'millimetres')
         depth_m = (levels / 1000).astype(np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import AGAIN, array_of
 
 ABOUT = 'dataset.json'
@@ -47,7 +47,7 @@ class ShardsDataset(FolderDataset):
     layout = 'NNNNNN.tar files with <key>.image.png, and dataset.json'
     signs = ('*.tar',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """Read the heads of all members of all files, not the members."""
         file = self.folder / ABOUT
         if not file.is_file():
@@ -65,9 +65,11 @@ class ShardsDataset(FolderDataset):
                 f'{self.folder}: expected {about["frames"]} frames in its tar files, as {ABOUT} '
                 f'says, got {len(self._places)}; {AGAIN}'
             )
-        return [Frame(key, {'image': p['image'].file}) for key, p in sorted(self._places.items())]
+        return [
+            FrameFiles(key, {'image': p['image'].file}) for key, p in sorted(self._places.items())
+        ]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read the members of a frame."""
         arrays: dict[str, NDArray[Any]] = {}
         for name, place in self._places[frame.key].items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_perception_ros.data.dataset import Arrays, FolderDataset, Frame
+from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import read_levels, read_rgb
 
 # From here on everything is as far as the sky: beyond it, GenPercept and Marigold count nothing
@@ -25,13 +25,13 @@ class VirtualKitti2Dataset(FolderDataset):
     signs = ('Scene*/*/frames/rgb', 'vkitti_*_rgb/Scene*/*/frames/rgb')
     truths = ('depth_m',)
 
-    def find(self) -> list[Frame]:
+    def find(self) -> list[FrameFiles]:
         """List the pictures of every scene, variation and camera."""
         pattern = 'Scene*/*/frames/rgb/Camera_*/rgb_*.jpg'
         found = [*self.folder.glob(pattern), *self.folder.glob(f'vkitti_*_rgb/{pattern}')]
         return [self._frame(file) for file in sorted(found)]
 
-    def read(self, frame: Frame) -> Arrays:
+    def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth, centimetres along the axis; from 80 m on infinite."""
         levels = read_levels(frame.files['depth_m'], np.uint16, 'centimetres')
         depth_m = (levels / 100).astype(np.float32)
@@ -39,10 +39,10 @@ class VirtualKitti2Dataset(FolderDataset):
         depth_m[levels >= FAR_CM] = np.inf
         return {'image': read_rgb(frame.files['image']), 'depth_m': depth_m}
 
-    def _frame(self, image: Path) -> Frame:
+    def _frame(self, image: Path) -> FrameFiles:
         parts = list(image.relative_to(self.folder).parts)
         depth = [part.replace('rgb', 'depth') for part in parts]
         depth[-1] = depth[-1].replace('.jpg', '.png')
         scene, variation, _, _, camera, name = parts[-6:]
         key = f'{scene}/{variation}/{camera}/{name.removesuffix(".jpg")}'
-        return Frame(key, {'image': image, 'depth_m': self.folder.joinpath(*depth)})
+        return FrameFiles(key, {'image': image, 'depth_m': self.folder.joinpath(*depth)})

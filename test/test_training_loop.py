@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.training.loop import discard_state, optimize, rate_factor
-from sd_perception_ros.training.options import OptimizeConfig
+from sd_perception_ros.training.loop import discard_state, rate_factor, run_training
+from sd_perception_ros.training.options import TrainingConfig
 
 # What the weights of a line are fitted to: 2 x + 1.
 X = torch.linspace(-1, 1, 8).view(8, 1)
-FAST = {'batch': 8, 'learning_rate': 0.1, 'warmup': 1}
+FAST = {'batch_size': 8, 'learning_rate': 0.1, 'warmup_steps': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +39,9 @@ def squares(model: Any, step: int, part: slice) -> dict[str, Tensor]:
     return {'square': (model(X[part]) - (2 * X + 1 + noise)[part]).square().mean()}
 
 
-def fit(folder: Path, config: OptimizeConfig, stop: int = 0, **about: object) -> nn.Linear:
+def fit(folder: Path, config: TrainingConfig, stop: int = 0, **about: object) -> nn.Linear:
     model = line()
-    for done, _ in optimize(model, squares, config, folder, about):
+    for done, _ in run_training(model, squares, config, folder, about):
         if done == stop:
             break
     return model
@@ -53,7 +53,7 @@ def assert_equal(one: nn.Module, other: nn.Module) -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
-    config = OptimizeConfig(steps=1000, warmup=100)
+    config = TrainingConfig(steps=1000, warmup_steps=100)
     rates = [rate_factor(step, config) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1, abs=0.03)
@@ -61,75 +61,75 @@ def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
 
 
 def test_an_exponential_decay_falls_by_the_same_share_in_each_step_then_stays() -> None:
-    config = OptimizeConfig(steps=300, warmup=1, decay='exponential', decay_steps=200)
+    config = TrainingConfig(steps=300, warmup_steps=1, decay='exponential', decay_steps=200)
     rates = [rate_factor(step, config) for step in (0, 100, 200, 299)]
     assert rates == pytest.approx([1, 0.1, 0.01, 0.01])
 
 
 def test_a_line_is_found(tmp_path: Path) -> None:
-    model = fit(tmp_path, OptimizeConfig(steps=150, **FAST))
+    model = fit(tmp_path, TrainingConfig(steps=150, **FAST))
     assert model.weight.item() == pytest.approx(2, abs=0.1)
     assert model.bias.item() == pytest.approx(1, abs=0.1)
 
 
 def test_a_batch_in_four_parts_is_one_step_as_it_is_whole(tmp_path: Path) -> None:
-    whole = fit(tmp_path / 'whole', OptimizeConfig(steps=5, **FAST))
-    parts = fit(tmp_path / 'parts', OptimizeConfig(steps=5, accumulate=4, **FAST))
+    whole = fit(tmp_path / 'whole', TrainingConfig(steps=5, **FAST))
+    parts = fit(tmp_path / 'parts', TrainingConfig(steps=5, gradient_accumulation_steps=4, **FAST))
     assert_equal(whole, parts)
 
 
 def test_a_batch_that_cannot_be_parted_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'a --batch that is a multiple of 3'):
-        fit(tmp_path, OptimizeConfig(steps=1, accumulate=3, **FAST))
+    with pytest.raises(ValueError, match=r'--batch-size to be a multiple of 3 .* got 8'):
+        fit(tmp_path, TrainingConfig(steps=1, gradient_accumulation_steps=3, **FAST))
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, precision: str
 ) -> None:
-    config = OptimizeConfig(steps=6, save_every=2, precision=precision, ema=0.5, **FAST)
+    config = TrainingConfig(steps=6, save_every=2, precision=precision, ema_decay=0.5, **FAST)
     whole = fit(tmp_path / 'whole', config)
     fit(tmp_path / 'stopped', config, stop=3)  # one step after the last state
     assert_equal(whole, fit(tmp_path / 'stopped', config))
 
 
 def test_a_stopped_run_goes_on_in_parts_where_steps_still_end_with_steps(tmp_path: Path) -> None:
-    config = OptimizeConfig(steps=6, save_every=3, **FAST)
+    config = TrainingConfig(steps=6, save_every=3, **FAST)
     whole = fit(tmp_path / 'whole', config)
     fit(tmp_path / 'stopped', config, stop=4)  # after the state of step 3, no multiple of 4
-    parts = OptimizeConfig(steps=6, save_every=3, accumulate=4, **FAST)
+    parts = TrainingConfig(steps=6, save_every=3, gradient_accumulation_steps=4, **FAST)
     assert_equal(whole, fit(tmp_path / 'stopped', parts))
 
 
 def test_a_run_that_went_astray_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
-    fit(tmp_path, OptimizeConfig(steps=6, save_every=3, **FAST), stop=4)
+    fit(tmp_path, TrainingConfig(steps=6, save_every=3, **FAST), stop=4)
     slow = FAST | {'learning_rate': 1e-8}
-    gone_on = fit(tmp_path, OptimizeConfig(steps=6, **slow))
-    kept = fit(tmp_path / 'short', OptimizeConfig(steps=6, save_every=3, **FAST), stop=3)
+    gone_on = fit(tmp_path, TrainingConfig(steps=6, **slow))
+    kept = fit(tmp_path / 'short', TrainingConfig(steps=6, save_every=3, **FAST), stop=3)
     torch.testing.assert_close(gone_on.weight, kept.weight, atol=1e-6, rtol=0)
 
 
 def test_a_model_of_which_nothing_moves_is_refused(tmp_path: Path) -> None:
     still = line().requires_grad_(False)
-    with pytest.raises(ValueError, match=r'no weight would move.*--tune full'):
-        next(optimize(still, squares, OptimizeConfig(steps=1, **FAST), tmp_path, {}))
+    with pytest.raises(ValueError, match=r'no weight would move.*--trainable full'):
+        next(run_training(still, squares, TrainingConfig(steps=1, **FAST), tmp_path, {}))
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
-    fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='rooms')
+    fit(tmp_path, TrainingConfig(steps=1, **FAST), data='rooms')
     with pytest.raises(ValueError, match='of another run, with seed 0 instead of 1'):
-        fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='rooms')
+        fit(tmp_path, TrainingConfig(steps=1, seed=1, **FAST), data='rooms')
     with pytest.raises(ValueError, match='of another run, with data rooms instead of yards'):
-        fit(tmp_path, OptimizeConfig(steps=1, **FAST), data='yards')
+        fit(tmp_path, TrainingConfig(steps=1, **FAST), data='yards')
     discard_state(tmp_path)
-    fit(tmp_path, OptimizeConfig(steps=1, seed=1, **FAST), data='yards')
+    fit(tmp_path, TrainingConfig(steps=1, seed=1, **FAST), data='yards')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    config = OptimizeConfig(steps=6, **FAST)  # saves every 500 steps
+    config = TrainingConfig(steps=6, **FAST)  # saves every 500 steps
 
     def interrupted(model: Any, step: int, part: slice) -> dict[str, Tensor]:
         if step == 2:
@@ -139,7 +139,7 @@ def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
     # As __main__ has it: ROS may have been here before, or a shell that ignores Ctrl-C.
     before = signal.signal(number, signal.default_int_handler)
     try:
-        run = optimize(line(), interrupted, config, tmp_path, {})
+        run = run_training(line(), interrupted, config, tmp_path, {})
         assert [next(run)[0] for _ in range(3)] == [1, 2, 3]
         with pytest.raises(KeyboardInterrupt):
             next(run)
@@ -151,20 +151,22 @@ def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
 
 
 def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> None:
-    fit(tmp_path, OptimizeConfig(steps=1, **FAST))
+    fit(tmp_path, TrainingConfig(steps=1, **FAST))
     for name in ('model.safetensors', 'optimizer.bin'):
         file = tmp_path / 'state' / name
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=r'state does not fit this model, or is broken'):
-            fit(tmp_path, OptimizeConfig(steps=2, **FAST))
+            fit(tmp_path, TrainingConfig(steps=2, **FAST))
         file.write_bytes(whole)
-    fit(tmp_path, OptimizeConfig(steps=2, **FAST))
+    fit(tmp_path, TrainingConfig(steps=2, **FAST))
 
 
 def test_the_average_follows_the_weights_and_is_the_result(tmp_path: Path) -> None:
     model, seen = line(), [line().weight.item()]
-    for _ in optimize(model, squares, OptimizeConfig(steps=2, ema=0.9, **FAST), tmp_path, {}):
+    for _ in run_training(
+        model, squares, TrainingConfig(steps=2, ema_decay=0.9, **FAST), tmp_path, {}
+    ):
         seen.append(model.weight.item())
     # The first updates keep 1/11 and 2/12 of the average only: there is little to keep.
     first = seen[0] / 11 + seen[1] * 10 / 11
@@ -175,9 +177,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_state(tmp_pa
     def broken(model: Any, step: int, part: slice) -> dict[str, Tensor]:
         return {'square': squares(model, step, part)['square'] / (0 if step == 3 else 1)}
 
-    config = OptimizeConfig(steps=5, save_every=2, **FAST)
+    config = TrainingConfig(steps=5, save_every=2, **FAST)
     with pytest.raises(FloatingPointError, match='step 3: the loss is inf'):
-        list(optimize(line(), broken, config, tmp_path, {}))
+        list(run_training(line(), broken, config, tmp_path, {}))
     assert_equal(fit(tmp_path / 'whole', config), fit(tmp_path, config))
 
 
@@ -189,12 +191,12 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_moves_weights(
 
     model = line()
     with pytest.raises(FloatingPointError, match='step 0: the norm of gradients is nan'):
-        list(optimize(model, steep, OptimizeConfig(steps=1, **FAST), tmp_path, {}))
+        list(run_training(model, steep, TrainingConfig(steps=1, **FAST), tmp_path, {}))
     assert_equal(model, line())
 
 
 def test_on_a_full_disk_the_last_state_stays_and_the_run_can_go_on(tmp_path: Path) -> None:
-    config = OptimizeConfig(steps=6, save_every=2, **FAST)
+    config = TrainingConfig(steps=6, save_every=2, **FAST)
     whole = fit(tmp_path / 'whole', config)
     fit(tmp_path / 'full', config, stop=2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -209,6 +211,6 @@ def test_on_a_full_disk_the_last_state_stays_and_the_run_can_go_on(tmp_path: Pat
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
-    run = optimize(line(), squares, OptimizeConfig(steps=1), tmp_path / 'file' / 'out', {})
+    run = run_training(line(), squares, TrainingConfig(steps=1), tmp_path / 'file' / 'out', {})
     with pytest.raises(OSError, match=r'expected a folder that can be written, got .*file/out'):
         next(run)
