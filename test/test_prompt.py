@@ -32,8 +32,10 @@ def clip(pipeline: Path, number: str, width: int, projects: bool) -> Any:
     model = kinds[projects](config).eval()
     model.save_pretrained(pipeline / f'text_encoder{number}')
     folder = pipeline / f'tokenizer{number}'
-    folder.mkdir()
-    (folder / 'vocab.json').write_text(json.dumps({'<|startoftext|>': 3, '<|endoftext|>': 5}))
+    folder.mkdir(parents=True)
+    ids = {'a</w>': 0, 'b</w>': 1, 'a': 2, '<|startoftext|>': 3, 'b': 4, '<|endoftext|>': 5}
+    (folder / 'vocab.json').write_text(json.dumps(ids))
+    (folder / 'merges.txt').write_text('#version: 0.2\n')
     return model
 
 
@@ -62,12 +64,12 @@ def test_stable_diffusion_reads_the_last_states_of_one_clip(tmp_path: Path) -> N
 
 def test_a_tokenizer_that_transformers_itself_wrote_gives_the_same_tokens(tmp_path: Path) -> None:
     expected = read(clip(tmp_path, '', 8, projects=False), 3, 5).last_hidden_state
-    (tmp_path / 'tokenizer' / 'vocab.json').unlink()
-    ids = {name: place for place, name in enumerate(('a</w>', 'b</w>', 'a'))}
-    ids |= {'<|startoftext|>': 3, 'b': 4, '<|endoftext|>': 5}
-    made = transformers.CLIPTokenizer(vocab=ids, merges=[])
-    made.save_pretrained(tmp_path / 'tokenizer')
-    assert made('').input_ids == [3, 5]
+    folder = tmp_path / 'tokenizer'
+    made = transformers.CLIPTokenizer.from_pretrained(folder)
+    (folder / 'vocab.json').unlink()
+    (folder / 'merges.txt').unlink()
+    made.save_pretrained(folder)
+    assert (folder / 'tokenizer.json').is_file()
     torch.testing.assert_close(prompt_of(tmp_path).tokens, expected)
 
 
@@ -109,6 +111,10 @@ def test_pixart_reads_t5_s_end_token(tmp_path: Path) -> None:
 def test_another_encoder_and_a_missing_one_say_what_to_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'found no .*; or store the embedding'):
         prompt_of(tmp_path)
+    clip(tmp_path / 'pipeline', '', 8, projects=False)
+    (tmp_path / 'pipeline/tokenizer/vocab.json').unlink()
+    with pytest.raises(FileNotFoundError, match=r'neither vocab.json nor tokenizer.json in '):
+        prompt_of(tmp_path / 'pipeline')
     (tmp_path / 'text_encoder').mkdir()
     (tmp_path / 'text_encoder/config.json').write_text('{"architectures": ["GemmaModel"]}')
     with pytest.raises(ValueError, match=r'a CLIP or T5 text encoder, got GemmaModel; or store'):

@@ -58,8 +58,7 @@ def embed_empty_prompt(text_encoder: Path, tokenizer: Path) -> Tensor:
     Return a CLIP's last states for the empty prompt: start and end token, (1, 2, D) float32.
 
     :param text_encoder: folder of a CLIP text encoder, as Stable Diffusion has it.
-    :param tokenizer: folder with its vocab.json, or with its tokenizer.json, which is all that
-        transformers 5 writes; the encoder's own config names other ids.
+    :param tokenizer: folder of its CLIPTokenizer: the encoder's own config names other ids.
     """
     return _clip(text_encoder, tokenizer, projects=False).last
 
@@ -75,10 +74,15 @@ def _encode(pipeline: Path, number: str) -> _Embedded:
 
 
 def _clip(encoder: Path, tokenizer: Path, projects: bool) -> _Embedded:
-    vocabulary = _vocabulary(tokenizer)
-    tokens = torch.tensor([[vocabulary['<|startoftext|>'], vocabulary['<|endoftext|>']]])
     _json(encoder / 'config.json')
+    if not any((tokenizer / name).is_file() for name in ('tokenizer.json', 'vocab.json')):
+        raise FileNotFoundError(
+            f'expected a tokenizer, found neither vocab.json nor tokenizer.json in {tokenizer}; '
+            f'{STORE}'
+        )
     transformers = _transformers()
+    read = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    tokens = torch.tensor([read('').input_ids])  # its start and its end, without padding
     cls = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
     model = cls.from_pretrained(encoder, local_files_only=True).eval()
     with torch.no_grad():
@@ -93,15 +97,6 @@ def _t5(encoder: Path) -> _Embedded:
     with torch.no_grad():
         states = model(end).last_hidden_state.float()
     return _Embedded(states, states, None)
-
-
-def _vocabulary(tokenizer: Path) -> dict[str, int]:
-    whole = tokenizer / 'tokenizer.json'
-    alone = whole.is_file() and not (tokenizer / 'vocab.json').is_file()
-    ids: dict[str, int] = (
-        _json(whole)['model']['vocab'] if alone else _json(tokenizer / 'vocab.json')
-    )
-    return ids
 
 
 def _transformers() -> Any:
