@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import copy
 import gc
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 import torch
 from torch import nn, Tensor
 import torch._dynamo.utils
+import torch.nn.functional as F
 
 from sd_perception_ros.__main__ import main
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
@@ -34,7 +36,7 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
 from sd_perception_ros.runtimes import exporting, graphs, prepare, sessions, winograd
-from sd_perception_ros.runtimes.attention import whole_attention
+from sd_perception_ros.runtimes.attention import FusedAttention
 from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.parts import digest_of, digests_of, parts_of
 from sd_perception_ros.runtimes.sessions import SESSIONS
@@ -292,12 +294,33 @@ def test_attention_is_one_operator_where_the_cache_is_written(tmp_path: Path) ->
     parts = parts_of(model)
     examples = exporting.Examples(model, parts)
     found = []
-    for name, way in (('export', contextlib.nullcontext()), ('cache', whole_attention())):
+    for name, way in (
+        ('export', contextlib.nullcontext()),
+        ('cache', FusedAttention()),
+    ):
         with way:
             exporting.write_graph(parts[1], tmp_path / name, examples, 'a', {})
         nodes = [node.op_type for node in onnx.load(tmp_path / name / 'graph.onnx').graph.node]
         found.append((nodes.count('Softmax'), nodes.count('MultiHeadAttention')))
     assert found == [(4, 0), (0, 4)]
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_another_thread_computes_attention_as_ever_while_a_graph_is_written() -> None:
+    def operators() -> set[str]:
+        def attend(x: torch.Tensor) -> torch.Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+        x = torch.rand(1, 2, 3, 4)
+        traced = torch.jit.trace(attend, (x,), check_trace=False)
+        torch.testing.assert_close(traced(x), F.scaled_dot_product_attention(x, x, x))
+        return {node.kind() for node in traced.graph.nodes()}
+
+    stock = 'aten::scaled_dot_product_attention'
+    with FusedAttention(), ThreadPoolExecutor(1) as other:
+        assert stock in other.submit(operators).result()
+        assert stock not in operators()
+    assert stock in operators()
 
 
 def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(

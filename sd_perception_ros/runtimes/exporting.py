@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes.attention import whole_attention
+from sd_perception_ros.runtimes.attention import FusedAttention
 from sd_perception_ros.runtimes.graphs import (
     ABOUT,
     cache_folder,
@@ -86,7 +86,7 @@ def _write_graphs(model: Model, folders: Mapping[str, Path], digests: Mapping[st
     whole.fold()
     parts = parts_of(whole)
     examples, encoder = Examples(whole, parts), whole.encoder_id()
-    with whole_attention():
+    with FusedAttention():
         for part in parts:
             if part.name in folders:
                 folder, digest = folders[part.name], digests[part.name]
