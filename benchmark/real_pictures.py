@@ -29,15 +29,21 @@ import sys
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'benchmark')]
+sys.path.insert(0, str(ROOT))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from photographs import Arrays, ask_mediapipe, find, PICTURES, Shot  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmark.common import parser, run_command, write  # noqa: E402
+from benchmark.photographs.loader import (  # noqa: E402
+    Arrays,
+    ask_mediapipe,
+    find,
+    PICTURES,
+    Shot,
+)
 from sd_perception_ros.checkpoint import config_file  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402

