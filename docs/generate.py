@@ -30,7 +30,8 @@ TYPES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', list[str]
 
 
 def parameters() -> str:
-    """List every parameter of both nodes, from their options dataclasses."""
+    """List the options of nodes, checkpoint files and training, from their dataclasses."""
+    from sd_perception_ros.checkpoint.config_file import CheckpointConfig, TaskEntry
     from sd_perception_ros.config import EngineConfig
     from sd_perception_ros.ros.options import (
         CameraOptions,
@@ -38,15 +39,16 @@ def parameters() -> str:
         NodeOptions,
         OutputOptions,
     )
+    from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 
     tasks = [(f.name, get_type_hints(OutputOptions)[f.name]) for f in fields(OutputOptions)]
     blocks = [
         '# Parameters',
         NOTE,
-        'From the options dataclasses (`config.py`, `ros/options.py` and the modules that they '
-        'import). A value out of range, an unknown choice or a wrong type is refused with the '
-        'reason; a name that looks like a typing error gives a warning. `ros2 param describe` '
-        'shows the same texts.',
+        'From the options dataclasses (`config.py`, `ros/options.py`, `metric_depth/`, '
+        '`checkpoint/config_file.py`, `training/options.py`). A value out of range, an unknown '
+        'choice or a wrong type is refused with the reason; a name that looks like a typing error '
+        'gives a warning. `ros2 param describe` shows the same texts.',
         '**Change**: when `ros2 param set` on the running node takes effect.',
         table(
             ('change', 'meaning'),
@@ -64,6 +66,18 @@ def parameters() -> str:
         *(_parameter_section(name, cls, f'{name}.', _output_change) for name, cls in tasks),
         '## camera_node',
         _parameter_section('Replay', CameraOptions, '', lambda name: 'start'),
+        '## checkpoint.yaml',
+        'Paths are relative to the file, or on the hub ([checkpoints](checkpoints.md)). Beside '
+        'these: `sha256`, from the end of a path to the expected hash of that file; a task has '
+        '`options`.',
+        _option_section('Top level', CheckpointConfig, ''),
+        _option_section('Of each task, in `tasks`', TaskEntry, ''),
+        '## train',
+        'Options of `python -m sd_perception_ros train`; in a recipe file (`--recipe`) without '
+        'the dashes and with underscores ([training](training.md)).',
+        _option_section('Optimizer', TrainingConfig, '--'),
+        _option_section('Weights', FinetuneConfig, '--'),
+        _option_section('Images', WindowConfig, '--'),
     ]
     return '\n\n'.join(blocks) + '\n'
 
@@ -85,6 +99,15 @@ def _parameter_section(
     return f'### {title}\n\n{about}\n\n{table(head, rows)}'
 
 
+def _option_section(title: str, cls: type[Any], dashes: str) -> str:
+    head = ('option', 'type', 'default', 'range', 'meaning')
+    rows = []
+    for name, *rest in _flat(cls, ''):
+        shown = dashes + (name.replace('_', '-') if dashes else name)
+        rows.append((f'`{shown}`', *rest))
+    return f'### {title}\n\n{table(head, rows)}'
+
+
 def _flat(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield full name, type, default, range and meaning of every field, groups included."""
     hints = get_type_hints(cls)
@@ -92,6 +115,8 @@ def _flat(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str, str, str
         name, hint = prefix + f.name, hints[f.name]
         if is_dataclass(hint):
             yield from _flat(hint, f'{name}.')
+            continue
+        if hint not in TYPES:  # a mapping of checkpoint.yaml, which the page describes
             continue
         default = f.default if f.default is not MISSING else f.default_factory()
         yield name, TYPES[hint], f'`{json.dumps(default)}`', _range(f.metadata), f.metadata['doc']
