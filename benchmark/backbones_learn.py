@@ -191,7 +191,7 @@ def learn(
         pass
     return {
         'parameters_m': round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6, 2),
-        'prediction': backbone.one_step.prediction,
+        'prediction': backbone.one_step.prediction_type,
         'timestep': round(backbone.one_step.timestep),
         'loss_before': round(statistics.mean(losses['full'][:EDGE]), 4),
         'loss_after': round(statistics.mean(losses['full'][-EDGE:]), 4),

@@ -214,16 +214,16 @@ def test_checkpointing_gives_the_gradients_of_no_checkpointing(base: Path) -> No
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4 * largest, rtol=1e-4)
 
 
-# Where each kind runs when it is fine-tuned: timestep, prediction, keep and gain.
+# Where each kind runs when it is fine-tuned: timestep, prediction_type and the two coefficients.
 TUNED = {
-    'sd': (1, 'velocity', 0, -1),
-    'marigold': (999, 'velocity', 0.0682649, -0.9976672),
+    'sd': (1, 'v_prediction', 0, -1),
+    'marigold': (999, 'v_prediction', 0.0682649, -0.9976672),
     'lotus': (999, 'sample', 0, 1),
-    'sdxl': (1, 'velocity', 0, -1),
+    'sdxl': (1, 'v_prediction', 0, -1),
     # Betas b of 0.0001 to 0.02: the product of 1 - b is a half after 259 steps, the first is 0.
     'dit': (258, 'epsilon', 2**0.5, -1),
     'pixart': (258, 'epsilon', 2**0.5, -1),
-    'mmdit': (1000, 'flow', 1, -1),
+    'mmdit': (1000, 'flow_prediction', 1, -1),
 }
 
 
@@ -234,17 +234,17 @@ def test_each_kind_is_tuned_where_its_prediction_is_a_latent_of_unit_size(
     [backbone] = model_to_finetune(
         save_base(tmp_path, kind), ['depth'], 'light'
     ).backbones.values()
-    step, (timestep, prediction, keep, gain) = backbone.one_step, TUNED[kind]
-    assert (step.timestep, step.prediction) == (timestep, prediction)
-    assert step.keep == pytest.approx(keep, abs=5e-3)
-    assert step.gain == pytest.approx(gain, abs=5e-3)
+    step, (timestep, prediction_type, latent, output) = backbone.one_step, TUNED[kind]
+    assert (step.timestep, step.prediction_type) == (timestep, prediction_type)
+    assert step.latent_coefficient == pytest.approx(latent, abs=5e-3)
+    assert step.output_coefficient == pytest.approx(output, abs=5e-3)
 
 
 def test_positions_of_a_larger_picture_are_the_same_table_stretched() -> None:
     """Stable Diffusion 3's table has an end; here a cell's position is its own column."""
     torch.manual_seed(0)
     prompt = Prompt(torch.zeros(1, 1, 8), torch.zeros(1, 6))
-    backbone = MMDiTBackbone(tiny_vae(), tiny_mmdit(), prompt, OneStep(1000, 'flow'))
+    backbone = MMDiTBackbone(tiny_vae(), tiny_mmdit(), prompt, OneStep(1000, 'flow_prediction'))
     patches = backbone.denoiser.pos_embed
     nn.init.zeros_(patches.proj.weight)
     nn.init.zeros_(patches.proj.bias)
@@ -286,26 +286,30 @@ def test_a_flow_goes_all_the_way_in_one_step_as_diffusers_goes(shift: float) -> 
 
 
 @given(
-    prediction=st.sampled_from(['velocity', 'epsilon', 'flow']),
-    signal=st.floats(0.01, 1),
+    prediction_type=st.sampled_from(['v_prediction', 'epsilon', 'flow_prediction']),
+    alpha=st.floats(0.01, 1),
     clean=st.floats(-4, 4),
     noise=st.floats(-4, 4),
 )
 def test_a_perfect_prediction_gives_the_clean_latent(
-    prediction: str, signal: float, clean: float, noise: float
+    prediction_type: str, alpha: float, clean: float, noise: float
 ) -> None:
-    step = OneStep(1, prediction, signal)
-    a, s = step.signal, step.noise
-    output = {'velocity': a * noise - s * clean, 'epsilon': noise, 'flow': noise - clean}
+    step = OneStep(1, prediction_type, alpha)
+    a, s = step.alpha, step.sigma
+    output = {
+        'v_prediction': a * noise - s * clean,
+        'epsilon': noise,
+        'flow_prediction': noise - clean,
+    }
     shown = torch.tensor(a * clean + s * noise, dtype=torch.float64)
-    found = step.clean(shown, torch.tensor(output[prediction], dtype=torch.float64))
+    found = step.clean(shown, torch.tensor(output[prediction_type], dtype=torch.float64))
     assert float(found) == pytest.approx(clean, abs=1e-6)
 
 
-def test_the_balanced_step_has_as_much_signal_as_noise() -> None:
+def test_the_balanced_step_has_equal_alpha_and_sigma() -> None:
     step = balanced(STABLE_DIFFUSION)
-    assert step.signal == pytest.approx(step.noise, abs=5e-3)
-    assert step.gain == pytest.approx(-1, abs=5e-3)
+    assert step.alpha == pytest.approx(step.sigma, abs=5e-3)
+    assert step.output_coefficient == pytest.approx(-1, abs=5e-3)
 
 
 @pytest.mark.parametrize(

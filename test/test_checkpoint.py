@@ -87,6 +87,28 @@ def test_an_autoencoder_from_before_2023_is_read(folder: Path) -> None:
     assert checkpoint.load(str(folder))[0].stride == 8
 
 
+@pytest.mark.parametrize(
+    ('old', 'new', 'alpha'), [('velocity', 'v_prediction', 0.25), ('flow', 'flow_prediction', 0.5)]
+)
+def test_a_file_with_the_keys_of_the_release_before_is_the_same_model(
+    folder: Path, caplog: pytest.LogCaptureFixture, old: str, new: str, alpha: float
+) -> None:
+    edit(folder, prediction_type=new, alpha=alpha)
+    image = torch.rand(1, 3, 32, 40) * 2 - 1
+    expected = checkpoint.load(str(folder))[0](image)
+    assert not caplog.text
+    values = yaml.safe_load((folder / FILE).read_text())
+    values |= {'prediction': old, 'signal': values.pop('alpha')}
+    del values['prediction_type']
+    (folder / FILE).write_text(yaml.safe_dump(values))
+    model, config = checkpoint.load(str(folder))
+    assert (config.prediction_type, config.alpha) == (new, alpha)
+    for name, raw in model(image).items():
+        assert torch.equal(raw, expected[name])
+    for old_name, new_name in (('prediction', 'prediction_type'), ('signal', 'alpha'), (old, new)):
+        assert f"'{old_name}' is now called '{new_name}'" in caplog.text
+
+
 def test_the_task_name_of_the_release_before_is_read_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,6 +168,9 @@ def test_a_prompt_of_another_text_encoder_is_refused(folder: Path) -> None:
     ('values', 'message'),
     [
         ({'timestp': 1}, "unknown option 'timestp'; did you mean 'timestep'"),
+        ({'prediction_typ': 'sample'}, "'prediction_typ'; did you mean 'prediction_type'"),
+        ({'signal': 0.5}, "'signal' is the old name of 'alpha', and both are given"),
+        ({'prediction_type': 'speed'}, "no choice 'speed'; choose one of: auto, v_prediction"),
         ({'timestep': 1001}, 'timestep must be at most 1000, got 1001'),
         ({'timestep': 'one'}, 'timestep must be an integer'),
         ({'resize': 'crop'}, "no choice 'crop'; choose one of: exact, pad"),

@@ -119,15 +119,19 @@ def lotus_d(folder: Path) -> dict[str, Any]:
     return {'prompt': 'prompt.npy', 'tasks': {'depth': {'unet': 'lotus'}}}
 
 
-MARIGOLD_STEP = (999, 'velocity', 0.068265)  # sqrt of the last of SD's alphas_cumprod, 0.0046602
+MARIGOLD_STEP = (
+    999,
+    'v_prediction',
+    0.068265,
+)  # sqrt of the last of SD's alphas_cumprod, 0.0046602
 EXPECTED: dict[Callable[[Path], dict[str, Any]], tuple[int, int, tuple[float, str, float]]] = {
-    version_2: (0, 0, (1, 'velocity', 0)),
-    version_2_dpt: (-(320 + 320 + 4 * 320 * 9 + 4), 0, (1, 'velocity', 0)),
-    version_1: (-(320 + 320 + 4 * 320 * 9 + 4), -DECODER_SIZE, (1, 'velocity', 0)),
-    experiment_dpt: (0, 0, (1, 'velocity', 0)),
-    experiment_frozen: (0, 0, (1, 'velocity', 0)),
-    experiment_decoder: (0, 0, (1, 'velocity', 0)),
-    experiment_lora: (0, 0, (1, 'velocity', 0)),
+    version_2: (0, 0, (1, 'v_prediction', 0)),
+    version_2_dpt: (-(320 + 320 + 4 * 320 * 9 + 4), 0, (1, 'v_prediction', 0)),
+    version_1: (-(320 + 320 + 4 * 320 * 9 + 4), -DECODER_SIZE, (1, 'v_prediction', 0)),
+    experiment_dpt: (0, 0, (1, 'v_prediction', 0)),
+    experiment_frozen: (0, 0, (1, 'v_prediction', 0)),
+    experiment_decoder: (0, 0, (1, 'v_prediction', 0)),
+    experiment_lora: (0, 0, (1, 'v_prediction', 0)),
     experiment_marigold: (4 * 320 * 9, 0, MARIGOLD_STEP),
     e2e_ft: (4 * 320 * 9, 0, MARIGOLD_STEP),
     # The switch: 4 numbers to 1280, and 1280 to 1280.
@@ -161,12 +165,12 @@ def test_every_name_and_shape_of_a_layout_fits_at_full_size(
     describe(folder, **layout(folder))
     model, _ = checkpoint.load(str(folder), device='meta')
     [backbone] = model.backbones.values()
-    unet, vae, (timestep, prediction, signal) = EXPECTED[layout]
+    unet, vae, (timestep, prediction_type, alpha) = EXPECTED[layout]
     assert count(backbone.unet) == UNET_SIZE + unet
     assert count(backbone.vae) == VAE_SIZE + vae
     step = backbone.one_step
-    assert (step.timestep, step.prediction) == (timestep, prediction)
-    assert step.signal == pytest.approx(signal, abs=1e-6)
+    assert (step.timestep, step.prediction_type) == (timestep, prediction_type)
+    assert step.alpha == pytest.approx(alpha, abs=1e-6)
     has_head = (folder / 'dpt_head_identity').exists() or list(folder.glob('*/dpt_head*'))
     assert isinstance(model.heads['depth'], DPTHead if has_head else DecoderHead)
 
@@ -253,16 +257,18 @@ def changed_unet(**changes: Any) -> UNet2DConditionModel:
     return unet_with(**changes)
 
 
-@pytest.mark.parametrize('prediction', ['v_prediction', 'epsilon', 'sample'])
+@pytest.mark.parametrize('prediction_type', ['v_prediction', 'epsilon', 'sample'])
 @pytest.mark.parametrize('zero_snr', [False, True])
 def test_two_latents_give_what_the_pipeline_of_diffusers_gives_from_zeros(
-    tmp_path: Path, prediction: str, zero_snr: bool
+    tmp_path: Path, prediction_type: str, zero_snr: bool
 ) -> None:
     """E2E-FT's setting of Marigold: one step, trailing, and zeros for the noise."""
-    scheduler = marigold_scheduler(prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+    scheduler = marigold_scheduler(
+        prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+    )
     tiny_pipeline(tmp_path / 'marigold', wide_unet(), scheduler)
-    if prediction == 'epsilon' and zero_snr:
-        with pytest.raises(ValueError, match='says nothing about the clean latent'):
+    if prediction_type == 'epsilon' and zero_snr:
+        with pytest.raises(ValueError, match='does not determine the clean latent'):
             served(tmp_path, 'marigold')
         return
     model = served(tmp_path, 'marigold')
@@ -298,7 +304,7 @@ def test_lotus_answers_with_its_own_output_under_its_switch(tmp_path: Path) -> N
     assert (other - expected).abs().max() > 1e-4
 
 
-def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_without_signal(
+def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_with_alpha_0(
     tmp_path: Path,
 ) -> None:
     """Its scheduler has betas of 1; diffusers' own division by zero gives NaN there."""
@@ -307,15 +313,15 @@ def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_without_signal(
     )
     tiny_pipeline(tmp_path / 'depth', tiny_unet(), scheduler)
     [backbone] = served(tmp_path, 'depth').backbones.values()
-    assert (backbone.one_step.timestep, backbone.one_step.signal) == (1, 0)
-    assert (backbone.one_step.keep, backbone.one_step.gain) == (0, -1)
+    assert (backbone.one_step.timestep, backbone.one_step.alpha) == (1, 0)
+    assert (backbone.one_step.latent_coefficient, backbone.one_step.output_coefficient) == (0, -1)
 
 
 def test_what_checkpoint_yaml_says_of_the_step_wins(tmp_path: Path) -> None:
     tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
-    values = {'timestep': 500, 'prediction': 'sample', 'signal': 0.5}
+    values = {'timestep': 500, 'prediction_type': 'sample', 'alpha': 0.5}
     step = next(iter(served(tmp_path, 'e2e', **values).backbones.values())).one_step
-    assert (step.timestep, step.prediction, step.signal) == (500, 'sample', 0.5)
+    assert (step.timestep, step.prediction_type, step.alpha) == (500, 'sample', 0.5)
 
 
 @pytest.fixture

@@ -298,4 +298,4 @@ def test_a_transformer_is_trained_by_the_same_command_and_keeps_its_base_s_licen
     config = read_config(out / 'checkpoint.yaml')
     assert config.license == 'cc-by-nc-4.0'
     assert config.tasks['depth'].unet == 'transformer'
-    assert (config.prediction, config.timestep, config.signal) == ('flow', 1000, 0)
+    assert (config.prediction_type, config.timestep, config.alpha) == ('flow_prediction', 1000, 0)

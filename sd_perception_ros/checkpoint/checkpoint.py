@@ -219,7 +219,7 @@ def save(
     values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}
     step = {
         'timestep': round(steps[0].timestep),
-        'prediction': steps[0].prediction,
-        'signal': round(steps[0].signal, 8),
+        'prediction_type': steps[0].prediction_type,
+        'alpha': round(steps[0].alpha, 8),
     }
     write_config(folder / FILE, values | step | {'sha256': {}})

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sd_perception_ros.backbones.onestep import PREDICTIONS
+from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
@@ -19,7 +19,9 @@ FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
 SHIPPED = Path(__file__).parents[1] / 'assets' / 'checkpoints'
 MOST_PX = 4096  # largest value of long_side_px
-# Names of the last release, old: new. They are read with a warning and never written.
+# Names of the release before, old: new. They are read with a warning and never written.
+OLD_KEYS = {'prediction': 'prediction_type', 'signal': 'alpha'}
+OLD_PREDICTION_TYPES = {'velocity': 'v_prediction', 'flow': 'flow_prediction'}
 OLD_TASKS = {'pose': 'human_pose'}
 
 
@@ -79,12 +81,13 @@ class CheckpointConfig:
         low=-1,
         high=1000,
     )
-    prediction: str = option(
+    prediction_type: str = option(
         'auto',
-        'What the denoiser predicts; auto: from its scheduler or kind of weights',
-        choices=('auto', *PREDICTIONS),
+        'What the denoiser predicts, as in scheduler_config.json; auto: from its scheduler or '
+        'kind of weights',
+        choices=('auto', *PREDICTION_TYPES),
     )
-    signal: float = option(
+    alpha: float = option(
         -1.0,
         'Amplitude of the clean latent at the timestep, 0 in GenPercept; -1: from its scheduler '
         'or kind of weights',
@@ -165,9 +168,7 @@ def read_config(file: Path) -> CheckpointConfig:
         raise ValueError(
             f'{file} is not YAML ({reason}); name a {FILE}, or the folder that holds it'
         ) from None
-    if isinstance(values, dict) and isinstance(values.get('tasks'), dict):
-        values['tasks'] = rename_old(values['tasks'], OLD_TASKS, f'{file}: tasks')
-    config = build(CheckpointConfig, values, str(file))
+    config = build(CheckpointConfig, _with_new_names(values, file), str(file))
     if not isinstance(config.tasks, Mapping) or not config.tasks:
         raise ValueError(f"{file}: expected 'tasks', such as {{depth: {{unet: unet_depth_v2}}}}")
     tasks: Mapping[str, Any] = config.tasks
@@ -176,6 +177,20 @@ def read_config(file: Path) -> CheckpointConfig:
         for name, entry in tasks.items()
     }
     return replace(config, tasks=entries)
+
+
+def _with_new_names(values: Any, file: Path) -> Any:
+    """Replace the names of the release before in a checkpoint.yaml; log a warning for each."""
+    if not isinstance(values, Mapping):
+        return values
+    values = rename_old(values, OLD_KEYS, str(file))
+    if isinstance(values.get('tasks'), Mapping):
+        values['tasks'] = rename_old(values['tasks'], OLD_TASKS, f'{file}: tasks')
+    predicts = values.get('prediction_type')
+    if isinstance(predicts, str) and predicts in OLD_PREDICTION_TYPES:
+        renamed = rename_old({predicts: None}, OLD_PREDICTION_TYPES, f'{file}: prediction_type')
+        [values['prediction_type']] = renamed
+    return values
 
 
 def tasks_of(name: str) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, PREDICTIONS
+from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, PREDICTION_TYPES
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.denoisers import transformer_family_of
 
@@ -26,21 +26,21 @@ class StepOptions(NamedTuple):
     The options of checkpoint.yaml that describe the step; None: not given.
 
     :ivar timestep: as the denoiser's embedding reads it.
-    :ivar prediction: one of `onestep.PREDICTIONS`.
-    :ivar signal: amplitude of the clean latent, 0..1.
+    :ivar prediction_type: one of `onestep.PREDICTION_TYPES`.
+    :ivar alpha: amplitude of the clean latent at the timestep, 0..1.
     """
 
     timestep: int | None = None
-    prediction: str | None = None
-    signal: float | None = None
+    prediction_type: str | None = None
+    alpha: float | None = None
 
 
 def step_options(config: CheckpointConfig) -> StepOptions:
     """Return the step of a checkpoint.yaml, without the options left at their defaults."""
     return StepOptions(
         config.timestep if config.timestep >= 0 else None,
-        config.prediction if config.prediction in PREDICTIONS else None,
-        config.signal if config.signal >= 0 else None,
+        config.prediction_type if config.prediction_type in PREDICTION_TYPES else None,
+        config.alpha if config.alpha >= 0 else None,
     )
 
 
@@ -74,8 +74,8 @@ def serving_step(
         step = finetuning_step(denoiser, latent_channels, pipeline, timestep)
     return OneStep(
         step.timestep if timestep is None else timestep,
-        options.prediction or step.prediction,
-        step.signal if options.signal is None else options.signal,
+        options.prediction_type or step.prediction_type,
+        step.alpha if options.alpha is None else options.alpha,
     )
 
 
@@ -85,10 +85,10 @@ def finetuning_step(
     """
     Return the step in which a pre-trained denoiser is best fine-tuned.
 
-    - velocity: GenPercept's, x0 = -v at timestep 1
-    - flow: from the image latent at the noisy end straight to x0
-    - epsilon: where signal and noise are equal, so that the output counts as much as velocity
-      does; at the noisy end it would be multiplied by 14 (Stable Diffusion) or 157 (DiT)
+    - v_prediction: that of GenPercept, x0 = -v at timestep 1
+    - flow_prediction: from the image latent at the noisy end straight to x0
+    - epsilon: where alpha and sigma are equal, so that the output has the factor that it has with
+      v_prediction; at the noisy end the factor would be 14 (Stable Diffusion) or 157 (DiT)
     - two latents in, or a class embedding of the task (Lotus): as `serving_step`
 
     Arguments and errors are those of `serving_step`.
@@ -98,10 +98,10 @@ def finetuning_step(
         return serving_step(denoiser, latent_channels, pipeline, StepOptions(timestep))
     family = transformer_family_of(denoiser)
     schedule = _scheduler_config(pipeline) or (family.schedule if family else None)
-    prediction = of_scheduler(schedule).prediction if schedule is not None else 'velocity'
-    if schedule is None or prediction == 'velocity':
+    predicts = of_scheduler(schedule).prediction_type if schedule is not None else 'v_prediction'
+    if schedule is None or predicts == 'v_prediction':
         return OneStep(1 if timestep is None else timestep)
-    if prediction == 'epsilon' and timestep is None:
+    if predicts == 'epsilon' and timestep is None:
         return balanced(schedule)
     return of_scheduler(schedule, timestep)
 
