@@ -74,7 +74,7 @@ def official(backbone: LatentBackbone, shown: Tensor) -> Tensor:
 @torch.inference_mode()
 def test_the_output_is_that_of_diffusers_forward(backbone: LatentBackbone) -> None:
     latent = torch.randn(2, 4, 8, 8)
-    shown = backbone.shown(latent)
+    shown = backbone.denoiser_input(latent)
     output, _ = backbone.denoise(shown)
     expected = official(backbone, shown)[:, :4]
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)

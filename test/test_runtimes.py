@@ -184,7 +184,7 @@ def test_only_the_heads_of_wanted_tasks_run(folder: Path) -> None:
             1
         ]
     engine.predict([picture(48, 64)], ['human_pose', 'depth'])
-    assert ran == ['encoder', 'denoiser_0', 'head_depth', 'head_pose']
+    assert ran == ['encoder', 'denoiser_0', 'head_depth', 'head_human_pose']
 
 
 def stamps(cache: Path) -> dict[str, int]:
@@ -200,7 +200,7 @@ def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) ->
     Engine.load(str(folder), device='cpu', runtime='openvino')
     Engine.load(str(folder), device='cpu', runtime='onnxruntime', tasks=['human_pose', 'normals'])
     assert stamps(cache) == before
-    about = json.loads(next(cache.glob('head_pose-*/graph.json')).read_text())
+    about = json.loads(next(cache.glob('head_human_pose-*/graph.json')).read_text())
     assert set(about['largest_difference']) == set(SESSIONS)
 
 
