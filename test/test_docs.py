@@ -133,6 +133,21 @@ def diagnostic_keys() -> set[str]:
     return keys
 
 
+def test_every_launch_argument_is_explained() -> None:
+    tree = ast.parse((ROOT / 'launch' / 'perception.launch.py').read_text(encoding='utf-8'))
+    tables = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'ARGUMENTS'
+    ]
+    assert len(tables) == 1
+    assert isinstance(tables[0], ast.Dict)
+    page = (DOCS / 'running.md').read_text(encoding='utf-8')
+    names = [key.value for key in tables[0].keys if isinstance(key, ast.Constant)]
+    assert 'image_topic' in names
+    assert [name for name in names if f'`{name}`' not in page] == []
+
+
 def test_every_diagnostic_key_is_explained() -> None:
     page = (DOCS / 'diagnostics.md').read_text(encoding='utf-8')
     keys = diagnostic_keys()
