@@ -14,6 +14,7 @@ from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
+from sd_perception_ros.safe_save import write_text
 
 FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
@@ -206,6 +207,4 @@ def record_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
 
 def write_config(file: Path, values: Mapping[str, Any]) -> None:
     """Write a checkpoint.yaml, atomically."""
-    part = file.with_suffix('.part')
-    part.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=99))
-    part.replace(file)
+    write_text(file, yaml.safe_dump(dict(values), sort_keys=False, width=99))

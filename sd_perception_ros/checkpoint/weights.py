@@ -20,7 +20,7 @@ from sd_perception_ros.checkpoint.weight_files import (
     WEIGHT_FILES,
     weights_files,
 )
-from sd_perception_ros.safe_save import save_whole
+from sd_perception_ros.safe_save import save_safetensors
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -208,4 +208,5 @@ def save_tensors(
     :param tensors: by name, on any device; stored as `dtype`.
     :raises OSError: the file cannot be written.
     """
-    save_whole(file, {k: v.detach().to('cpu', dtype).contiguous() for k, v in tensors.items()})
+    stored = {name: t.detach().to('cpu', dtype).contiguous() for name, t in tensors.items()}
+    save_safetensors(file, stored)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sd_perception_ros.data.augment import color_jitter, mirror
 from sd_perception_ros.data.dataset import Dataset, size_mismatch
-from sd_perception_ros.safe_save import save_whole
+from sd_perception_ros.safe_save import save_safetensors
 
 # Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
 VARIANTS = 4
@@ -63,7 +63,7 @@ def encode_dataset(
         parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
         chunks.append(parts)
         yield indices[-1] + 1
-    save_whole(file, {'latents': torch.cat(chunks, 1).contiguous()}, {'source': source})
+    save_safetensors(file, {'latents': torch.cat(chunks, 1).contiguous()}, {'source': source})
 
 
 def _variants(images: Tensor, indices: list[int], seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 import warnings
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
@@ -34,6 +34,7 @@ from sd_perception_ros.runtimes.graphs import (
 from sd_perception_ros.runtimes.memory import trim
 from sd_perception_ros.runtimes.parts import digests_of, Part, parts_of, run_parts
 from sd_perception_ros.runtimes.sessions import Session, SESSIONS
+from sd_perception_ros.safe_save import save_safetensors
 
 EXAMPLE = 'example.safetensors'
 OPSET = 18
@@ -136,7 +137,7 @@ def write_graph(
         _trace(part, work / GRAPH, examples('trace')[part.source])
         values = examples('check')
         example = _named('input', values[part.source]) | _named('output', values[part.name])
-        save_file(example, work / EXAMPLE)
+        save_safetensors(work / EXAMPLE, example)
 
 
 def check_graph(

@@ -13,6 +13,8 @@ import tempfile
 import time
 from typing import Any
 
+from sd_perception_ros.safe_save import write_text
+
 GRAPH, ABOUT = 'graph.onnx', 'graph.json'
 KEPT_DAYS = 30  # a graph of a large model has gigabytes, and each new version makes new ones
 
@@ -85,9 +87,7 @@ def forget_unused(used: Collection[Path]) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, all or nothing."""
-    part = file.with_suffix(f'.{os.getpid()}.part')
-    part.write_text(json.dumps(values, indent=2) + '\n')
-    part.replace(file)
+    write_text(file, json.dumps(values, indent=2) + '\n')
 
 
 def _sha256(file: Path) -> str:

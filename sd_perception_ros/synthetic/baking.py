@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.safe_save import atomic_write
 from sd_perception_ros.synthetic.bodies import BOTTOM, EYES, HAIR, SHOES, SKIN, TOP
 
 Float = NDArray[np.floating[Any]]
@@ -110,11 +111,8 @@ def bake(file: Path, count: int, seed: int) -> Iterator[int]:
     arrays['sits'] = np.array(sits)
     arrays['faces'] = model.faces.astype(np.int32)
     arrays['uv'] = (model.uv * TEXTURE_REPEATS).astype(np.float16)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix('.part')
-    with part.open('wb') as opened:
+    with atomic_write(file) as temporary, temporary.open('wb') as opened:
         np.savez_compressed(opened, **arrays)
-    part.replace(file)
 
 
 def random_turns(rng: Rng, pose: str) -> Turns:

@@ -15,9 +15,10 @@ import signal
 import cv2
 import numpy as np
 
+from sd_perception_ros.safe_save import write_bytes
 from sd_perception_ros.synthetic.assets import attribution, Model, read_catalogs
 from sd_perception_ros.synthetic.bodies import Bodies
-from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
+from sd_perception_ros.synthetic.frames import Frame, write_frame
 from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
 from sd_perception_ros.synthetic.layout import Stage
@@ -107,7 +108,7 @@ def write_scene(recipe: Recipe, library: Library, folder: Path, scene: int) -> l
         if not is_complete(folder, key):
             write_frame(folder, key, render_frame(stage, view, view_rng))
     names = sorted({model.key for model in stage.models})
-    write_atomically(folder / 'models' / f'{scene:06d}.json', json.dumps(names).encode())
+    write_bytes(folder / 'models' / f'{scene:06d}.json', json.dumps(names).encode())
     return list(stage.models)
 
 
@@ -163,7 +164,7 @@ def write_dataset(
             for scene in scenes:
                 write_scene(recipe, library, folder, scene)
                 yield scene
-    write_atomically(folder / 'ATTRIBUTION.md', _credits(recipe, folder).encode())
+    write_bytes(folder / 'ATTRIBUTION.md', _credits(recipe, folder).encode())
 
 
 @contextmanager
@@ -212,7 +213,7 @@ def _claim(recipe: Recipe, folder: Path) -> None:
     versions = {name: importlib.metadata.version(name) for name in ('numpy', 'embreex')}
     about = {'generator': GENERATOR, 'arguments': arguments, 'versions': versions}
     text = json.dumps(about, indent=2)
-    write_atomically(path, text.encode())
+    write_bytes(path, text.encode())
 
 
 def _credits(recipe: Recipe, folder: Path) -> str:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.safe_save import write_bytes
 from sd_perception_ros.synthetic.joints import Figure
 from sd_perception_ros.synthetic.render import Float, GroundTruth
 from sd_perception_ros.synthetic.scene import View
@@ -75,14 +76,14 @@ def write_frame(folder: Path, key: str, frame: Frame, jpeg: int = 0) -> None:
         {'joints': _rounded(figure.joints, 2), 'joints_m': _rounded(figure.joints_m, 3)}
         for figure in frame.people
     ]
-    write_atomically(folder / f'{key}.people.json', json.dumps(people).encode())
+    write_bytes(folder / f'{key}.people.json', json.dumps(people).encode())
     camera = {
         **asdict(view.camera),
         'camera_height_m': round(float(view.position_m[2]), 5),
         'pitch_deg': round(view.pitch_deg, 5),
         'roll_deg': round(view.roll_deg, 5),
     }
-    write_atomically(folder / f'{key}.camera.json', json.dumps(camera).encode())
+    write_bytes(folder / f'{key}.camera.json', json.dumps(camera).encode())
 
 
 def _rounded(rows: Float, digits: int) -> list[list[float]]:
@@ -93,12 +94,4 @@ def _write_image(path: Path, pixels: NDArray[Any], flags: list[int]) -> None:
     done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), flags)
     if not done:
         raise RuntimeError(f"could not encode '{path}'")
-    write_atomically(path, data.tobytes())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under another name, then rename it: readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_bytes(path, data.tobytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 import posixpath
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sd_perception_ros.safe_save import atomic_write
 from sd_perception_ros.synthetic.assets import Model
 from sd_perception_ros.synthetic.meshes import face_normals, Material, Mesh
 
@@ -34,11 +34,8 @@ def load_mesh(model: Model, cache: Path) -> Mesh | None:
     name = hashlib.sha256(f'{CACHE_VERSION} {model}'.encode()).hexdigest()[:20]
     path = Path(cache) / f'{name}.npz'
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-        with temporary.open('wb') as file:
+        with atomic_write(path) as temporary, temporary.open('wb') as file:
             np.savez(file, **_pack(_parse_model(model)))
-        temporary.replace(path)  # readers never see half a file
     with np.load(path) as arrays:
         return _unpack(arrays)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sd_perception_ros.safe_save import write_bytes
 from sd_perception_ros.synthetic.assets import attribution
 from sd_perception_ros.synthetic.dataset import make_library, one_thread, Recipe
-from sd_perception_ros.synthetic.frames import Frame, write_atomically, write_frame
+from sd_perception_ros.synthetic.frames import Frame, write_frame
 from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
 from sd_perception_ros.synthetic.layout import Stage
@@ -108,7 +109,7 @@ def write_sequence(
             write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
             yield number
     credits_text = attribution(stage.models, recipe.bodies != 'none')
-    write_atomically(folder / 'ATTRIBUTION.md', credits_text.encode())
+    write_bytes(folder / 'ATTRIBUTION.md', credits_text.encode())
     about = {
         'rate_hz': RATE_HZ,
         'frame_id': 'camera_optical_frame',
@@ -117,7 +118,7 @@ def write_sequence(
         'seed': recipe.seed,
         'held_out': recipe.held_out,
     }
-    write_atomically(folder / 'sequence.json', (json.dumps(about, indent=2) + '\n').encode())
+    write_bytes(folder / 'sequence.json', (json.dumps(about, indent=2) + '\n').encode())
 
 
 def _room_with_walk(recipe: Recipe, library: Library) -> tuple[Stage, Walk, int]:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 import torch
 from torch import nn, Tensor
 
+from sd_perception_ros.safe_save import complete_folder, remove_folder, replace_folder
 from sd_perception_ros.training.graphed_module import GraphedModule
 from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.step_losses import StepLosses
@@ -183,8 +184,8 @@ def _process() -> PartialState:
 
 def discard_state(folder: Path) -> None:
     """Delete the state of a run that has ended."""
-    for name in (STATE, f'{STATE}.old', f'{STATE}.part'):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (STATE, f'{STATE}.part'):
+        remove_folder(folder / name)
 
 
 class _GracefulStop:
@@ -286,7 +287,7 @@ def _put_whole(module: nn.Module, whole: Mapping[str, Tensor]) -> None:
 
 def _save(accelerator: Accelerator, folder: Path, done: int, run: Run) -> None:
     """Write the state beside the last one, then let it take that one's place."""
-    state, old, part = (folder / f'{STATE}{end}' for end in ('', '.old', '.part'))
+    part = folder / f'{STATE}.part'
     try:
         if accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
@@ -296,11 +297,7 @@ def _save(accelerator: Accelerator, folder: Path, done: int, run: Run) -> None:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (part / RUN).write_text(json.dumps({'done': done, 'run': run}))
-            if state.is_dir():
-                shutil.rmtree(old, ignore_errors=True)
-                state.rename(old)
-            part.rename(state)
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(part, folder / STATE)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise OSError(
             f'the state after step {done} could not be written to {folder} ({error}); the one '
@@ -310,9 +307,8 @@ def _save(accelerator: Accelerator, folder: Path, done: int, run: Run) -> None:
 
 def _restore(accelerator: Accelerator, folder: Path, run: Run) -> int:
     """Load the state of a stopped run, if there is one; return the steps it had done."""
-    folders = (folder / STATE, folder / f'{STATE}.old')  # .old: stopped between two renames
-    state = next((f for f in folders if (f / RUN).is_file()), None)
-    if state is None:
+    state = complete_folder(folder / STATE)
+    if not (state / RUN).is_file():
         return 0
     there = json.loads((state / RUN).read_text())
     for name in run.keys() - RESUMABLE:

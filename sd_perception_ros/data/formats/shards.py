@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import AGAIN, array_of
+from sd_perception_ros.safe_save import write_text
 
 ABOUT = 'dataset.json'
 BEGUN = '.shards_begun'  # its tar files are ours, and not all of them are there
@@ -126,7 +127,7 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
         'truths': list(dataset.truths),
         'classes': list(dataset.classes),
     }
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + '\n')
+    write_text(folder / ABOUT, json.dumps(about, indent=2) + '\n')
     begun.unlink()
 
 
