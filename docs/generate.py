@@ -8,8 +8,8 @@ Write the generated pages of this folder: parameters.md, topics.md and benchmark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, MISSING
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 import json
 from pathlib import Path
 import re
@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT))  # the package of this checkout, also where anothe
 
 from benchmark_tables import show, table  # noqa: E402
 
+from sd_perception_ros.config import EngineConfig, flat_options, FlatOption  # noqa: E402
+
 NOTE = '<!-- Written by docs/generate.py: change the source named below, then run it again. -->'
 TYPES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', list[str]: 'string array'}
 
@@ -32,7 +34,6 @@ TYPES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', list[str]
 def parameters() -> str:
     """List the options of nodes, checkpoint files and training, from their dataclasses."""
     from sd_perception_ros.checkpoint.config_file import CheckpointConfig, TaskEntry
-    from sd_perception_ros.config import EngineConfig
     from sd_perception_ros.ros.options import (
         CameraOptions,
         InputOptions,
@@ -91,38 +92,28 @@ def _parameter_section(
     title: str, cls: type[Any], prefix: str, change: Callable[[str], str]
 ) -> str:
     head = ('parameter', 'type', 'default', 'range', 'meaning', 'change')
-    rows = [
-        (f'`{name}`', kind, default, span, doc, change(name))
-        for name, kind, default, span, doc in _flat(cls, prefix)
-    ]
+    rows = [(f'`{o.name}`', *_facts(o), change(o.name)) for o in flat_options(cls, prefix)]
     about = ' '.join((cls.__doc__ or '').split())
     return f'### {title}\n\n{about}\n\n{table(head, rows)}'
 
 
 def _option_section(title: str, cls: type[Any], dashes: str) -> str:
     head = ('option', 'type', 'default', 'range', 'meaning')
-    rows = []
-    for name, *rest in _flat(cls, ''):
-        shown = dashes + (name.replace('_', '-') if dashes else name)
-        rows.append((f'`{shown}`', *rest))
+    rows = [
+        (f'`{dashes}{o.name.replace("_", "-") if dashes else o.name}`', *_facts(o))
+        for o in flat_options(cls)
+        if o.kind in TYPES  # the mappings of checkpoint.yaml are described in words
+    ]
     return f'### {title}\n\n{table(head, rows)}'
 
 
-def _flat(cls: type[Any], prefix: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield full name, type, default, range and meaning of every field, groups included."""
-    hints = get_type_hints(cls)
-    for f in fields(cls):
-        name, hint = prefix + f.name, hints[f.name]
-        if is_dataclass(hint):
-            yield from _flat(hint, f'{name}.')
-            continue
-        if hint not in TYPES:  # a mapping of checkpoint.yaml, which the page describes
-            continue
-        default = f.default if f.default is not MISSING else f.default_factory()
-        yield name, TYPES[hint], f'`{json.dumps(default)}`', _range(f.metadata), f.metadata['doc']
+def _facts(option: FlatOption) -> tuple[str, str, str, str]:
+    """Return type, default, range and meaning."""
+    default = f'`{json.dumps(option.default)}`'
+    return TYPES[option.kind], default, _range(option.about), option.about['doc']
 
 
-def _range(about: Any) -> str:
+def _range(about: Mapping[str, Any]) -> str:
     if about['choices']:
         return ', '.join(f'`{choice}`' for choice in about['choices'])
     low, high = ('' if about[name] is None else f'{about[name]:.10g}' for name in ('low', 'high'))

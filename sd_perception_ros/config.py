@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, MISSING
 import difflib
 import logging
-from typing import Any, get_type_hints, TypeVar
+from typing import Any, get_type_hints, NamedTuple, TypeVar
 
 T = TypeVar('T')
 LOG = logging.getLogger(__name__)
@@ -126,6 +126,33 @@ def rename_old(values: Mapping[str, T], new_names: Mapping[str, str], where: str
             )  # fmt: skip
         renamed[new_name] = value
     return renamed
+
+
+class FlatOption(NamedTuple):
+    """
+    A field of an options dataclass or of one of its groups.
+
+    :ivar name: dotted, such as 'scale.source'.
+    :ivar kind: its type: bool, int, float, str, list[str], or a mapping.
+    :ivar about: what `option` was given: doc, low, high, choices.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    about: Mapping[str, Any]
+
+
+def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
+    """Yield every field of an options dataclass, those of groups by dotted names."""
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        name, kind = prefix + f.name, hints[f.name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from flat_options(kind, f'{name}.')
+            continue
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        yield FlatOption(name, kind, default, f.metadata)
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, MISSING
 import difflib
-from typing import Any, get_type_hints, TypeVar
+from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from sd_perception_ros.config import build, rename_old
+from sd_perception_ros.config import build, flat_options, rename_old
 
 T = TypeVar('T')
 
@@ -29,7 +28,8 @@ def declare(node: Node, cls: type[T], prefix: str = '') -> T:
     :raises ValueError: a value of the wrong type, out of range or impossible; it names the
         parameter, what it may be and what came.
     """
-    for name, hint, default, about in _flat(cls, prefix):
+    for name, hint, default, metadata in flat_options(cls, prefix):
+        about = _descriptor(metadata, hint)
         # A list's type cannot be told from an empty default: ROS would make it a byte array.
         # A number may be written as 5 or 5.0; config.check makes it a float.
         about.dynamic_typing = hint is float
@@ -49,7 +49,7 @@ def read(node: Node, cls: type[T], prefix: str = '', change: dict[str, Any] | No
     :raises ValueError: an impossible value.
     """
     nested: dict[str, Any] = {}
-    for name, hint, default, _ in _flat(cls, prefix):
+    for name, hint, default, _ in flat_options(cls, prefix):
         try:
             value = node.get_parameter(name).value
         except ParameterUninitializedException:
@@ -86,7 +86,7 @@ def replace_old_names(node: Node, new_names: Mapping[str, str]) -> None:
 
 def names_of(cls: type[Any], prefix: str = '') -> list[str]:
     """List the full parameter names of an options dataclass."""
-    return [name for name, *_ in _flat(cls, prefix)]
+    return [option.name for option in flat_options(cls, prefix)]
 
 
 def likely_typos(node: Node, known: Iterable[str]) -> list[tuple[str, str]]:
@@ -105,18 +105,6 @@ def likely_typos(node: Node, known: Iterable[str]) -> list[tuple[str, str]]:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             found += [(name, close[0])] if close else []
     return found
-
-
-def _flat(cls: type[Any], prefix: str) -> Iterable[tuple[str, Any, Any, ParameterDescriptor]]:
-    """Yield full name, type, default and descriptor of every field, groups included."""
-    hints = get_type_hints(cls)
-    for f in fields(cls):
-        name, hint = prefix + f.name, hints[f.name]
-        if is_dataclass(hint):
-            yield from _flat(hint, f'{name}.')
-            continue
-        default = f.default if f.default is not MISSING else f.default_factory()
-        yield name, hint, default, _descriptor(f.metadata, hint)
 
 
 def _descriptor(metadata: Any, hint: Any) -> ParameterDescriptor:
