@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 import importlib.util
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
 
+# Before torch is loaded, here and in child processes: the workers of pytest-xdist share the cores.
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
+    each = len(os.sched_getaffinity(0)) // int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(each, 1)))
+
 import cv2
+from hypothesis import HealthCheck, settings
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# A busy machine is no mistake: examples may take as long as they need.
+settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('patient')
 
 # The core is tested without ROS, too; these files import it at their top.
 NEEDS_ROS = [

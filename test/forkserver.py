@@ -39,9 +39,14 @@ _MOST_BYTES = 2**17
 
 
 class Request(NamedTuple):
-    """What a child shall be."""
+    """
+    What a child shall run.
+
+    :ivar code: Python code instead of the package's command line; empty: the command line.
+    """
 
     arguments: list[str]
+    code: str
     environment: dict[str, str]
     folder: str
 
@@ -70,10 +75,15 @@ class ForkServer:
         atexit.register(self.close)
 
     def start(
-        self, arguments: list[str], environment: dict[str, str], folder: Path, log: BinaryIO
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        log: BinaryIO,
+        code: str = '',
     ) -> Child:
         """Start `python -m sd_perception_ros <arguments>`, with all its output in `log`."""
-        request = json.dumps(Request(arguments, environment, str(folder))).encode()
+        request = json.dumps(Request(arguments, code, environment, str(folder))).encode()
         ours, theirs = os.pipe()
         try:
             socket.send_fds(self._control, [request], [log.fileno(), theirs])
@@ -152,7 +162,6 @@ def serve(control: socket.socket) -> Request | None:
                 if not data:
                     return None
                 log, status = descriptors
-                # Until it has its own handlers a child has those of the server.
                 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
                 number = _fork(tracers)
                 if number == 0:
@@ -210,15 +219,19 @@ def _write(status: int, value: int) -> None:
         os.write(status, f'{value}\n'.encode())
 
 
-def run(request: Request) -> Any:
-    """Be `python -m sd_perception_ros <arguments>`."""
+def run(request: Request) -> None:
+    """Be `python -m sd_perception_ros <arguments>`, or `python -c <code> <arguments>`."""
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.folder)
     sys.path[0] = request.folder  # as with -m; it was the folder of this file
-    sys.argv = ['', *request.arguments]
+    sys.argv = ['-c', *request.arguments]
+    # Blocked until the command has its handlers and opens them, as `up` starts nodes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if request.code:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        exec(request.code, {'__name__': '__main__'})
+        return
     runpy.run_module('sd_perception_ros', run_name='__main__', alter_sys=True)
 
 

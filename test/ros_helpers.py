@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import os
@@ -33,6 +33,9 @@ from sd_perception_ros.ros.node.transport import transport_environment, tuning_e
 from sd_perception_ros.types import Camera
 
 ROOT = Path(__file__).resolve().parents[1]
+# So long may anything take before it counts as missing: nothing here measures speed, and a busy
+# machine is ten times slower than an idle one.
+PATIENCE_S = 180.0
 
 
 def claim_domain() -> tuple[int, socket.socket]:
@@ -93,9 +96,10 @@ class Process:
     A command of the package as a child process; its output is collected in a file.
 
     :param anew: start the interpreter anew, with all its imports, instead of forking.
+    :param code: run this Python code instead of a command, where all is imported.
     """
 
-    def __init__(self, log: Path, *arguments: str, anew: bool = False) -> None:
+    def __init__(self, log: Path, *arguments: str, anew: bool = False, code: str = '') -> None:
         self._log = log
         command = [sys.executable, '-m', 'sd_perception_ros', *arguments]
         with log.open('wb') as out:
@@ -104,7 +108,7 @@ class Process:
                     command, stdout=out, stderr=out, env=environment(), cwd=log.parent
                 )
                 if anew
-                else forkserver().start([*arguments], environment(), log.parent, out)
+                else forkserver().start([*arguments], environment(), log.parent, out, code)
             )
 
     @property
@@ -112,27 +116,27 @@ class Process:
         """Everything the process has written so far."""
         return self._log.read_text()
 
-    def wait_for_output(self, text: str, timeout_s: float = 60.0) -> None:
+    def wait_for_output(self, text: str) -> None:
         """Wait until the process has written a text; fail when it ends or time is up."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE_S
         while text not in self.output:
             assert self.process.poll() is None, f'ended before {text!r}:\n{self.output}'
             assert time.monotonic() < deadline, f'{text!r} did not come:\n{self.output}'
             time.sleep(0.02)
 
-    def end(self, number: int = signal.SIGINT, timeout_s: float = 20.0) -> int:
+    def end(self, number: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.wait(timeout_s)
+        return self.wait()
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self) -> int:
         """Wait for the end and return the exit code."""
         try:
-            return self.process.wait(timeout_s)
+            return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f'did not end in {timeout_s} s:\n{self.output}') from None
+            raise AssertionError(f'did not end in {PATIENCE_S} s:\n{self.output}') from None
 
     def kill(self) -> None:
         """End the process without asking, and remove the shared memory that it leaves behind."""
@@ -157,7 +161,7 @@ class Peer:
         got = self.received.setdefault(topic, [])
         return self.node.create_subscription(kind, topic, got.append, qos)
 
-    def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    def until(self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
         """Spin until a condition holds and return its value; the last value when time is up."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()) and time.monotonic() < deadline:
@@ -168,16 +172,27 @@ class Peer:
         """Spin for some time."""
         self.until(lambda: False, duration_s)
 
-    def next(self, topic: str, timeout_s: float = 20.0) -> Any:
+    def next(self, topic: str) -> Any:
         """Wait for a message of a topic that is listened to, and take it out."""
         got = self.received[topic]
-        assert self.until(lambda: got, timeout_s), f'nothing came on {topic}'
+        assert self.until(lambda: got), f'nothing came on {topic}'
         return got.pop(0)
 
-    def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
+    def with_stamp(self, topic: str, image: Image) -> Any:
+        """Return the message of a topic that has come with the stamp of a picture, or None."""
+        stamp = image.header.stamp
+        return next((m for m in self.received[topic] if m.header.stamp == stamp), None)
+
+    def result(self, topic: str, image: Image) -> Any:
+        """Wait for the message of a topic with the stamp of a picture."""
+        found = self.until(lambda: self.with_stamp(topic, image))
+        assert found, f'nothing came on {topic}'
+        return found
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
         """Call a service and return the response."""
         client, future = self.ask(kind, name, request)
-        assert self.until(future.done, timeout_s), f'{name} did not answer'
+        assert self.until(future.done), f'{name} did not answer'
         self.node.destroy_client(client)
         return future.result()
 
@@ -187,28 +202,28 @@ class Peer:
         assert self.until(client.service_is_ready), f'no service {name}'
         return client, client.call_async(request)
 
-    def counters(self, name: str = '/perception') -> dict[str, str]:
-        """Wait for the node's next diagnostic and return its values, level and message."""
+    def counters(self, name: str = '/perception') -> dict[str, Any]:
+        """Wait for the node's next diagnostic; return its values, level, message and second."""
         got = self.received.get('/diagnostics')
         if got is None:
             self.listen('/diagnostics', DiagnosticArray)
             got = self.received['/diagnostics']
         got.clear()
         while True:
-            for status in self.next('/diagnostics').status:
+            array = self.next('/diagnostics')
+            for status in array.status:
                 if status.name == name:
                     values = {pair.key: pair.value for pair in status.values}
-                    return values | {'level': status.level, 'message': status.message}
+                    about = {'level': status.level, 'message': status.message}
+                    return values | about | {'second': array.header.stamp.sec}
 
     def counters_when(
         self,
-        condition: Callable[[dict[str, str]], bool],
+        condition: Callable[[dict[str, Any]], bool],
         name: str = '/perception',
-        timeout_s: float = 20.0,
-    ) -> dict[str, str]:
+        timeout_s: float = PATIENCE_S,
+    ) -> dict[str, Any]:
         """Wait for a diagnostic that meets a condition; the last one when time is up."""
-        # A lost message comes again with the writer's next heartbeat, seconds later: 2 s were
-        # not always enough on a busy machine.
         deadline = time.monotonic() + timeout_s
         while not condition(seen := self.counters(name)) and time.monotonic() < deadline:
             pass
@@ -234,7 +249,7 @@ class FakeCamera:
     """Publishes pictures and camera infos that the test makes up."""
 
     def __init__(self, peer: Peer, qos: QoSProfile = RELIABLE, topic: str = '/image_raw') -> None:
-        self._node = peer.node
+        self.now = lambda: peer.node.get_clock().now().to_msg()
         self.images = peer.node.create_publisher(Image, topic, qos)
         sibling = f'{topic.rpartition("/")[0]}/camera_info'
         self.infos = peer.node.create_publisher(CameraInfo, sibling, qos)
@@ -243,7 +258,7 @@ class FakeCamera:
         """Make a good message of a picture, stamped now."""
         msg = image_message(rgb, 'rgb8', CameraInfo().header)
         msg.header.frame_id = frame_id
-        msg.header.stamp = self._node.get_clock().now().to_msg()
+        msg.header.stamp = self.now()
         return msg
 
     def send(self, rgb: np.ndarray) -> Image:
@@ -262,32 +277,50 @@ def connect(peer: Peer, camera: FakeCamera) -> None:
     peer.spin(0.3)
 
 
+def results_of(
+    peer: Peer, send: Callable[[], Image], topics: Mapping[str, type]
+) -> tuple[Image, list[Any]]:
+    """
+    Send pictures, more and more patiently, until one has a result on every topic.
+
+    The first may get lost while publishers and subscriptions find one another.
+
+    :param send: publishes a picture and returns its message.
+    :returns: that message, and the results with its stamp, in the order of the topics.
+    """
+    for topic, kind in topics.items():
+        if topic not in peer.received:
+            peer.listen(topic, kind)
+        peer.received[topic].clear()
+    sent: list[Image] = []
+
+    def results() -> tuple[Image, list[Any]] | None:
+        for image in sent:
+            found = [peer.with_stamp(topic, image) for topic in topics]
+            if all(found):
+                return image, found
+        return None
+
+    for patience_s in (1, 2, 4, 8, 16, 32, PATIENCE_S):
+        sent.append(send())
+        if complete := peer.until(results, patience_s):
+            return complete
+    raise AssertionError(f'no result of {len(sent)} pictures on {" and ".join(topics)}')
+
+
 def answer_of(
-    kind: type,
-    peer: Peer,
-    camera: FakeCamera,
-    topic: str,
-    rgb: np.ndarray,
-    patience_s: float = 1.0,
+    kind: type, peer: Peer, camera: FakeCamera, topic: str, rgb: np.ndarray
 ) -> tuple[Image, Any]:
-    """Send a picture until a result with its stamp comes back; return both."""
-    if topic not in peer.received:
-        peer.listen(topic, kind)
-    got = peer.received[topic]
-    got.clear()
-    for _ in range(20):
-        sent = camera.send(rgb)
-        stamp = sent.header.stamp
-        if peer.until(lambda s=stamp: got and got[-1].header.stamp == s, patience_s):
-            return sent, got.pop()
-    raise AssertionError(f'nothing came on {topic}')
+    """Send a picture until a result of it comes back; return both messages."""
+    sent, [result] = results_of(peer, lambda: camera.send(rgb), {topic: kind})
+    return sent, result
 
 
 def change(peer: Peer, transition: int, node: str = '/front/perception') -> bool:
     """Ask a lifecycle node for a transition; return whether it was made."""
     request = ChangeState.Request()
     request.transition.id = transition
-    return peer.call(ChangeState, f'{node}/change_state', request, 60.0).success
+    return peer.call(ChangeState, f'{node}/change_state', request).success
 
 
 def state(peer: Peer, node: str = '/front/perception') -> int:
@@ -340,7 +373,7 @@ def running(log: Path, *arguments: str) -> Iterator[Process]:
 def serving(log: Path, **parameters: Any) -> Iterator[Process]:
     """Run a perception node that listens, for the time of a block; it must end well."""
     with running(log, 'perception', *ros_arguments(**parameters)) as process:
-        process.wait_for_output('listening to /', 120.0)
+        process.wait_for_output('listening to /')
         yield process
         assert process.end(signal.SIGINT) == 0
         assert 'Traceback' not in process.output

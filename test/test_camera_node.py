@@ -183,6 +183,7 @@ def test_every_picture_is_sent_once_with_its_camera_and_then_the_node_ends(
     with running(tmp_path / 'log', 'camera', *arguments) as process:
         peer.until(lambda: process.process.poll() is not None)
         assert process.wait() == 0
+        peer.until(lambda: len(peer.received['/image_raw']) == 3)
         assert 'the end: 3 frames sent' in process.output
     images, infos = peer.received['/image_raw'], peer.received['/camera_info']
     assert [pixels(m)[0, 0, 0] for m in images] == [0, 50, 100]
@@ -243,7 +244,7 @@ def test_up_takes_pictures_to_depth_and_both_nodes_end_by_sigterm(
     peer.listen('/front/depth/relative', Image)
     arguments = ('--params-file', str(params), '--namespace', 'front', '-p', 'camera:width:=32')
     with running(tmp_path / 'log', 'up', *arguments) as process:
-        depth = peer.next('/front/depth/relative', 60.0)
+        depth = peer.next('/front/depth/relative')
         assert (depth.header.frame_id, depth.width, depth.height) == ('eye', 32, 24)
         assert process.end(signal.SIGTERM) == 0
         assert 'Traceback' not in process.output

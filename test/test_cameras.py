@@ -7,7 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_helpers import connect, FakeCamera, Peer, picture, pixels, Process, serving
+from ros_helpers import (
+    answer_of,
+    connect,
+    FakeCamera,
+    Peer,
+    picture,
+    pixels,
+    Process,
+    results_of,
+    serving,
+)
 from sensor_msgs.msg import Image
 
 from sd_perception_ros.config import build
@@ -44,16 +54,11 @@ def test_each_camera_gets_its_own_depth_under_its_name(
 ) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cpu')
     pictures = {'front': picture(48, 64, seed=1), 'rear': picture(32, 40, seed=2)}
-    for _ in range(20):  # a message may get lost on a busy machine
-        for name in cameras:
-            peer.received[f'/{name}/depth/relative'].clear()
-        stamps = {name: cameras[name].send(rgb).header.stamp for name, rgb in pictures.items()}
-        got = {name: peer.received[f'/{name}/depth/relative'] for name in cameras}
-        if peer.until(lambda g=got: all(g.values()), 2.0):
-            break
+    for name, rgb in pictures.items():  # each has found the node, and the node each
+        answer_of(Image, peer, cameras[name], f'/{name}/depth/relative', rgb)
+    sent = {name: cameras[name].send(rgb) for name, rgb in pictures.items()}
     for name, rgb in pictures.items():
-        answer = got[name][-1]
-        assert answer.header.stamp == stamps[name]
+        answer = peer.result(f'/{name}/depth/relative', sent[name])
         expected = engine.predict([rgb], ['depth'])[0]['depth'].values
         np.testing.assert_allclose(pixels(answer), expected, atol=1e-4)
 
@@ -63,12 +68,12 @@ def test_a_bad_picture_of_one_camera_costs_the_other_nothing(
 ) -> None:
     broken = cameras['front'].image(picture())
     broken.encoding = 'no such encoding'
-    for _ in range(20):
+
+    def send() -> Image:
         cameras['front'].images.publish(broken)
-        cameras['rear'].send(picture())
-        if peer.until(lambda: peer.received['/rear/depth/relative'], 2.0):
-            break
-    assert peer.received['/rear/depth/relative']
+        return cameras['rear'].send(picture())
+
+    results_of(peer, send, {'/rear/depth/relative': Image})
     assert not peer.received['/front/depth/relative']
 
 
@@ -88,5 +93,5 @@ def test_metres_from_one_mounting_are_refused_for_two_cameras() -> None:
 @pytest.mark.skipif(Frames.has_tf, reason='tf2 knows where each camera is')
 def test_scans_without_tf_are_refused_for_two_cameras() -> None:
     outputs = build(OutputOptions, {'scan': {'frame_id': 'base_scan'}}, 'test')
-    with pytest.raises(ValueError, match=r'scan\.frame without tf2 has one mounting'):
+    with pytest.raises(ValueError, match=r'scan\.frame_id without tf2 has one mounting'):
         Streams(InputOptions(cameras=['front', 'rear']), outputs, Statistics())

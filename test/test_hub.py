@@ -182,7 +182,7 @@ def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     return done.stdout.splitlines(), done.stderr

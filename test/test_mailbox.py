@@ -48,7 +48,7 @@ def test_closing_wakes_whoever_waits():
     waiting = threading.Thread(target=lambda: got.append(mailbox.take()))
     waiting.start()
     mailbox.close()
-    waiting.join(5)
+    waiting.join(60)
     assert got == [[]]
 
 
@@ -58,11 +58,11 @@ def test_a_slow_worker_gets_the_first_and_the_newest_item():
     def handle(items: list[int]) -> None:
         handled.extend(items)
         started.set()
-        go_on.wait(5)
+        go_on.wait(60)
 
     worker = Worker(handle)
     worker.put('front', 1)
-    assert started.wait(5)
+    assert started.wait(60)
     replaced = [worker.put('front', item) for item in (2, 3, 4)]
     go_on.set()
     while len(handled) < 2 and worker.alive:

@@ -155,7 +155,7 @@ def test_colcon_builds_it_as_a_ros_package(tmp_path: Path, setup: setuptools.Dis
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [*colcon, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [*colcon, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 import signal
-import subprocess
-import sys
 import time
 
 from lifecycle_msgs.msg import State, Transition
@@ -57,7 +55,7 @@ def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def process(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Process]:
     arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu', threads=1)
     with running(tmp_path / 'log', 'perception', *arguments, '-r', '__ns:=/front') as made:
-        made.wait_for_output('listening to /front/image_raw', 120.0)
+        made.wait_for_output('listening to /front/image_raw')
         yield made
         assert 'Traceback' not in made.output
 
@@ -70,7 +68,7 @@ def peer(process: Process) -> Iterator[Peer]:
 
 
 def depth(peer: Peer, camera: FakeCamera, rgb: np.ndarray) -> np.ndarray:
-    return pixels(answer_of(Image, peer, camera, '/front/depth/relative', rgb, 4.0)[1])
+    return pixels(answer_of(Image, peer, camera, '/front/depth/relative', rgb)[1])
 
 
 def expected(checkpoint: Path, rgb: np.ndarray) -> np.ndarray:
@@ -126,7 +124,7 @@ def test_frames_flow_while_another_model_is_loaded_and_then_come_from_it(
 
     assert peer.until(lambda: topics(peer) == {'depth', 'disparity'}), topics(peer)
     np.testing.assert_allclose(depth(peer, camera, rgb), expected(slow_checkpoint, rgb), atol=1e-4)
-    assert process.end(signal.SIGINT, 60.0) == 0
+    assert process.end(signal.SIGINT) == 0
 
 
 def test_a_node_that_is_deactivated_while_it_loads_serves_the_new_model_when_activated(
@@ -136,13 +134,13 @@ def test_a_node_that_is_deactivated_while_it_loads_serves_the_new_model_when_act
     reload = begin_reload(peer, slow_checkpoint)
     assert change(peer, Transition.TRANSITION_DEACTIVATE)
     assert not reload.done(), 'the transition waited for the load'
-    assert peer.until(reload.done, 60.0)
+    assert peer.until(reload.done)
     assert reload.result().success, reload.result().message
     assert change(peer, Transition.TRANSITION_ACTIVATE)
     connect(peer, camera)
     rgb = picture()
     np.testing.assert_allclose(depth(peer, camera, rgb), expected(slow_checkpoint, rgb), atol=1e-4)
-    assert process.end(signal.SIGTERM, 60.0) == 0
+    assert process.end(signal.SIGTERM) == 0
 
 
 def test_a_node_that_is_cleaned_up_while_it_loads_forgets_the_new_model(
@@ -151,7 +149,7 @@ def test_a_node_that_is_cleaned_up_while_it_loads_forgets_the_new_model(
     reload = begin_reload(peer, slow_checkpoint)
     assert change(peer, Transition.TRANSITION_DEACTIVATE)
     assert change(peer, Transition.TRANSITION_CLEANUP)
-    assert peer.until(reload.done, 60.0)
+    assert peer.until(reload.done)
     assert (reload.result().success, 'cleaned up' in reload.result().message) == (False, True)
     assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
     assert peer.until(lambda: not topics(peer))
@@ -160,7 +158,7 @@ def test_a_node_that_is_cleaned_up_while_it_loads_forgets_the_new_model(
     assert set_parameter(peer, 'checkpoint', str(tiny_checkpoint)) == ''
     assert change(peer, Transition.TRANSITION_CONFIGURE)
     assert peer.until(lambda: topics(peer) == {'depth', 'normals'})
-    assert process.end(signal.SIGINT, 60.0) == 0
+    assert process.end(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize('shut_down', [False, True])
@@ -169,7 +167,7 @@ def test_a_node_that_ends_while_it_loads_ends_quietly(slow_checkpoint, process, 
     if shut_down:
         assert change(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
         assert state(peer) == State.PRIMARY_STATE_FINALIZED
-    assert process.end(signal.SIGINT, 60.0) == 0
+    assert process.end(signal.SIGINT) == 0
 
 
 # Memory can be looked at only from inside. Automatic collection might free a model by luck.
@@ -198,9 +196,9 @@ rclpy.shutdown()
 """
 
 
-def test_the_old_model_is_freed(tiny_checkpoint):
-    command = [sys.executable, '-c', LEAK]
-    command += ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ['reloaded: True', 'old model: False']
+def test_the_old_model_is_freed(tiny_checkpoint, tmp_path):
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
+    process = Process(tmp_path / 'log', *arguments, code=LEAK)
+    assert process.wait() == 0, process.output
+    told = [line for line in process.output.splitlines() if not line.startswith('[')]
+    assert told == ['reloaded: True', 'old model: False']

@@ -52,7 +52,7 @@ def train(arguments: list[str], *launcher: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
 
@@ -101,7 +101,7 @@ def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert stopped.returncode != 0, stopped.stderr
     assert json.loads((tmp_path / 'state' / 'run.json').read_text())['done'] == 2
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
     arguments = words(base, frames, out, *numbers)
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while not (out / 'state' / 'run.json').exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
