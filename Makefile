@@ -12,6 +12,8 @@ PYTHON ?= $(or $(shell for p in $(PYTHONS); do $$p -c '$(FITS)' 2>&- && echo $$p
 # More options for pip, for example an index that has torch without CUDA.
 PIP_FLAGS ?=
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check $(PIP_FLAGS)
+# Processes that share the test files; each needs about 3 GB.
+WORKERS ?= 2
 LINTED := sd_perception_ros launch test benchmark docs setup.py
 
 # The wheels find messages and the middleware below this prefix; a ROS installation that is sourced
@@ -36,7 +38,7 @@ demo: $(VENV)/.ros  ## run camera and perception on real pictures; results in de
 	@$(BIN)/python -m sd_perception_ros demo
 
 test: lint  ## run linters, type checker and all tests
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile
 
 bench: $(VENV)/.ros  ## measure the node end to end, and what more tasks cost
 	@$(BIN)/python benchmark/through_ros.py
