@@ -28,6 +28,7 @@ from std_msgs.msg import Header
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.pinhole import resize_camera
+from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Frames
@@ -36,7 +37,6 @@ from sd_perception_ros.ros.messages.image import image_message, millimetres
 from sd_perception_ros.ros.metric_scale import helpers, Metres, metric_task, why_no_metres
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.options_outputs import ScaleOptions
 from sd_perception_ros.ros.output.results import Frame, Result, Shown
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task

@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from sd_perception_ros.geometry.pinhole import Transform
 from sd_perception_ros.metric_depth.alignment import align, align_by_factor, Fit, Quality
 from sd_perception_ros.metric_depth.ground import find_ground
+from sd_perception_ros.metric_depth.options import MountingOptions, NO_SOURCE, ScaleOptions
 from sd_perception_ros.metric_depth.references import from_people
 from sd_perception_ros.metric_depth.scale import Alignment, ScaleShift, to_metres
 from sd_perception_ros.metric_depth.scale_filter import FrozenReference, ScaleFilter
@@ -20,7 +21,6 @@ from sd_perception_ros.ros.input.pairing import stamp_ns
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Frames, optical_in
 from sd_perception_ros.ros.node.diagnostics import Statistics
-from sd_perception_ros.ros.options_outputs import MountingOptions, NO_SOURCE, ScaleOptions
 from sd_perception_ros.types import Float
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 import re
 
 from sd_perception_ros.config import check, group, option
-from sd_perception_ros.ros.options_outputs import PointsOptions, ScaleOptions, ScanOptions
+from sd_perception_ros.metric_depth.options import ScaleOptions
+from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0

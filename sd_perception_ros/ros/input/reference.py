@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from std_msgs.msg import Header
 
 from sd_perception_ros.image_encodings import depth_from_message
+from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.metric_depth.references import (
     from_depth,
     from_other_depth,
@@ -25,7 +26,6 @@ from sd_perception_ros.ros.input.transforms import body_in_optical, Frames
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.node.topics import named
-from sd_perception_ros.ros.options_outputs import ScaleOptions
 from sd_perception_ros.types import Camera
 
 DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference/scan'

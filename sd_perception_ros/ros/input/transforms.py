@@ -18,7 +18,7 @@ from sd_perception_ros.geometry.pinhole import (
     rotation_from_quaternion,
     Transform,
 )
-from sd_perception_ros.ros.options_outputs import MountingOptions
+from sd_perception_ros.metric_depth.options import MountingOptions
 
 
 class Frames:
