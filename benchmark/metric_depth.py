@@ -3,14 +3,14 @@ Measure metres on the rendered film: with 1 % of the depth as reference, and wit
 
   python benchmark/metric_depth.py --json benchmark/results/metric_depth.json
 
-Each frame goes through what the node does with it: alignment, filter over time, quality, points.
-The truth is the film's own depth. Frames whose metres the node would withhold are counted apart.
+Each frame goes through the estimator of the node: references, fit, filter, limits of trust. Ground
+truth is the film's own depth. Frames without metres are counted, with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -33,33 +33,43 @@ from sd_perception_ros.geometry.pinhole import (  # noqa: E402
     mounting,
     Transform,
 )
-from sd_perception_ros.metric_depth.alignment import align, Fit, Limits  # noqa: E402
-from sd_perception_ros.metric_depth.ground import find_ground  # noqa: E402
-from sd_perception_ros.metric_depth.references import from_depth, References  # noqa: E402
-from sd_perception_ros.metric_depth.scale import to_metres  # noqa: E402
-from sd_perception_ros.metric_depth.scale_filter import FilterOptions, ScaleFilter  # noqa: E402
+from sd_perception_ros.metric_depth.estimator import (  # noqa: E402
+    DEPTH_TASKS,
+    Measurement,
+    MetricDepth,
+    MetricDepthEstimator,
+)
+from sd_perception_ros.metric_depth.options import ScaleOptions  # noqa: E402
+from sd_perception_ros.metric_depth.references import from_depth  # noqa: E402
 from sd_perception_ros.ros.replay.sources import DEMO, open_source  # noqa: E402
-from sd_perception_ros.types import Camera, Float  # noqa: E402
+from sd_perception_ros.types import Camera, Float, UInt8  # noqa: E402
 
 # What issue and README promise; F1 with cells counted as found within 0.2 m.
 BARS = {'abs_rel': 0.10, 'jitter': 0.02, 'ground_scale_error': 0.10, 'f1': 0.80}
 TOLERANCES_M = (0.0, 0.1, 0.2)
 GRID = GridShape(resolution_m=0.1, range_m=4.0)
-FLOOR = 'floor'
+# Nominal mounting of the film's camera, as in config/nav2/perception.yaml; it walks and nods.
+CAMERA_HEIGHT_M, CAMERA_PITCH_DEG = 1.15, 6.5
 MAX_RANGE_M = 20.0
 TASKS = ('depth', 'disparity', 'normals', 'segmentation')
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame of the film, what is true of it, and what was predicted."""
+    """
+    A frame of the film: ground truth and predictions.
+
+    :ivar rgb: (H, W, 3) uint8.
+    :ivar base_from_optical: true transform of the camera.
+    :ivar depth_m: (H, W) float32, true depth.
+    """
 
     time_s: float
+    rgb: UInt8
     camera: Camera
-    place: Transform
-    pitch_deg: float
+    base_from_optical: Transform
     depth_m: Float
-    found: dict[str, Any]
+    predictions: dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = Engine.load(options.checkpoint, device=options.device)
     print(engine.summary())
     shots = list(tqdm(film(engine, options.film, options.frames), unit='frame'))
-    result = measure(engine, shots, options.space, options.share, options.noise)
+    result = measure(engine, shots, options.from_task, options.share, options.noise)
     print(table(result))
     write(result, options.json)
     return 0 if result['passes'] else 1
@@ -81,43 +91,46 @@ def film(engine: Engine, folder: Path, frames: int) -> Iterator[Shot]:
     tasks = [task for task in TASKS if task in engine.tasks]
     for index in range(count):
         shot = source.shot(index)
-        about = json.loads((folder / 'frames' / f'{truth.key(index)}.camera.json').read_text())
-        pitch_deg = float(about['pitch_deg'])
-        place = mounting(0, 0, about['camera_height_m'], about['roll_deg'], pitch_deg, 0)
+        pose = json.loads((folder / 'frames' / f'{truth.key(index)}.camera.json').read_text())
+        body = mounting(0, 0, pose['camera_height_m'], pose['roll_deg'], pose['pitch_deg'], 0)
         yield Shot(
             index / source.rate_hz,
+            shot.rgb,
             shot.camera,
-            place.after(BODY_FROM_OPTICAL),
-            pitch_deg,
+            body.after(BODY_FROM_OPTICAL),
             truth[index]['depth_m'][0, 0].numpy(),
             engine.predict([shot.rgb], tasks)[0],
         )
 
 
 def measure(
-    engine: Engine, shots: Sequence[Shot], space: str, share: float, noise: float
+    engine: Engine, shots: Sequence[Shot], from_task: str, share: float, noise: float
 ) -> dict[str, Any]:
-    """Summarize the film with both references."""
+    """Summarize the film with both sources of the scale."""
     rng = np.random.default_rng(0)
-    names = engine.tasks['segmentation'].class_names if 'segmentation' in engine.tasks else ()
-    floor = names.index(FLOOR) if FLOOR in names else None
 
-    def sparse(shot: Shot) -> References:
+    def sparse(shot: Shot) -> Measurement:
         kept = rng.random(shot.depth_m.shape) < share
         noisy = shot.depth_m * np.exp(rng.normal(0, noise, shot.depth_m.shape))
-        return from_depth(np.where(kept, noisy, np.nan).astype(np.float32))
+        references = from_depth(np.where(kept, noisy, np.nan).astype(np.float32))
+        return Measurement(references, str(shot.time_s).encode(), shot.rgb)
 
-    def ground(shot: Shot) -> References:
-        mask = shot.found['segmentation'].labels == floor if floor is not None else None
-        height_m = float(shot.place.translation[2])
-        # The nominal pitch of the mount; the walk adds some degrees that nobody told.
-        normals = shot.found['normals'].values
-        return find_ground(normals, shot.camera, height_m, shots[0].pitch_deg, mask).references
-
-    result: dict[str, Any] = {'space': space, 'frames': len(shots), 'share': share, 'noise': noise}
-    result['sparse'] = _summary(shots, sparse, space, local=True)
+    result: dict[str, Any] = {
+        'from_task': from_task,
+        'frames': len(shots),
+        'share': share,
+        'noise': noise,
+    }
+    options = ScaleOptions(source='depth', from_task=from_task)
+    result['sparse'] = _summary(shots, _estimator(engine, options), sparse)
     if 'normals' in engine.tasks:
-        result['ground'] = _summary(shots, ground, space, local=False)
+        options = ScaleOptions(
+            source='ground',
+            from_task=from_task,
+            camera_height_m=CAMERA_HEIGHT_M,
+            camera_pitch_deg=CAMERA_PITCH_DEG,
+        )
+        result['ground'] = _summary(shots, _estimator(engine, options), lambda shot: None)
     figures = {
         'abs_rel': result['sparse']['abs_rel'],
         'jitter': result['sparse']['jitter'],
@@ -136,25 +149,33 @@ def measure(
     return result
 
 
-def _summary(shots: Sequence[Shot], references_of: Any, space: str, local: bool) -> dict[str, Any]:
-    steady, kept = ScaleFilter(FilterOptions()), []
+def _estimator(engine: Engine, options: ScaleOptions) -> MetricDepthEstimator:
+    segmentation = engine.tasks.get('segmentation')
+    names = segmentation.class_names if segmentation is not None else ()
+    return MetricDepthEstimator(options, engine.tasks, names, max_range_m=MAX_RANGE_M)
+
+
+def _summary(
+    shots: Sequence[Shot],
+    estimator: MetricDepthEstimator,
+    measurement_of: Callable[[Shot], Measurement | None],
+) -> dict[str, Any]:
+    kept: list[tuple[Shot, MetricDepth, Float]] = []
     problems: dict[str, int] = {}
     for shot in shots:
-        fit = _fit(shot, references_of(shot), space, steady, local)
-        if fit.quality.problem:
-            problems[fit.quality.problem] = problems.get(fit.quality.problem, 0) + 1
-            continue
-        depth_m = to_metres(shot.found[space].values, fit.alignment, 0.0, MAX_RANGE_M)
-        kept.append((shot, fit, depth_m))
+        metric = estimator.update(shot.predictions, shot.camera, shot.time_s, measurement_of(shot))
+        if metric.depth_m is None:
+            problems[metric.problem] = problems.get(metric.problem, 0) + 1
+        else:
+            kept.append((shot, metric, metric.depth_m))
     if not kept:
-        nothing = {f'{t:g} m': {'f1': 0.0} for t in TOLERANCES_M}
         nan = float('nan')
         return {
             'withheld': problems,
             'abs_rel': nan,
             'jitter': nan,
             'scale_error': nan,
-            'cells': nothing,
+            'cells': {f'{t:g} m': {'f1': 0.0} for t in TOLERANCES_M},
         }
     ratios, errors, covered = [], [], []
     for shot, _, depth_m in kept:
@@ -173,30 +194,19 @@ def _summary(shots: Sequence[Shot], references_of: Any, space: str, local: bool)
         'scale_error': float(np.median(np.abs(np.array(ratios) - 1))),
         'jitter': float(np.median(steps)) if len(steps) else 0.0,
         'jitter_worst': float(np.max(steps)) if len(steps) else 0.0,
-        'inliers': float(np.mean([fit.quality.inliers for _, fit, _ in kept])),
-        'residual': float(np.mean([fit.quality.residual for _, fit, _ in kept])),
+        'inliers': float(np.mean([metric.fit.quality.inliers for _, metric, _ in kept])),
+        'residual': float(np.mean([metric.fit.quality.residual for _, metric, _ in kept])),
         'cells': _cells([(shot, depth_m) for shot, _, depth_m in kept]),
     }
-
-
-def _fit(shot: Shot, references: References, space: str, steady: ScaleFilter, local: bool) -> Fit:
-    return align(
-        shot.found[space].values,
-        references,
-        space == 'disparity',
-        Limits(),
-        steady=lambda own: steady.update(own, shot.time_s),
-        local=local,
-    )
 
 
 def _cells(kept: Sequence[tuple[Shot, Float]]) -> dict[str, dict[str, float]]:
     """Mark the grid from predicted and from true depth, and compare."""
     grids = []
     for shot, depth_m in kept:
-        points = shot.place.apply(back_project(shot.depth_m, shot.camera))
-        true = occupied(points, shot.place.translation, GRID)
-        grids.append((marked(depth_m, shot.camera, shot.place, GRID), true))
+        points = shot.base_from_optical.apply(back_project(shot.depth_m, shot.camera))
+        true = occupied(points, shot.base_from_optical.translation, GRID)
+        grids.append((marked(depth_m, shot.camera, shot.base_from_optical, GRID), true))
     cells = {}
     for tolerance_m in TOLERANCES_M:
         near = round(tolerance_m / GRID.resolution_m)
@@ -211,7 +221,7 @@ def _cells(kept: Sequence[tuple[Shot, Float]]) -> dict[str, dict[str, float]]:
 def table(result: dict[str, Any]) -> str:
     """Write the result for people."""
     lines = [
-        f'{result["frames"]} frames, metres from {result["space"]}, reference of '
+        f'{result["frames"]} frames, metres from {result["from_task"]}, reference of '
         f'{result["share"]:.1%} of the pixels with {result["noise"]:.0%} noise',
         '',
     ]
@@ -246,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--device', default='auto', help='as the parameter device')
     add('--film', type=Path, default=DEMO, help='folder of a rendered sequence')
     add('--frames', type=int, default=0, help='use only the first frames; 0: all')
-    add('--space', default='depth', choices=('depth', 'disparity'), help='metres from which task')
+    add('--from-task', default='depth', choices=DEPTH_TASKS, help='task that metres are made from')
     add('--share', type=float, default=0.01, help='of the pixels that are references')
     add('--noise', type=float, default=0.0, help='of the references, as a share of their depth')
     return options

@@ -15,14 +15,13 @@ from sd_perception_ros.config import build
 from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanShape
 from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.geometry.point_cloud import voxels, without_edges
+from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
-from sd_perception_ros.ros.metric_scale import Metres
-from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS
-from sd_perception_ros.ros.output.results import Frame, Result, Shown
+from sd_perception_ros.ros.output.results import FrameResult, people_points, points
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Camera, DepthMap, LabelMap
 
@@ -144,21 +143,18 @@ def test_a_cloud_is_never_empty(options):
     assert np.isnan([points['x'], points['y'], points['z']]).all()
 
 
-def result(options: dict, labels: np.ndarray | None) -> Result:
-    """Make a depth result: a wall at 2 m, with classes."""
-    chosen = build(
-        OutputOptions, {'depth': {'scale': {'source': 'fixed', 'scale_m': 4.0}, **options}}
-    )
-    metres = Metres(chosen.depth.scale, Statistics())
-    frame = Frame(HEADER, RGB, CAMERA)
-    results: dict[str, Result] = {}
-    made = {'depth': DepthMap(np.full((48, 64), 0.5, np.float32))}
+def result(options: dict, labels: np.ndarray | None) -> FrameResult:
+    """Make the result of a frame: a wall at 2 m, with classes."""
+    predictions = {'depth': DepthMap(np.full((48, 64), 0.5, np.float32))}
     if labels is not None:
-        made['segmentation'] = LabelMap(labels, np.ones((48, 64), np.float32))
-    for name, prediction in made.items():
-        task = make_task(name)
-        results[name] = Result(frame, prediction, task, chosen, results, Shown(), metres)
-    return results['depth']
+        predictions['segmentation'] = LabelMap(labels, np.ones((48, 64), np.float32))
+    return FrameResult(
+        Frame(HEADER, RGB, CAMERA),
+        predictions,
+        {name: make_task(name) for name in predictions},
+        build(OutputOptions, {'depth': options}),
+        np.full((48, 64), 2.0, np.float32),
+    )
 
 
 PEOPLE = np.zeros((48, 64), np.uint8)
@@ -167,17 +163,17 @@ PEOPLE[:, 40:] = make_task('segmentation').class_names.index('person')
 
 def test_people_may_be_left_out_and_come_on_a_topic_of_their_own():
     made = result({'points': {'exclude_classes': ['person']}}, PEOPLE)
-    z = read(made.points())['z'].reshape(48, 64)
+    z = read(points(made, 'depth'))['z'].reshape(48, 64)
     assert np.isfinite(z).all(0).tolist() == [True] * 40 + [False] * 24
-    people = read(made.people_points())['z'].reshape(48, 64)
+    people = read(people_points(made, 'depth'))['z'].reshape(48, 64)
     assert (np.isfinite(people) == ~np.isfinite(z)).all()
 
 
 def test_without_classes_there_is_no_cloud_that_needs_them():
-    assert result({'points': {'add_label_field': True}}, None).points() is None
-    assert result({'points': {'exclude_classes': ['person']}}, None).points() is None
-    assert result({}, None).people_points() is None
-    assert result({}, None).points() is not None
+    assert points(result({'points': {'add_label_field': True}}, None), 'depth') is None
+    assert points(result({'points': {'exclude_classes': ['person']}}, None), 'depth') is None
+    assert people_points(result({}, None), 'depth') is None
+    assert points(result({}, None), 'depth') is not None
 
 
 def test_outputs_that_need_classes_say_so():

@@ -5,27 +5,34 @@ from __future__ import annotations
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import rclpy.node  # noqa: F401 (this file needs ROS)
+from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
-from visualization_msgs.msg import Marker
+from visualization_msgs.msg import Marker, MarkerArray
 
 from sd_perception_ros.config import build
 from sd_perception_ros.drawing import SIDE_COLORS
+from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.messages import labels
 from sd_perception_ros.ros.messages.image import shares_to_levels
 from sd_perception_ros.ros.messages.labels import label_info, mask_ids, mask_of
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message, POINT
-from sd_perception_ros.ros.metric_scale import Metres
-from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS
-from sd_perception_ros.ros.output.results import Frame, Result, Shown
+from sd_perception_ros.ros.output.results import (
+    cutout_image,
+    FrameResult,
+    keypoints,
+    markers,
+    overlay_image,
+)
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task, TASKS
-from sd_perception_ros.types import Camera, DepthMap, Matte, Person, Poses
+from sd_perception_ros.types import Camera, Matte, Person, Poses
 
 # No square pixels, and no centre in the middle: at 2 m, 10 px to the right of the axis are 0.2 m,
 # but 10 px below it are 0.4 m.
@@ -33,7 +40,6 @@ CAMERA = Camera(fx=100, fy=50, cx=50, cy=30, width=100, height=80)
 HEADER = Header(frame_id='lens')
 HEADER.stamp.sec = 7
 NOSE, EYE, WRIST = INDEX['nose'], INDEX['left_eye'], INDEX['left_wrist']
-METRES = {'depth': {'scale': {'source': 'fixed', 'scale_m': 4.0}}}
 
 
 def somebody(**joints: tuple[float, float]) -> Person:
@@ -48,22 +54,29 @@ def somebody(**joints: tuple[float, float]) -> Person:
 def result(
     *people: Person,
     options: dict | None = None,
-    relative: float | None = None,
-    shown: Shown | None = None,
+    depth_m: float | None = None,
+    before: int = 0,
     camera: Camera | None = CAMERA,
     frame_id: str = 'lens',
-) -> Result:
-    """Make the result of the pose task, and beside it one of depth: a wall."""
+) -> FrameResult:
+    """Make the result of a frame with people in front of a wall."""
     header = Header(stamp=HEADER.stamp, frame_id=frame_id)
-    frame = Frame(header, np.zeros((80, 100, 3), np.uint8), camera)
-    chosen = build(OutputOptions, options or {})
-    others: dict[str, Result] = {}
-    metres = Metres(chosen.depth.scale, Statistics())
-    if relative is not None:
-        wall = DepthMap(np.full((80, 100), relative, np.float32))
-        others['depth'] = Result(frame, wall, make_task('depth'), chosen, others, Shown(), metres)
-    made = Poses(people, 80, 100)
-    return Result(frame, made, make_task('human_pose'), chosen, others, shown or Shown(), metres)
+    return FrameResult(
+        Frame(header, np.zeros((80, 100, 3), np.uint8), camera),
+        {'human_pose': Poses(people, 80, 100)},
+        {'human_pose': make_task('human_pose')},
+        build(OutputOptions, options or {}),
+        None if depth_m is None else np.full((80, 100), depth_m, np.float32),
+        people_before=before,
+    )
+
+
+def markers_of(*people: Person, **values: Any) -> MarkerArray | None:
+    return markers(result(*people, **values), 'human_pose')
+
+
+def keypoints_of(*people: Person, **values: Any) -> PointCloud2 | None:
+    return keypoints(result(*people, **values), 'human_pose')
 
 
 def places(marker: Marker) -> list[float]:
@@ -127,7 +140,8 @@ def test_a_cutout_shows_the_picture_where_the_foreground_is():
     frame = Frame(HEADER, np.full((80, 100, 3), (9, 90, 200), np.uint8))
     alpha = np.zeros((80, 100), np.float32)
     alpha[:, 50:] = 1
-    made = Result(frame, Matte(alpha), make_task('matting'), OutputOptions()).cutout()
+    task = {'matting': make_task('matting')}
+    made = cutout_image(FrameResult(frame, {'matting': Matte(alpha)}, task), 'matting')
     pixels = np.frombuffer(made.data, np.uint8).reshape(80, 100, 3)
     assert (pixels[:, 50:] == (9, 90, 200)).all()
     assert (pixels[:, :50] != (9, 90, 200)).all()
@@ -138,9 +152,9 @@ def test_a_cutout_shows_the_picture_where_the_foreground_is():
 
 
 def test_markers_lie_in_space_where_metres_are_known():
-    """Relative 0.5 of a scale of 4 m are 2 m; 10 px to the right are 0.2 m, 20 px down 0.8 m."""
+    """At 2 m, 10 px to the right of the axis are 0.2 m, 20 px below it 0.8 m."""
     person = somebody(nose=(60, 50), left_eye=(50, 30))
-    joints, bones = result(person, options=METRES, relative=0.5).markers().markers
+    joints, bones = markers_of(person, depth_m=2.0).markers
     assert places(joints) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
     assert places(bones) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
     assert (joints.ns, joints.type, joints.id) == ('joints', Marker.SPHERE_LIST, 0)
@@ -152,16 +166,15 @@ def test_markers_lie_in_space_where_metres_are_known():
 def test_markers_lie_on_a_plane_where_metres_are_unknown():
     person = somebody(nose=(60, 50))
     options = {'human_pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
-    for relative in (None, 0.5):  # depth without a scale is no metres either
-        joints, bones = result(person, options=options, relative=relative).markers().markers
-        assert places(joints) == pytest.approx([0.3, 1.2, 3.0])
-        assert (joints.lifetime.sec, joints.lifetime.nanosec) == (1, 500_000_000)
-        assert (bones.action, bones.points) == (Marker.DELETE, [])
+    joints, bones = markers_of(person, options=options).markers
+    assert places(joints) == pytest.approx([0.3, 1.2, 3.0])
+    assert (joints.lifetime.sec, joints.lifetime.nanosec) == (1, 500_000_000)
+    assert (bones.action, bones.points) == (Marker.DELETE, [])
 
 
 def test_each_side_has_its_colour():
     person = somebody(nose=(60, 50), left_eye=(50, 40), right_eye=(70, 40))
-    joints, bones = result(person).markers().markers
+    joints, bones = markers_of(person).markers
     colors = [tuple(round(255 * c) for c in (m.r, m.g, m.b)) for m in joints.colors]
     assert colors == [SIDE_COLORS[name] for name in ('middle', 'left', 'right')]
     assert len(bones.colors) == len(bones.points) == 6
@@ -169,10 +182,10 @@ def test_each_side_has_its_colour():
 
 
 def test_people_who_are_gone_are_deleted_once():
-    two, nobody, shown = [somebody(nose=(60, 50))] * 2, [], Shown()
+    two, nobody = [somebody(nose=(60, 50))] * 2, []
     told = [
-        [(m.ns, m.id, m.action) for m in result(*people, shown=shown).markers().markers]
-        for people in (two, nobody, nobody)
+        [(m.ns, m.id, m.action) for m in markers_of(*people, before=before).markers]
+        for people, before in ((two, 0), (nobody, 2), (nobody, 0))
     ]
     deleted = [(ns, i, Marker.DELETE) for i in (0, 1) for ns in ('joints', 'bones')]
     assert [action for *_, action in told[0]] == [0, 2, 0, 2]  # a nose has no bone
@@ -180,13 +193,13 @@ def test_people_who_are_gone_are_deleted_once():
 
 
 def test_a_person_without_a_depth_is_deleted_and_not_drawn_at_nan():
-    markers = result(somebody(nose=(60, 50)), options=METRES, relative=1.0).markers().markers
-    assert [(m.action, m.points) for m in markers] == [(Marker.DELETE, [])] * 2
+    made = markers_of(somebody(nose=(60, 50)), depth_m=math.nan).markers
+    assert [(m.action, m.points) for m in made] == [(Marker.DELETE, [])] * 2
 
 
 def test_without_intrinsics_or_a_frame_there_are_no_markers():
-    assert result(somebody(nose=(60, 50)), camera=None).markers() is None
-    assert result(somebody(nose=(60, 50)), frame_id='').markers() is None
+    assert markers_of(somebody(nose=(60, 50)), camera=None) is None
+    assert markers_of(somebody(nose=(60, 50)), frame_id='') is None
 
 
 def test_a_lifetime_of_zero_is_for_ever():
@@ -199,7 +212,7 @@ def test_a_lifetime_of_zero_is_for_ever():
 
 def test_keypoints_are_one_point_for_each_joint_that_was_found():
     people = (somebody(nose=(60, 50)), somebody(left_eye=(50, 40), left_wrist=(20, 10)))
-    cloud = result(*people, options=METRES, relative=0.5).keypoints()
+    cloud = keypoints_of(*people, depth_m=2.0)
     assert (cloud.header, cloud.height, cloud.width) == (HEADER, 1, 3)
     assert (cloud.point_step, cloud.row_step, cloud.is_dense) == (28, 84, False)
     assert [(f.name, f.offset, f.datatype) for f in cloud.fields] == [
@@ -213,8 +226,8 @@ def test_keypoints_are_one_point_for_each_joint_that_was_found():
 
 def test_keypoints_without_metres_are_nan_in_space_and_known_in_the_picture():
     for cloud in (
-        result(somebody(nose=(60, 50))).keypoints(),
-        result(somebody(nose=(60, 50)), camera=None, options=METRES, relative=0.5).keypoints(),
+        keypoints_of(somebody(nose=(60, 50))),
+        keypoints_of(somebody(nose=(60, 50)), camera=None, depth_m=2.0),
     ):
         [point] = np.frombuffer(cloud.data, POINT).tolist()
         assert all(map(math.isnan, point[:3]))
@@ -222,21 +235,21 @@ def test_keypoints_without_metres_are_nan_in_space_and_known_in_the_picture():
 
 
 def test_nobody_gives_no_points_and_no_error():
-    cloud = result(options=METRES, relative=0.5).keypoints()
+    cloud = keypoints_of(depth_m=2.0)
     assert (cloud.width, cloud.row_step, len(cloud.data)) == (0, 0, 0)
     assert keypoints_message(Poses((), 80, 100), None, HEADER).width == 0
-    assert result(options=METRES, relative=0.5).markers().markers == []
+    assert markers_of(depth_m=2.0).markers == []
 
 
 def test_other_readers_of_clouds_see_the_same_points():
     point_cloud2 = pytest.importorskip('sensor_msgs_py.point_cloud2')
-    cloud = result(somebody(nose=(60, 50))).keypoints()
+    cloud = keypoints_of(somebody(nose=(60, 50)))
     [point] = point_cloud2.read_points(cloud)
     assert (point['u'], point['joint']) == (60, NOSE)
 
 
 def test_the_overlay_is_the_picture_with_skeletons():
-    overlay = result(somebody(nose=(60, 50))).overlay()
+    overlay = overlay_image(result(somebody(nose=(60, 50))), 'human_pose')
     pixels = np.frombuffer(overlay.data, np.uint8).reshape(80, 100, 3)
     assert tuple(pixels[50, 60]) == SIDE_COLORS['middle']
     assert not pixels[:30].any()

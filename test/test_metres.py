@@ -28,16 +28,21 @@ from std_msgs.msg import Header
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.pinhole import resize_camera
+from sd_perception_ros.metric_depth.estimator import (
+    depth_task,
+    MetricDepth,
+    MetricDepthEstimator,
+    missing_tasks,
+)
 from sd_perception_ros.metric_depth.options import ScaleOptions
+from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
-from sd_perception_ros.ros.input.transforms import Frames
+from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.messages.camera_info import info_from_camera, lens_from_info
 from sd_perception_ros.ros.messages.image import image_message, millimetres
-from sd_perception_ros.ros.metric_scale import helpers, Metres, metric_task, why_no_metres
-from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.output.results import Frame, Result, Shown
+from sd_perception_ros.ros.output.results import FrameResult, metric_depth_image
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import (
@@ -232,24 +237,19 @@ def relative_map() -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def result(options: dict[str, Any], relative: np.ndarray, peer: Peer | None = None, **others: Any):
-    """Make the result of depth (or disparity), with those of other tasks beside it."""
-    chosen = build(OutputOptions, {'depth': {'scale': options}})
-    metres = Metres(chosen.depth.scale, Statistics())
-    frame = Frame(header(), picture(), CAMERA)
-    results: dict[str, Result] = {}
-    space = options.get('from_task', 'depth')
-    kind = DisparityMap if space == 'disparity' else DepthMap
-    for name, prediction in {space: kind(relative), **others}.items():
-        results[name] = Result(
-            frame, prediction, make_task(name), chosen, results, Shown(), metres
-        )
-    return results[space]
+def metric(options: dict[str, Any], relative: np.ndarray, **others: Any) -> MetricDepth:
+    """Decide about the metres of one frame."""
+    scale = build(ScaleOptions, options)
+    task = 'disparity' if scale.from_task == 'disparity' else 'depth'
+    kind = DisparityMap if task == 'disparity' else DepthMap
+    predictions = {task: kind(relative), **others}
+    names = make_task('segmentation').class_names
+    return MetricDepthEstimator(scale, predictions, names).update(predictions, CAMERA, 5.0)
 
 
 def test_disparity_is_made_metres_in_its_own_space():
     fixed = {'source': 'fixed', 'from_task': 'disparity', 'scale_m': 0.5, 'shift_m': 0.25}
-    made = result(fixed, np.full((48, 64), 0.5, np.float32))
+    made = metric(fixed, np.full((48, 64), 0.5, np.float32))
     np.testing.assert_allclose(made.depth_m, 2.0)
 
 
@@ -262,18 +262,19 @@ def test_the_ground_gives_metres_and_needs_normals():
     normals[v > 0.22] = (0, -1, 0)
     normals[v <= 0.22] = (0, 0, -1)
     ground = {'source': 'ground', 'camera_height_m': 1.0}
-    made = result(ground, relative, normals=NormalMap(normals)).depth_m
+    made = metric(ground, relative, normals=NormalMap(normals)).depth_m
     inside = np.isfinite(made)
     assert inside.mean() > 0.9
     np.testing.assert_allclose(made[inside], depth_m[inside], rtol=0.01)
     options = build(ScaleOptions, ground)
-    assert metric_task(options, ['depth']) == ''
-    assert "source 'ground' needs the task normals, which" in why_no_metres(options, ['depth'])
-    assert 'normals and depth or disparity' in why_no_metres(options, ['human_pose'])
-    assert why_no_metres(options, ['disparity', 'normals']) == ''
-    assert why_no_metres(build(ScaleOptions, {}), ['human_pose']) == ''
-    assert metric_task(options, ['depth', 'normals']) == 'depth'
-    assert helpers(options) == ('normals', 'segmentation')
+    assert depth_task(options, ['depth']) == ''
+    assert "source 'ground' needs the task normals, which" in missing_tasks(options, ['depth'])
+    assert 'normals and depth or disparity' in missing_tasks(options, ['human_pose'])
+    assert missing_tasks(options, ['disparity', 'normals']) == ''
+    assert missing_tasks(build(ScaleOptions, {}), ['human_pose']) == ''
+    assert depth_task(options, ['depth', 'normals']) == 'depth'
+    every = ('depth', 'disparity', 'normals', 'segmentation', 'matting')
+    assert MetricDepthEstimator(options, every).tasks == {'depth', 'normals', 'segmentation'}
 
 
 def test_a_table_that_is_taken_for_the_ground_gives_no_metres():
@@ -296,7 +297,7 @@ def test_a_table_that_is_taken_for_the_ground_gives_no_metres():
         labels = np.where(floor, names.index('floor'), names.index('wall')).astype(np.uint8)
         sure = np.ones((48, 64), np.float32)
         others = {'normals': NormalMap(normals), 'segmentation': LabelMap(labels, sure)}
-        return result(ground, relative, **others).depth_m
+        return metric(ground, relative, **others).depth_m
 
     assert made(is_table) is None
     right = made(low & ~is_table)
@@ -317,29 +318,25 @@ def test_a_person_gives_metres():
         joints[INDEX[name]] = u, v, 0.9
     poses = Poses((Person(joints, np.isfinite(joints[:, 0]), 0.9),), 48, 64)
     person = {'source': 'person', 'scale_m': 2.0, 'shift_m': 1.0}
-    made = result(person, np.full((48, 64), 0.5, np.float32), human_pose=poses)
+    made = metric(person, np.full((48, 64), 0.5, np.float32), human_pose=poses)
     np.testing.assert_allclose(made.depth_m, 32 * 0.897 * 1.7 / 36, rtol=1e-5)
-    assert result(person, relative_map(), human_pose=Poses((), 48, 64)).depth_m is None
+    assert metric(person, relative_map(), human_pose=Poses((), 48, 64)).depth_m is None
 
 
 def test_millimetres_are_whole_and_zero_where_unknown():
     depth_m = np.array([[1.2345, np.nan, np.inf, -np.inf, 70.0]], np.float32)
     assert millimetres(depth_m).tolist() == [[1234, 0, 0, 0, 0]]
-    options = {'depth': {'scale': {'source': 'fixed', 'scale_m': 2.0}, 'encoding': '16UC1'}}
-    chosen = build(OutputOptions, options)
-    metres = Metres(chosen.depth.scale, Statistics())
-    half = DepthMap(np.full((48, 64), 0.5, np.float32))
-    frame = Frame(header(), picture(), CAMERA)
-    made = Result(frame, half, make_task('depth'), chosen, {}, Shown(), metres)
-    made.others['depth'] = made
-    image = made.metric_image()
+    options = build(OutputOptions, {'depth': {'encoding': '16UC1'}})
+    wall_m = np.full((48, 64), 1.0, np.float32)
+    result = FrameResult(Frame(header(), picture(), CAMERA), {}, {}, options, wall_m)
+    image = metric_depth_image(result, 'depth')
     assert (image.encoding, image.step, image.header) == ('16UC1', 128, header())
     assert set(np.frombuffer(image.data, np.uint16)) == {1000}
 
 
 def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]) -> ReferenceInput:
     """Let a reference input hear messages over DDS."""
-    listener = ReferenceInput(peer.node, build(ScaleOptions, options), Frames(peer.node))
+    listener = ReferenceInput(peer.node, build(ScaleOptions, options), Transforms(peer.node))
     for kind, topic, message in messages:
         publisher = peer.node.create_publisher(kind, topic, RELIABLE)
         assert peer.until(publisher.get_subscription_count)
@@ -359,11 +356,11 @@ def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
         (CameraInfo, '/reference/camera_info', info),
         (Image, '/reference/depth', depth),
     )
-    said = listener.find(header(), CAMERA, (48, 64))
+    said = listener.find(Frame(header(), picture(), CAMERA))
     assert len(said.references) > 0.9 * 24 * 32
     assert set(said.references.depth_m.tolist()) == {3.0}
     with pytest.raises(ValueError, match='32 x 24 pixels and the picture 64 x 48'):
-        listener.find(header(), None, (48, 64))
+        listener.find(Frame(header(), picture(), None))
 
 
 def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
@@ -377,29 +374,32 @@ def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
         {'source': 'scan', 'scan_mounting': {'z_m': -0.5}},
         (LaserScan, '/reference/scan', scan),
     )
-    references = listener.find(header(), CAMERA, (48, 64)).references
+    references = listener.find(Frame(header(), picture(), CAMERA)).references
     assert set(references.rows.tolist()) == {30}
     np.testing.assert_allclose(references.depth_m, 2.0, rtol=1e-4)
     assert len(references) == 60
-    with pytest.raises(ValueError, match='needs the camera info'):
-        listener.find(header(), None, (48, 64))
+    with pytest.raises(ValueError, match='needs the camera_info'):
+        listener.find(Frame(header(), picture(), None))
 
 
 def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener = heard(lone_peer, {'source': 'depth'})
-    with pytest.raises(ValueError, match='nothing has come on /reference/depth'):
-        listener.find(header(), CAMERA, (48, 64))
+    with pytest.raises(ValueError, match='no message has arrived on /reference/depth'):
+        listener.find(Frame(header(), picture(), CAMERA))
     depth = image_message(np.ones((48, 64), np.float32), '32FC1', header())
     listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
-    listener.find(header(5), CAMERA, (48, 64))
-    with pytest.raises(ValueError, match=r'1.000 s away from the picture, at most 0.05 s'):
-        listener.find(header(6), CAMERA, (48, 64))
+    listener.find(Frame(header(5), picture(), CAMERA))
+    with pytest.raises(
+        ValueError,
+        match=r'1.000 s away from the picture, more than .*max_offset_s = 0.05',
+    ):
+        listener.find(Frame(header(6), picture(), CAMERA))
     listener.reset()
-    with pytest.raises(ValueError, match='nothing has come'):
-        listener.find(header(5), CAMERA, (48, 64))
+    with pytest.raises(ValueError, match='no message has arrived'):
+        listener.find(Frame(header(5), picture(), CAMERA))
 
 
-# ---- Frames -------------------------------------------------------------------------------------
+# ---- Transforms ---------------------------------------------------------------------------------
 
 
 class KnownTransform:
@@ -417,13 +417,13 @@ class KnownTransform:
 
 
 @pytest.fixture
-def with_tf(monkeypatch: pytest.MonkeyPatch) -> Frames:
+def with_tf(monkeypatch: pytest.MonkeyPatch) -> Transforms:
     monkeypatch.setattr(transforms, 'Buffer', KnownTransform, raising=False)
     monkeypatch.setattr(transforms, 'TransformListener', lambda *_: None, raising=False)
     monkeypatch.setattr(transforms, 'TransformException', LookupError, raising=False)
     monkeypatch.setattr(transforms, 'Time', SimpleNamespace(from_msg=lambda s: s), raising=False)
-    monkeypatch.setattr(Frames, 'has_tf', True)
-    return Frames(None)
+    monkeypatch.setattr(Transforms, 'has_tf', True)
+    return Transforms(None)
 
 
 def test_a_transform_of_tf2_turns_and_moves(with_tf):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.types import Camera, Float, UInt8
+
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,15 @@ class Lens:
     :ivar coefficients: of the model, in ROS's order, which is OpenCV's.
     :ivar raw: intrinsics of the distorted picture.
     :ivar straight: those of the rectified picture, of the same size.
-    :ivar rotation: (3, 3) from the raw camera's frame to the rectified one's; else the identity.
+    :ivar rotation: R of CameraInfo, 9 numbers row by row: from the raw camera's frame to the
+        rectified one's.
     """
 
     model: str
     coefficients: tuple[float, ...]
     raw: Camera
     straight: Camera
-    rotation: NDArray[np.float64] = field(default_factory=lambda: np.eye(3), compare=False)
+    rotation: tuple[float, ...] = _IDENTITY
 
     def rectify(self, rgb: UInt8) -> UInt8:
         """
@@ -43,15 +46,16 @@ class Lens:
         """Where each rectified pixel lies in the raw picture: u and v, (H, W) each."""
         size = (self.straight.width, self.straight.height)
         matrices = _matrix(self.raw), _matrix(self.straight)
+        rotation = np.array(self.rotation, np.float64).reshape(3, 3)
         if self.model == 'equidistant':
             coefficients = np.array((*self.coefficients, 0, 0, 0, 0)[:4], np.float64)
             u, v = cv2.fisheye.initUndistortRectifyMap(
-                matrices[0], coefficients, self.rotation, matrices[1], size, cv2.CV_32FC1
+                matrices[0], coefficients, rotation, matrices[1], size, cv2.CV_32FC1
             )
         else:
             coefficients = np.array(self.coefficients or (0.0,) * 5, np.float64)
             u, v = cv2.initUndistortRectifyMap(
-                matrices[0], coefficients, self.rotation, matrices[1], size, cv2.CV_32FC1
+                matrices[0], coefficients, rotation, matrices[1], size, cv2.CV_32FC1
             )
         return np.asarray(u, np.float32), np.asarray(v, np.float32)
 

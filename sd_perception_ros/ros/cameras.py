@@ -1,4 +1,4 @@
-"""Several cameras in one node: what each one receives, and what is published of its frames."""
+"""Several cameras in one node: their inputs and their outputs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from sd_perception_ros.ros.input.camera import CameraInput
-from sd_perception_ros.ros.input.transforms import Frames
-from sd_perception_ros.ros.metric_scale import Metres
+from sd_perception_ros.ros.input.metric import MetricInput
+from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
 from sd_perception_ros.tasks.task import Task
 
 
-class Arrival(NamedTuple):
+class ReceivedImage(NamedTuple):
     """
-    A picture of a camera.
+    An image message of a camera.
 
-    :ivar camera: its name; empty where there is one camera.
-    :ivar arrival_ns: when it came, in nanoseconds of `time.monotonic_ns`.
+    :ivar camera: name of the camera; empty where there is one camera.
+    :ivar arrival_ns: when it arrived, in nanoseconds of `time.monotonic_ns`.
     """
 
     camera: str
@@ -31,83 +31,91 @@ class Arrival(NamedTuple):
     arrival_ns: int
 
 
-class Streams:
+class CameraInputs:
     """
-    What comes from the cameras: pictures, camera infos, and references of metres.
+    The subscriptions of all cameras: images, camera_infos, and reference sensors.
 
     :ivar names: of the cameras; one empty name where there is one camera.
-    :raises ValueError: metres of several cameras that would share one mounting.
+    :ivar metric: what metric depth needs from topics, by camera.
+    :raises ValueError: several cameras that would share one mounting.
     """
 
     def __init__(self, inputs: InputOptions, outputs: OutputOptions, stats: Statistics) -> None:
         self.names = tuple(inputs.cameras) or ('',)
         _check_mountings(self.names, outputs)
         self._options, self._stats = inputs, stats
-        self.metres = {name: Metres(outputs.depth.scale, stats, name) for name in self.names}
-        self._inputs: dict[str, CameraInput] = {}
+        scale = outputs.depth.scale
+        self.metric = {name: MetricInput(scale, stats, name) for name in self.names}
+        self._cameras: dict[str, CameraInput] = {}
 
     def __getitem__(self, camera: str) -> CameraInput:
         """Return the open input of a camera."""
-        return self._inputs[camera]
+        return self._cameras[camera]
 
     @property
     def topics(self) -> list[str]:
-        """Full names of the topics that are listened to."""
-        heard = [name for one in self._inputs.values() for name in (one.topic, one.info_topic)]
-        return heard + [topic for metres in self.metres.values() for topic in metres.topics]
+        """Full names of the subscribed topics."""
+        topics = [name for one in self._cameras.values() for name in (one.topic, one.info_topic)]
+        return topics + [topic for metric in self.metric.values() for topic in metric.topics]
 
     @property
-    def hardware(self) -> str:
-        """Topics of the pictures, for diagnostics; empty while nothing is received."""
-        return ', '.join(one.topic for one in self._inputs.values())
+    def image_topics(self) -> str:
+        """Topics of the images, for diagnostics; empty while the inputs are closed."""
+        return ', '.join(one.topic for one in self._cameras.values())
 
-    def open(self, node: Node, deliver: Callable[[Arrival], None]) -> None:
-        """Begin to receive; the executor calls `deliver`."""
+    def open(self, node: Node, deliver: Callable[[ReceivedImage], None]) -> None:
+        """Subscribe; the executor calls `deliver` for each image."""
         for name in self.names:
-            self.metres[name].open(node)
-            self._inputs[name] = CameraInput(
-                node, self._options, self._stats, _addressed(name, deliver), name
+            self.metric[name].open(node)
+            self._cameras[name] = CameraInput(
+                node, self._options, self._stats, _with_name(name, deliver), name
             )
 
-    def tend(self) -> None:
-        """Follow publishers that came or changed, and say why a topic is silent."""
-        for one in (*self._inputs.values(), *self._open_metres()):
-            one.tend()
+    def on_timer(self) -> None:
+        """Adapt to publishers that came or changed; report why a topic is silent."""
+        for one in (*self._cameras.values(), *self._open_metric()):
+            one.on_timer()
 
     def reset(self) -> None:
-        """Forget stamps, camera infos and scales, after a jump of time."""
-        for one in (*self._inputs.values(), *self._open_metres()):
+        """Forget stamps, camera_infos and references, after a jump of time."""
+        for one in (*self._cameras.values(), *self._open_metric()):
             one.reset()
 
     def close(self) -> None:
-        """Stop receiving."""
-        for one in (*self._inputs.values(), *self.metres.values()):
+        """Unsubscribe."""
+        for one in (*self._cameras.values(), *self.metric.values()):
             one.close()
-        self._inputs = {}
+        self._cameras = {}
 
-    def _open_metres(self) -> list[Metres]:
-        return list(self.metres.values()) if self._inputs else []
+    def _open_metric(self) -> list[MetricInput]:
+        return list(self.metric.values()) if self._cameras else []
 
 
 class CameraOutputs:
-    """The publishers of every camera, each with the topics that a model can fill."""
+    """The publishers of every camera for one model."""
 
     def __init__(self, outputs: Mapping[str, Outputs]) -> None:
         self._outputs = outputs
 
     @classmethod
-    def of(
+    def create(
         cls,
         node: LifecycleNode,
         tasks: Mapping[str, Task],
         options: OutputOptions,
-        metres: Mapping[str, Metres],
+        metric_inputs: Mapping[str, MetricInput],
+        stats: Statistics,
     ) -> CameraOutputs:
-        """Make them for each camera, by name; raises what `Outputs` raises."""
-        return cls({name: Outputs(node, tasks, options, metres[name], name) for name in metres})
+        """Make the outputs of each camera, by name; raises what `Outputs` raises."""
+        return cls(
+            {
+                name: Outputs(node, tasks, options, metric_input, stats, name)
+                for name, metric_input in metric_inputs.items()
+            }
+        )
 
     def __getitem__(self, camera: str) -> Outputs:
-        """Return those of one camera."""
+        """Return the outputs of one camera."""
         return self._outputs[camera]
 
     @property
@@ -116,22 +124,27 @@ class CameraOutputs:
         return [topic for one in self._outputs.values() for topic in one.topics]
 
     @property
-    def withheld(self) -> list[str]:
+    def not_offered(self) -> list[str]:
         """Topics of the model's tasks that the options, or its classes, do not give."""
-        return next(iter(self._outputs.values())).withheld
+        return next(iter(self._outputs.values())).not_offered
 
     @property
-    def why_no_metres(self) -> str:
-        """Say what the model lacks for the metres that the options ask for; empty for nothing."""
-        return next(iter(self._outputs.values())).why_no_metres
+    def missing_tasks(self) -> str:
+        """Tasks that the source of the scale needs and the model lacks; empty: none."""
+        return next(iter(self._outputs.values())).missing_tasks
 
     def activate(self) -> None:
-        """Let messages out."""
+        """Start to publish."""
         for one in self._outputs.values():
             one.activate()
 
+    def reset(self) -> None:
+        """Forget the frames before, after a jump of time."""
+        for one in self._outputs.values():
+            one.reset()
+
     def subscribed(self) -> list[Output]:
-        """List the outputs that somebody subscribes to, of any camera."""
+        """List the outputs that have subscribers, of any camera."""
         return [output for one in self._outputs.values() for output in one.subscribed()]
 
     def successor(self, tasks: Mapping[str, Task]) -> CameraOutputs:
@@ -139,26 +152,26 @@ class CameraOutputs:
         return CameraOutputs({name: one.successor(tasks) for name, one in self._outputs.items()})
 
     def close(self, keep: CameraOutputs | None = None) -> None:
-        """Take the topics down, except those that other outputs go on with."""
+        """Remove the topics, except those that other outputs go on with."""
         for name, one in self._outputs.items():
             one.close(keep[name] if keep else None)
 
 
-def _addressed(
-    camera: str, deliver: Callable[[Arrival], None]
+def _with_name(
+    camera: str, deliver: Callable[[ReceivedImage], None]
 ) -> Callable[[Image | CompressedImage, int], None]:
-    return lambda msg, arrival_ns: deliver(Arrival(camera, msg, arrival_ns))
+    return lambda msg, arrival_ns: deliver(ReceivedImage(camera, msg, arrival_ns))
 
 
 def _check_mountings(names: Sequence[str], outputs: OutputOptions) -> None:
-    """Refuse what would give every camera the place of one: wrong metres."""
+    """Refuse options that would give all cameras the mounting of one: wrong metres."""
     if len(names) < 2:
         return
-    what = 'depth.scale.source: ground' if outputs.depth.scale.source == 'ground' else ''
-    if not Frames.has_tf:
-        what = 'depth.scale.source: scan' if outputs.depth.scale.source == 'scan' else what
-        what = 'scan.frame_id without tf2' if outputs.scan.frame_id else what
-    if what:
+    option = 'depth.scale.source: ground' if outputs.depth.scale.source == 'ground' else ''
+    if not Transforms.has_tf:
+        option = 'depth.scale.source: scan' if outputs.depth.scale.source == 'scan' else option
+        option = 'scan.frame_id without tf2' if outputs.scan.frame_id else option
+    if option:
         raise ValueError(
-            f'{what} has one mounting for {len(names)} cameras; run one node for each camera'
+            f'{option} has one mounting for {len(names)} cameras; run one node for each camera'
         )

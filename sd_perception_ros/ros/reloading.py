@@ -76,8 +76,8 @@ class Reloading:
         except ValueError as error:
             return described(error)
         self._serving.swap(Served(engine, successor))
-        if successor.why_no_metres:
-            self._node.get_logger().warning(successor.why_no_metres)
+        if successor.missing_tasks:
+            self._node.get_logger().warning(successor.missing_tasks)
         return ''
 
 

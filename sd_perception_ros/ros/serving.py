@@ -30,7 +30,7 @@ class Serving:
     What is served now. The executor swaps it; the worker takes it for one frame at a time.
 
     A frame that is in hand ends with what it began with, and nobody waits: what has been replaced
-    is taken down by `sweep`, when no frame uses it any more.
+    is freed by `release_replaced`, when no frame uses it any more.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Serving:
                 self._leaving.append(self.now)
             self.now = served
 
-    def sweep(self) -> None:
-        """Take down what has been replaced, unless a frame still uses it; call it now and then."""
+    def release_replaced(self) -> None:
+        """Free replaced models and their topics, unless a frame still uses them."""
         with self._lock:
             if not self._leaving or self._in_hand not in (None, self.now):
                 return

@@ -17,7 +17,8 @@ except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
 from sd_perception_ros.geometry.undistortion import Lens
-from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy, stamp_ns
+from sd_perception_ros.ros.frame import stamp_ns
+from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy
 from sd_perception_ros.ros.messages.camera_info import (
     camera_from_info,
     is_distorted,
@@ -68,47 +69,53 @@ class CameraInput:
         self._info_offered = resolve_reliability(node, self.info_topic, options.qos_reliability)
         self._info_subscription = self._subscribe_infos()
 
-    def camera_for(self, header: Header, width: int, height: int) -> Camera | None:
-        """
-        Find the (height, width) camera that the info of an image describes.
-
-        :returns: None where no info came or it cannot be used; that is reported.
-        """
+    def info_for(self, header: Header, rgb: UInt8) -> CameraInfo | None:
+        """Return the camera_info of an image; None where none came, which is reported."""
+        height, width = rgb.shape[:2]
         info = self._infos.match(header, width, height)
         if info is None:
             self._stats.warn(
-                f"no camera info of frame '{header.frame_id}' and {width} x {height} pixels came "
-                f'on {self.info_topic}: no points for this image'
+                f"no camera_info of frame '{header.frame_id}' and {width} x {height} pixels came "
+                f'on {self.info_topic}: this image gives no points'
             )
-            return None
+        return info
+
+    def camera_of(self, info: CameraInfo, rgb: UInt8) -> Camera | None:
+        """
+        Return the intrinsics of an image, after rectification.
+
+        :param info: its camera_info.
+        :returns: None where the info cannot be used, which is reported.
+        """
+        height, width = rgb.shape[:2]
         try:
             straight = self._rectified or (self._options.rectify and any(info.p))
             camera = camera_from_info(info, width, height, straight)
         except ValueError as error:
-            text = f'{error}; until it is mended {self.info_topic} gives images but no points'
+            text = f'{error}; images are processed, but give no points ({self.info_topic})'
             self._stats.error(text)
             self._log.error(text, throttle_duration_sec=10.0)
             return None
         if is_distorted(info) and not self._rectified and not self._options.rectify:
             self._log.warning(
-                f'{self.topic} is distorted and points are computed as if it were not; feed '
-                'image_rect, or set rectify: true, where they must be exact',
+                f'{self.topic} is distorted, and points are computed without correction; '
+                'subscribe to image_rect or set rectify: true for exact points',
                 once=True,
             )
         return camera
 
-    def rectified(self, header: Header, rgb: UInt8) -> UInt8:
+    def rectified(self, info: CameraInfo | None, rgb: UInt8) -> UInt8:
         """
-        Take the distortion out of a picture; `camera_for` then tells the pinhole camera.
+        Remove the distortion of an image; `camera_of` then gives the pinhole camera.
 
-        :raises ValueError: no camera info came, or it cannot be used.
+        :param info: its camera_info.
+        :raises ValueError: no camera_info came, or it cannot be used.
         """
         height, width = rgb.shape[:2]
-        info = self._infos.match(header, width, height)
         if info is None:
-            raise ValueError(f'it cannot be rectified: no camera info of it on {self.info_topic}')
+            raise ValueError(f'rectify: true needs a camera_info, none came on {self.info_topic}')
         lens = lens_from_info(info, width, height)
-        # The same lens as long as its numbers stay the same: its maps are made once.
+        # Keep the lens while its numbers stay the same: its maps are made once.
         self._lens = self._lens if self._lens == lens else lens
         return self._lens.rectify(rgb)
 
@@ -116,8 +123,8 @@ class CameraInput:
         """Return whether a frame has become too old while it waited; that is counted."""
         return self._dropped(self._policy.too_old(stamp_ns(header), self._now_ns()))
 
-    def tend(self) -> None:
-        """Follow publishers that came or changed, and say why a topic is silent."""
+    def on_timer(self) -> None:
+        """Adapt to publishers that came or changed their QoS; report why a topic is silent."""
         wanted = self._options.qos_reliability
         offered = resolve_reliability(self._node, self.topic, wanted)
         if offered != self._offered:
@@ -176,7 +183,7 @@ class CameraInput:
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         if self._options.qos_reliability == 'auto' and policy == 'RELIABILITY':
-            return  # `tend` subscribes again, as the publisher offers
+            return  # on_timer subscribes again with the QoS that the publisher offers
         self._mismatch = (
             f'a publisher of {self.topic} offers another {policy} than this node asks for '
             f'(qos_reliability: {self._options.qos_reliability}), so nothing arrives from it; set '

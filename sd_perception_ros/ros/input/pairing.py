@@ -7,17 +7,13 @@ from collections import OrderedDict
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.messages.camera_info import picture_size
 
 # Infos kept while their images are on the way.
 _KEPT = 30
 # A stream whose stamps go back by more than this has started again: a bag that loops.
 _RESTART_NS = 1_000_000_000
-
-
-def stamp_ns(header: Header) -> int:
-    """Return the stamp of a header in nanoseconds."""
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
 class CameraInfos:

@@ -1,9 +1,8 @@
-"""The sensors that know metres: their messages, and which of them belongs to a picture."""
+"""Reference sensors: their messages, and which one belongs to a picture."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 import hashlib
 import threading
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
-from std_msgs.msg import Header
 
 from sd_perception_ros.image_encodings import depth_from_message
+from sd_perception_ros.metric_depth.estimator import Measurement
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.metric_depth.references import (
     from_depth,
@@ -21,37 +20,25 @@ from sd_perception_ros.metric_depth.references import (
     from_scan,
     References,
 )
-from sd_perception_ros.ros.input.pairing import CameraInfos, stamp_ns
-from sd_perception_ros.ros.input.transforms import body_in_optical, Frames
+from sd_perception_ros.ros.frame import Frame, stamp_ns
+from sd_perception_ros.ros.input.pairing import CameraInfos
+from sd_perception_ros.ros.input.transforms import body_in_optical, Transforms
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
-from sd_perception_ros.ros.node.topics import named
-from sd_perception_ros.types import Camera
+from sd_perception_ros.ros.node.topics import camera_topic
 
 DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference/scan'
 # Messages kept while their pictures are on the way.
 _KEPT = 10
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """
-    What a sensor said about a picture.
-
-    :ivar digest: of the data without its stamp: equal for a sensor that froze.
-    """
-
-    references: References
-    digest: bytes
-
-
 class ReferenceInput:
-    """Subscribes to the sensor that the scale comes from."""
+    """Subscribe to the sensor that the scale comes from, and find its message for a frame."""
 
     def __init__(
-        self, node: Node, options: ScaleOptions, frames: Frames, camera: str = ''
+        self, node: Node, options: ScaleOptions, transforms: Transforms, camera: str = ''
     ) -> None:
-        self._node, self._options, self._frames = node, options, frames
+        self._node, self._options, self._transforms = node, options, transforms
         self._lock = threading.Lock()
         self._infos = CameraInfos()
         self._kept: OrderedDict[int, Any] = OrderedDict()
@@ -59,27 +46,28 @@ class ReferenceInput:
         wanted = [(kind, topic, self._keep)]
         wanted += [(CameraInfo, DEPTH_INFO, self._infos.add)] if options.source == 'depth' else []
         self._topics = [
-            (kind, node.resolve_topic_name(named(camera, topic)), use)
+            (kind, node.resolve_topic_name(camera_topic(camera, topic)), use)
             for kind, topic, use in wanted
         ]
         self.topic = self._topics[0][1]
         self._offered = self._reliabilities()
         self._subscriptions = self._subscribe()
 
-    def find(self, header: Header, camera: Camera | None, size: tuple[int, int]) -> Measurement:
+    def find(self, frame: Frame) -> Measurement:
         """
-        Find what the sensor said at the time of a picture.
+        Find what the sensor measured at the time of a frame.
 
-        :param size: height and width of the picture.
-        :raises ValueError: nothing that could be believed; why is said.
+        :raises ValueError: no message fits the frame; the text says why.
         """
-        msg = self._nearest(stamp_ns(header))
+        msg = self._nearest(stamp_ns(frame.header))
         if isinstance(msg, Image):
-            return Measurement(self._from_depth(msg, header, camera, size), _digest(msg.data))
-        return Measurement(self._from_scan(msg, header, camera), _digest(msg.ranges))
+            references, digest = self._from_depth(msg, frame), _digest(msg.data)
+        else:
+            references, digest = self._from_scan(msg, frame), _digest(msg.ranges)
+        return Measurement(references, digest, frame.rgb, self.topic)
 
-    def tend(self) -> None:
-        """Follow publishers that came or changed."""
+    def on_timer(self) -> None:
+        """Adapt to publishers that came or changed their QoS."""
         offered = self._reliabilities()
         if offered != self._offered:
             self._offered = offered
@@ -106,19 +94,19 @@ class ReferenceInput:
         with self._lock:
             kept = list(self._kept.items())
         if not kept:
-            raise ValueError(f'nothing has come on {self.topic}')
+            raise ValueError(f'no message has arrived on {self.topic}')
         nearest, msg = min(kept, key=lambda item: abs(item[0] - stamp))
         offset_s = abs(nearest - stamp) / 1e9
         if not offset_s <= self._options.max_offset_s:
             raise ValueError(
                 f'the nearest message of {self.topic} is {offset_s:.3f} s away from the picture, '
-                f'at most {self._options.max_offset_s:g} s may be; compare the clocks'
+                f'more than depth.scale.max_offset_s = {self._options.max_offset_s:g}; compare '
+                'the clocks'
             )
         return msg
 
-    def _from_depth(
-        self, msg: Image, header: Header, camera: Camera | None, size: tuple[int, int]
-    ) -> References:
+    def _from_depth(self, msg: Image, frame: Frame) -> References:
+        header, camera, size = frame.header, frame.camera, frame.rgb.shape[:2]
         if msg.header.frame_id != header.frame_id:
             raise ValueError(
                 f"{self.topic} is in frame '{msg.header.frame_id}' and the picture in "
@@ -138,16 +126,16 @@ class ReferenceInput:
             )
         return from_depth(depth_m)
 
-    def _from_scan(self, msg: LaserScan, header: Header, camera: Camera | None) -> References:
-        if camera is None:
-            raise ValueError('a scan needs the camera info of the picture')
-        place = self._frames.lookup(header.frame_id, msg.header)
-        if place is None:
-            place = body_in_optical(self._options.scan_mounting)
+    def _from_scan(self, msg: LaserScan, frame: Frame) -> References:
+        if frame.camera is None:
+            raise ValueError("source 'scan' needs the camera_info of the picture")
+        optical_from_scan = self._transforms.lookup(frame.header.frame_id, msg.header)
+        if optical_from_scan is None:
+            optical_from_scan = body_in_optical(self._options.scan_mounting)
         ranges_m = np.array(msg.ranges, np.float32)
         ranges_m[(ranges_m < msg.range_min) | (ranges_m > msg.range_max)] = np.nan
         angles = msg.angle_min + msg.angle_increment * np.arange(len(ranges_m))
-        return from_scan(ranges_m, angles.astype(np.float32), place, camera)
+        return from_scan(ranges_m, angles.astype(np.float32), optical_from_scan, frame.camera)
 
     def _reliabilities(self) -> list[Any]:
         return [resolve_reliability(self._node, topic, 'auto') for _, topic, _ in self._topics]

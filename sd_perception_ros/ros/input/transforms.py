@@ -1,4 +1,4 @@
-"""Where sensors are to one another: from tf2 where it is installed, else from parameters."""
+"""Transforms between sensors: from tf2 where it is installed, else from parameters."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sd_perception_ros.geometry.pinhole import (
 from sd_perception_ros.metric_depth.options import MountingOptions
 
 
-class Frames:
+class Transforms:
     """
-    Looks transforms up.
+    Look up transforms in tf2.
 
-    :ivar has_tf: whether tf2 is installed; else mounting parameters are all there is.
+    :ivar has_tf: whether tf2 is installed; if not, only mounting parameters are used.
     """
 
     has_tf = Buffer is not None
@@ -45,21 +45,21 @@ class Frames:
         if target == header.frame_id:
             return Transform(np.eye(3), np.zeros(3))
         try:
-            found = self._buffer.lookup_transform(
+            transform = self._buffer.lookup_transform(
                 target, header.frame_id, Time.from_msg(header.stamp)
             ).transform
         except TransformException as error:
             raise ValueError(
                 f"tf2 has no transform from '{header.frame_id}' to '{target}': {error}"
             ) from None
-        rotation, moved = found.rotation, found.translation
+        rotation, translation = transform.rotation, transform.translation
         return Transform(
             rotation_from_quaternion(rotation.x, rotation.y, rotation.z, rotation.w),
-            np.array([moved.x, moved.y, moved.z]),
+            np.array([translation.x, translation.y, translation.z]),
         )
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe from tf2."""
         if self._listener is not None:
             self._listener.unregister()
 

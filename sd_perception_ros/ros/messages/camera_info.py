@@ -71,13 +71,18 @@ def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens:
     :raises ValueError: what `camera_from_info` refuses.
     """
     raw = camera_from_info(info, width, height, rectified=False)
-    straight, rotation = raw, np.eye(3)
+    straight, rotation = raw, np.eye(3).ravel()
     if any(info.p):
         straight = camera_from_info(info, width, height, rectified=True)
-        rotation = np.array(info.r, np.float64).reshape(3, 3)
-        if not any(info.r):
-            rotation = np.eye(3)
-    return Lens(info.distortion_model or 'plumb_bob', tuple(info.d), raw, straight, rotation)
+        if any(info.r):
+            rotation = np.array(info.r, np.float64)
+    return Lens(
+        info.distortion_model or 'plumb_bob',
+        tuple(info.d),
+        raw,
+        straight,
+        tuple(rotation.tolist()),
+    )
 
 
 def picture_size(info: CameraInfo) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the node tells about itself: counters, times and problems, on /diagnostics."""
+"""Counters, times and problems of a node, for /diagnostics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Statistics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._times_ms: dict[str, deque[float]] = {}
-        self._notes: dict[str, str] = {}
+        self._values_set: dict[str, str] = {}
         self._level = DiagnosticStatus.OK
         self._summary = ''
         self.last_error = ''
@@ -40,10 +40,10 @@ class Statistics:
         with self._lock:
             self._times_ms.setdefault(name, deque(maxlen=_WINDOW)).append(milliseconds)
 
-    def note(self, name: str, text: str) -> None:
-        """Set what the diagnostic says of the latest frame, for example a quality."""
+    def set(self, name: str, text: str) -> None:
+        """Set a value of the latest frame, for example the quality of its scale."""
         with self._lock:
-            self._notes[name] = text
+            self._values_set[name] = text
 
     def warn(self, message: str) -> None:
         """Make the next diagnostic a warning with this message, unless it is worse already."""
@@ -81,7 +81,7 @@ class Statistics:
             for percent in (95, 99):
                 value = ordered[percent * (len(ordered) - 1) // 100]
                 yield f'{name}_ms p{percent}', f'{value:.2f}'
-        yield from self._notes.items()
+        yield from self._values_set.items()
         yield 'last error', self.last_error
 
 

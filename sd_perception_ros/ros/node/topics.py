@@ -5,14 +5,14 @@ from __future__ import annotations
 from rclpy.node import Node
 
 
-def named(camera: str, topic: str) -> str:
+def camera_topic(camera: str, topic: str) -> str:
     """Return a topic of one of several cameras; a camera without a name has the topic itself."""
     return f'{camera}/{topic}' if camera else topic
 
 
 def image_topic(node: Node, transport: str, camera: str = '') -> str:
     """Name a camera's image topic after remapping, with the suffix of its transport."""
-    base = named(camera, 'image_raw')
+    base = camera_topic(camera, 'image_raw')
     if transport == 'raw':
         return node.resolve_topic_name(base)
     plain = node.resolve_topic_name(f'{base}/compressed')
@@ -28,7 +28,7 @@ def camera_info_topic(node: Node, image: str, camera: str = '') -> str:
     :param image: the image topic after remapping; unless camera_info is remapped itself, it is
         the image's sibling.
     """
-    name = named(camera, 'camera_info')
+    name = camera_topic(camera, 'camera_info')
     own = node.resolve_topic_name(name)
     if own != _unmapped(node, name):
         return own

@@ -1,4 +1,4 @@
-"""What the node publishes: one line for each topic, and nothing for a topic nobody hears."""
+"""The published topics: one line of a table for each, and nothing without a subscriber."""
 
 from __future__ import annotations
 
@@ -10,90 +10,121 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from sd_perception_ros.ros.messages.labels import class_ids, LABEL_INFO, label_info, LABEL_NOTE
-from sd_perception_ros.ros.metric_scale import helpers, Metres, metric_task, why_no_metres
+from sd_perception_ros.metric_depth.estimator import (
+    MetricDepth,
+    MetricDepthEstimator,
+    missing_tasks,
+)
+from sd_perception_ros.ros.frame import Frame, stamp_ns
+from sd_perception_ros.ros.input.metric import MetricInput
+from sd_perception_ros.ros.messages.labels import (
+    class_ids,
+    LABEL_INFO,
+    label_info,
+    LABEL_NOTE,
+    mask_ids,
+)
+from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.node.qos import LATCHED, OUTPUT
-from sd_perception_ros.ros.node.topics import named
+from sd_perception_ros.ros.node.topics import camera_topic
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.output.results import always, Frame, has_mask, has_scan, Result, Shown
+from sd_perception_ros.ros.output import results
+from sd_perception_ros.ros.output.results import FrameResult
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction
+
+
+def _always(tasks: Mapping[str, Task], options: OutputOptions) -> bool:
+    return True
+
+
+def _has_mask(tasks: Mapping[str, Task], options: OutputOptions) -> bool:
+    """Return whether there are classes to mask; ValueError for names that the model lacks."""
+    names = getattr(tasks['segmentation'], 'class_names', ())
+    return bool(mask_ids(names, options.segmentation))
+
+
+def _has_scan(tasks: Mapping[str, Task], options: OutputOptions) -> bool:
+    return bool(options.scan.frame_id)
+
+
+def _needs_nothing(options: OutputOptions) -> tuple[str, ...]:
+    return ()
+
+
+def _needs_segmentation(options: OutputOptions) -> tuple[str, ...]:
+    return ('segmentation',)
+
+
+def _points_need(options: OutputOptions) -> tuple[str, ...]:
+    return ('segmentation',) if options.depth.points.needs_classes else ()
 
 
 @dataclass(frozen=True)
 class Output:
     """
-    A topic, the task that feeds it and the way its message is made.
+    A topic.
 
-    :ivar offered: whether a model's task and the options give this topic.
-    :ivar metric: made from metres: fed by the task that they are made from, and by those that
-        help to find the scale; offered where there is a scale.
-    :ivar lifted: better with metres, but not without messages where there are none.
+    :ivar topic: relative name.
+    :ivar kind: type of its messages.
+    :ivar task: the task that it shows. For metric topics: the task that metres are made from,
+        depth in this table.
+    :ivar make: (result of a frame, task) -> message; None: no message for this frame.
+    :ivar offered: whether the model's tasks and the options give this topic.
+    :ivar metric: made from depth in metres; offered only where the scale has a source.
+    :ivar uses_metric: has metres where they are known, and is published without them, too.
     :ivar needs: other tasks that it cannot be made without.
     """
 
     topic: str
     kind: type
     task: str
-    make: Callable[[Result], Any]
-    offered: Callable[[Task, OutputOptions], bool] = always
+    make: Callable[[FrameResult, str], Any]
+    offered: Callable[[Mapping[str, Task], OutputOptions], bool] = _always
     metric: bool = False
-    lifted: bool = False
-    needs: Callable[[OutputOptions], tuple[str, ...]] = lambda options: ()
-
-
-def _for_points(options: OutputOptions) -> tuple[str, ...]:
-    return ('segmentation',) if options.depth.points.needs_classes else ()
+    uses_metric: bool = False
+    needs: Callable[[OutputOptions], tuple[str, ...]] = _needs_nothing
 
 
 OUTPUTS = (
-    Output('depth/relative', Image, 'depth', Result.values),
-    Output('depth/color', Image, 'depth', Result.color),
-    Output('depth/image_rect', Image, 'depth', Result.metric_image, metric=True),
-    Output('depth/camera_info', CameraInfo, 'depth', Result.camera_info, metric=True),
-    Output('depth/points', PointCloud2, 'depth', Result.points, metric=True, needs=_for_points),
+    Output('depth/relative', Image, 'depth', results.relative_image),
+    Output('depth/color', Image, 'depth', results.color_image),
+    Output('depth/image_rect', Image, 'depth', results.metric_depth_image, metric=True),
+    Output('depth/camera_info', CameraInfo, 'depth', results.depth_camera_info, metric=True),
+    Output('depth/points', PointCloud2, 'depth', results.points, metric=True, needs=_points_need),
     Output(
         'depth/points_people',
         PointCloud2,
         'depth',
-        Result.people_points,
+        results.people_points,
         metric=True,
-        needs=lambda options: ('segmentation',),
+        needs=_needs_segmentation,
     ),
-    Output('scan', LaserScan, 'depth', Result.scan, has_scan, metric=True),
-    Output('disparity/relative', Image, 'disparity', Result.values),
-    Output('disparity/color', Image, 'disparity', Result.color),
-    Output('normals/image', Image, 'normals', lambda r: r.image(r.prediction.values, '32FC3')),
-    Output('normals/color', Image, 'normals', Result.color),
-    Output(
-        'segmentation/labels',
-        Image,
-        'segmentation',
-        lambda r: r.image(r.prediction.labels, 'mono8'),
-    ),
-    Output(
-        'segmentation/confidence',
-        Image,
-        'segmentation',
-        lambda r: r.shares(r.prediction.confidence),
-    ),
-    Output('segmentation/mask', Image, 'segmentation', Result.mask, has_mask),
-    Output('segmentation/color', Image, 'segmentation', Result.color),
-    Output('foreground/alpha', Image, 'foreground', lambda r: r.shares(r.prediction.alpha)),
-    Output('matting/alpha', Image, 'matting', lambda r: r.shares(r.prediction.alpha)),
-    Output('matting/color', Image, 'matting', Result.cutout),
-    Output('human_pose/markers', MarkerArray, 'human_pose', Result.markers, lifted=True),
-    Output('human_pose/keypoints', PointCloud2, 'human_pose', Result.keypoints, lifted=True),
-    Output('human_pose/overlay', Image, 'human_pose', Result.overlay),
+    Output('scan', LaserScan, 'depth', results.scan, _has_scan, metric=True),
+    Output('disparity/relative', Image, 'disparity', results.relative_image),
+    Output('disparity/color', Image, 'disparity', results.color_image),
+    Output('normals/image', Image, 'normals', results.normals_image),
+    Output('normals/color', Image, 'normals', results.color_image),
+    Output('segmentation/labels', Image, 'segmentation', results.labels_image),
+    Output('segmentation/confidence', Image, 'segmentation', results.confidence_image),
+    Output('segmentation/mask', Image, 'segmentation', results.mask_image, _has_mask),
+    Output('segmentation/color', Image, 'segmentation', results.color_image),
+    Output('foreground/alpha', Image, 'foreground', results.alpha_image),
+    Output('matting/alpha', Image, 'matting', results.alpha_image),
+    Output('matting/color', Image, 'matting', results.cutout_image),
+    Output('human_pose/markers', MarkerArray, 'human_pose', results.markers, uses_metric=True),
+    Output('human_pose/keypoints', PointCloud2, 'human_pose', results.keypoints, uses_metric=True),
+    Output('human_pose/overlay', Image, 'human_pose', results.overlay_image),
 )
+MARKERS, SCAN = 'human_pose/markers', 'scan'
 
 
 @dataclass(frozen=True)
-class Constant:
+class ModelOutput:
     """
-    A topic whose one message depends on the model alone; late subscribers get it too.
+    A topic with one message that depends on the model alone; late subscribers get it, too.
 
-    :ivar note: what the log should say about it.
+    :ivar note: for the log; empty: nothing.
     """
 
     topic: str
@@ -103,8 +134,8 @@ class Constant:
     note: str = ''
 
 
-CONSTANTS = (
-    Constant(
+MODEL_OUTPUTS = (
+    ModelOutput(
         'segmentation/label_info',
         LABEL_INFO,
         'segmentation',
@@ -116,14 +147,15 @@ CONSTANTS = (
 
 class Outputs:
     """
-    The publishers of the topics that a model can fill.
+    The publishers of one camera for one model.
 
-    :ivar withheld: topics of the model's tasks that the options, or its classes, do not give.
-    :ivar why_no_metres: empty where there is nothing to tell.
-    :param metres: gives frames their scale.
-    :param camera: the first part of each topic's name, where there are several cameras.
-    :param before: the outputs of another model that this one replaces: topics that both have go
-        on without a break. The others stay until `before.close(keep=...)`.
+    :param metric_input: the camera's reference sensor and transforms.
+    :param camera: first part of each topic's name, where there are several cameras.
+    :param before: outputs of the model that this one replaces: topics of both models stay
+        without a break. The others stay until `before.close(keep=...)`.
+    :ivar not_offered: topics of the model's tasks that the options, or its classes, do not give.
+    :ivar missing_tasks: which tasks the source of the scale needs and the model lacks; empty:
+        none.
     :raises ValueError: an option that does not fit the model; then nothing has changed.
     """
 
@@ -132,37 +164,41 @@ class Outputs:
         node: LifecycleNode,
         tasks: Mapping[str, Task],
         options: OutputOptions,
-        metres: Metres,
+        metric_input: MetricInput,
+        stats: Statistics,
         camera: str = '',
         before: Outputs | None = None,
     ) -> None:
-        self._node, self._tasks, self._options, self._metres = node, tasks, options, metres
-        self._camera = camera
-        self._metric_task = metric_task(options.depth.scale, tasks)
-        self.why_no_metres = why_no_metres(options.depth.scale, tasks)
+        self._node, self._tasks, self._options = node, tasks, options
+        self._metric_input, self._stats, self._camera = metric_input, stats, camera
+        names = getattr(tasks.get('segmentation'), 'class_names', ())
         if 'segmentation' in tasks:
-            class_ids(
-                tasks['segmentation'].class_names,
-                options.depth.points.exclude_classes,
-                'depth.points.exclude_classes',
-            )
-        self._shown = before._shown if before else Shown()
-        kept = before._publishers if before else {}
-        fed = [
-            replace(output, task=self._metric_task or output.task) if output.metric else output
-            for output in OUTPUTS
+            excluded = options.depth.points.exclude_classes
+            class_ids(names, excluded, 'depth.points.exclude_classes')
+        depth = options.depth
+        self._estimator = MetricDepthEstimator(
+            depth.scale, tasks, names, depth.min_range_m, depth.max_range_m
+        )
+        self.missing_tasks = missing_tasks(depth.scale, tasks)
+        self._people_shown = before._people_shown if before else 0
+        of_model = [
+            output
+            for output in (self._fed_by_metric_task(output) for output in OUTPUTS)
+            if output.task in tasks
         ]
-        of_model = [output for output in fed if output.task in tasks]
-        offered: list[Output | Constant] = [
+        offered: list[Output | ModelOutput] = [
             output
             for output in of_model
-            if output.offered(tasks[output.task], options)
-            if self._metric_task or not output.metric
+            if output.offered(tasks, options)
+            if self._estimator.task or not output.metric
             if set(output.needs(options)) <= set(tasks)
         ]
-        self.withheld = [output.topic for output in of_model if output not in offered]
-        offered += [constant for constant in CONSTANTS if constant.task in tasks]
-        self._publishers = {what: kept.get(what) or self._publisher(what) for what in offered}
+        self.not_offered = [output.topic for output in of_model if output not in offered]
+        offered += [output for output in MODEL_OUTPUTS if output.task in tasks]
+        existing = before._publishers if before else {}
+        self._publishers = {
+            output: existing.get(output) or self._publisher(output) for output in offered
+        }
 
     @property
     def topics(self) -> list[str]:
@@ -170,70 +206,132 @@ class Outputs:
         return [publisher.topic_name for publisher in self._publishers.values()]
 
     def activate(self) -> None:
-        """Let messages out, and send those that depend on the model alone."""
-        for what, publisher in self._publishers.items():
+        """Start to publish, and publish the messages that depend on the model alone."""
+        self.reset()
+        for output, publisher in self._publishers.items():
             publisher.on_activate(None)
-            if isinstance(what, Constant):
-                if what.note:
-                    self._node.get_logger().info(what.note, once=True)
-                publisher.publish(what.make(self._tasks[what.task]))
+            if isinstance(output, ModelOutput):
+                if output.note:
+                    self._node.get_logger().info(output.note, once=True)
+                publisher.publish(output.make(self._tasks[output.task]))
+
+    def reset(self) -> None:
+        """Forget the frames before, after a jump of time."""
+        self._estimator.reset()
 
     def successor(self, tasks: Mapping[str, Task]) -> Outputs:
         """Make the outputs of another model, with the same options and as active as these."""
-        made = Outputs(self._node, tasks, self._options, self._metres, self._camera, self)
+        successor = Outputs(
+            self._node,
+            tasks,
+            self._options,
+            self._metric_input,
+            self._stats,
+            self._camera,
+            before=self,
+        )
         if any(publisher.is_activated for publisher in self._publishers.values()):
-            made.activate()
-        return made
+            successor.activate()
+        return successor
 
     def subscribed(self) -> list[Output]:
-        """List the outputs that somebody subscribes to."""
+        """List the outputs that have subscribers."""
         return [
-            what
-            for what, publisher in self._publishers.items()
-            if isinstance(what, Output) and publisher.get_subscription_count() > 0
+            output
+            for output, publisher in self._publishers.items()
+            if isinstance(output, Output) and publisher.get_subscription_count() > 0
         ]
 
     def tasks_for(self, wanted: Iterable[Output], enabled: Collection[str]) -> set[str]:
-        """Name the tasks to run for some outputs."""
+        """
+        Name the tasks to run for some outputs.
+
+        :param enabled: no other task runs, except those that the wanted outputs show.
+        """
         wanted = list(wanted)
-        also: set[str] = set()
-        if self._metric_task and any(output.metric or output.lifted for output in wanted):
-            also = {self._metric_task, *helpers(self._options.depth.scale)}
-        also |= {task for output in wanted for task in output.needs(self._options)}
+        also = {task for output in wanted for task in output.needs(self._options)}
+        if _want_metric_depth(wanted):
+            also |= self._estimator.tasks
         return {output.task for output in wanted} | (also & set(self._tasks) & set(enabled))
 
     def publish(
         self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
     ) -> int:
         """
-        Publish what is wanted and return how many messages that were.
+        Publish the wanted outputs of a frame and return the number of messages.
 
         :param predictions: by task name; those of `tasks_for` these outputs.
         """
-        results: dict[str, Result] = {}
-        for name, prediction in predictions.items():
-            task = self._tasks[name]
-            results[name] = Result(
-                frame, prediction, task, self._options, results, self._shown, self._metres
-            )
         sent = 0
-        for output in wanted:
-            message = output.make(results[output.task])
-            if message is not None:
-                self._publishers[output].publish(message)
-                sent += 1
+        for output, message in self.messages(frame, predictions, wanted):
+            self._publishers[output].publish(message)
+            sent += 1
         return sent
 
+    def messages(
+        self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
+    ) -> Iterable[tuple[Output, Any]]:
+        """Make the messages of the wanted outputs; arguments as of `publish`."""
+        result = self._result(frame, predictions, wanted)
+        for output in wanted:
+            message = output.make(result, output.task)
+            if message is None:
+                continue
+            if output.topic == MARKERS:
+                poses: Any = predictions[output.task]
+                self._people_shown = len(poses.people)
+            yield output, message
+
     def close(self, keep: Outputs | None = None) -> None:
-        """Take the topics down, except those that other outputs go on with."""
+        """Remove the topics, except those that other outputs go on with."""
         kept = keep._publishers if keep else {}
-        for what, publisher in self._publishers.items():
-            if what not in kept:
+        for output, publisher in self._publishers.items():
+            if output not in kept:
                 self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def _publisher(self, what: Output | Constant) -> Any:
-        qos = LATCHED if isinstance(what, Constant) else OUTPUT
-        return self._node.create_lifecycle_publisher(
-            what.kind, named(self._camera, what.topic), qos
+    def _fed_by_metric_task(self, output: Output) -> Output:
+        return (
+            replace(output, task=self._estimator.task or output.task) if output.metric else output
         )
+
+    def _result(
+        self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
+    ) -> FrameResult:
+        """Decide once for all outputs of a frame whether it has depth in metres."""
+        depth_m = transform = None
+        if self._estimator.task and _want_metric_depth(wanted):
+            depth_m = self._metric_depth(frame, predictions).depth_m
+        if depth_m is not None and any(output.topic == SCAN for output in wanted):
+            scan = self._options.scan
+            transform = self._metric_input.transform_to(scan.frame_id, frame, scan.mounting)
+        return FrameResult(
+            frame,
+            predictions,
+            self._tasks,
+            self._options,
+            depth_m,
+            transform,
+            self._people_shown,
+        )
+
+    def _metric_depth(self, frame: Frame, predictions: Mapping[str, Prediction]) -> MetricDepth:
+        try:
+            measurement = self._metric_input.measurement(frame)
+        except ValueError as error:
+            metric = MetricDepth.withheld(str(error))
+        else:
+            metric = self._estimator.update(
+                predictions, frame.camera, stamp_ns(frame.header) / 1e9, measurement
+            )
+        self._metric_input.report(metric)
+        return metric
+
+    def _publisher(self, output: Output | ModelOutput) -> Any:
+        qos = LATCHED if isinstance(output, ModelOutput) else OUTPUT
+        topic = camera_topic(self._camera, output.topic)
+        return self._node.create_lifecycle_publisher(output.kind, topic, qos)
+
+
+def _want_metric_depth(wanted: Iterable[Output]) -> bool:
+    return any(output.metric or output.uses_metric for output in wanted)

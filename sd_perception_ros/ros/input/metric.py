@@ -1,0 +1,105 @@
+"""What metric depth needs from topics: the reference sensor of a camera, and transforms."""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+
+from sd_perception_ros.geometry.pinhole import Transform
+from sd_perception_ros.metric_depth.estimator import Measurement, MetricDepth, SENSORS
+from sd_perception_ros.metric_depth.options import MountingOptions, NO_SOURCE, ScaleOptions
+from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.input.reference import ReferenceInput
+from sd_perception_ros.ros.input.transforms import optical_in, Transforms
+from sd_perception_ros.ros.node.diagnostics import Statistics
+
+
+class MetricInput:
+    """
+    The reference sensor of one camera (sources depth and scan), and transforms.
+
+    :param options: source of the scale.
+    :param camera: name of the camera, where there are several.
+    """
+
+    def __init__(self, options: ScaleOptions, stats: Statistics, camera: str = '') -> None:
+        self._options, self._stats, self._camera = options, stats, camera
+        self._sensor: ReferenceInput | None = None
+        self._transforms: Transforms | None = None
+
+    def open(self, node: Node) -> None:
+        """Subscribe to tf2 and to the sensor, if the source needs them."""
+        if self._options.source != NO_SOURCE:
+            self._transforms = Transforms(node)
+        if self._options.source in SENSORS:
+            self._sensor = ReferenceInput(node, self._options, self._transforms, self._camera)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._sensor is not None:
+            self._sensor.close()
+        if self._transforms is not None:
+            self._transforms.close()
+        self._sensor = self._transforms = None
+
+    def on_timer(self) -> None:
+        """Adapt to publishers that came or changed their QoS."""
+        if self._sensor is not None:
+            self._sensor.on_timer()
+
+    def reset(self) -> None:
+        """Forget all messages, after a jump of time."""
+        if self._sensor is not None:
+            self._sensor.reset()
+
+    @property
+    def topics(self) -> list[str]:
+        """Full names of the subscribed topics."""
+        return [] if self._sensor is None else [self._sensor.topic]
+
+    def measurement(self, frame: Frame) -> Measurement | None:
+        """
+        Find the sensor's measurement at the time of a frame.
+
+        :returns: None where the source is no sensor.
+        :raises ValueError: no measurement fits the frame; the message says why.
+        """
+        if self._options.source not in SENSORS:
+            return None
+        if self._sensor is None:
+            raise ValueError('the node is not active')
+        return self._sensor.find(frame)
+
+    def transform_to(
+        self, frame_id: str, frame: Frame, mounting: MountingOptions
+    ) -> Transform | None:
+        """
+        Return the transform from the optical frame of a picture to another frame.
+
+        :param mounting: of the camera in that frame; used where tf2 is not installed.
+        :returns: None where tf2 does not know it, which is reported, or without a frame_id.
+        """
+        if not frame.header.frame_id:
+            return None
+        try:
+            if self._transforms is not None:
+                transform = self._transforms.lookup(frame_id, frame.header)
+                return optical_in(mounting) if transform is None else transform
+        except ValueError as error:
+            self._stats.warn(str(error))
+            return None
+        return optical_in(mounting)
+
+    def report(self, metric: MetricDepth) -> None:
+        """Write the decision about a frame's metres, and its quality, into the diagnostics."""
+        quality, line = metric.fit.quality, metric.fit.own
+        self._stats.set('metres from', self._options.source)
+        self._stats.set('metres', quality.problem or 'good')
+        if line is not None:
+            self._stats.set('scale, shift', f'{line.scale:.4g}, {line.shift:.4g}')
+        if quality.references:
+            self._stats.set('references', str(quality.references))
+            for name in ('inliers', 'residual', 'skill', 'support'):
+                self._stats.set(f'references: {name}', f'{getattr(quality, name):.3f}')
+        if quality.problem:
+            self._stats.count('metres withheld')
+            self._stats.warn(f'no metric depth: {quality.problem}')

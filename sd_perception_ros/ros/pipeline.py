@@ -1,0 +1,167 @@
+"""The way of a frame through the node: decode, predict, publish. It runs on the worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import contextlib
+import time
+from typing import NamedTuple
+
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, Image
+import torch
+
+from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
+from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
+from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.errors import described, FAULTS
+from sd_perception_ros.ros.node.shutdown import GONE
+from sd_perception_ros.ros.options import InputOptions
+from sd_perception_ros.ros.output.outputs import Output, Outputs
+from sd_perception_ros.ros.serving import Served, Serving
+from sd_perception_ros.types import Prediction, UInt8
+
+
+class _Job(NamedTuple):
+    """
+    A decoded image and what is to be made of it.
+
+    :ivar info: its camera_info, where it was needed to rectify the image.
+    :ivar tasks: to run for the wanted outputs.
+    """
+
+    received: ReceivedImage
+    rgb: UInt8
+    info: CameraInfo | None
+    wanted: list[Output]
+    tasks: set[str]
+
+
+class FramePipeline:
+    """
+    Decode the newest images of all cameras, run them as one batch, and publish the results.
+
+    An image that cannot be processed is dropped, counted and reported; the node goes on.
+
+    :param is_enabled: whether a task may run now, by its name.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        inputs: CameraInputs,
+        serving: Serving,
+        options: InputOptions,
+        stats: Statistics,
+        is_enabled: Callable[[str], bool],
+    ) -> None:
+        self._node, self._inputs, self._serving = node, inputs, serving
+        self._options, self._stats, self._is_enabled = options, stats, is_enabled
+        self._idle_since_ns = 0
+
+    def process(self, images: list[ReceivedImage]) -> None:
+        """Handle the newest image of each camera that has one."""
+        try:
+            with self._reporting(), self._serving.frame() as served:
+                enabled = {task for task in served.engine.tasks if self._is_enabled(task)}
+                jobs = [self._job(received, served, enabled) for received in images]
+                if ready := [job for job in jobs if job is not None]:
+                    self._predict(ready, served)
+        finally:
+            self._idle_since_ns = time.monotonic_ns()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Drop and report an image that fails."""
+        try:
+            yield
+        except GONE:  # first: rclpy's errors are RuntimeErrors, and so is torch's of full memory
+            if self._node.context.ok():
+                raise
+        except ValueError as error:
+            self._drop('bad_image', described(error))
+        except FloatingPointError as error:
+            self._drop('not_finite', described(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._drop('out_of_memory', f'{described(error)}; set a smaller long_side_px')
+        except FAULTS as error:
+            self._drop('failed', described(error))
+
+    def _job(
+        self, received: ReceivedImage, served: Served, enabled: Collection[str]
+    ) -> _Job | None:
+        """Decode an image; None if no output of it is wanted."""
+        with self._reporting():
+            outputs, camera = served.outputs[received.camera], self._inputs[received.camera]
+            wanted = self._wanted(outputs, enabled)
+            msg = received.msg
+            if not wanted or camera.too_old(msg.header):
+                return None
+            convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
+            rgb, info = convert(msg, self._options.max_pixels), None
+            if self._options.rectify:
+                info = camera.info_for(msg.header, rgb)
+                rgb = camera.rectified(info, rgb)
+            return _Job(received, rgb, info, wanted, outputs.tasks_for(wanted, enabled))
+        return None
+
+    def _wanted(self, outputs: Outputs, enabled: Collection[str]) -> list[Output]:
+        """List the outputs to make; count why there are none, or fewer than subscribed to."""
+        subscribed = outputs.subscribed()
+        wanted = [output for output in subscribed if output.task in enabled]
+        for task in sorted({output.task for output in subscribed} - set(enabled)):
+            self._stats.count(f'task disabled: {task}')
+        if not wanted:
+            reason = 'tasks_disabled' if subscribed else 'no_subscribers'
+            self._stats.count(f'dropped: {reason}')
+        return wanted
+
+    def _predict(self, jobs: Sequence[_Job], served: Served) -> None:
+        """Run images as one batch, and publish the results of each."""
+        start_ns = time.monotonic_ns()
+        tasks = set().union(*(job.tasks for job in jobs))
+        try:
+            predictions = served.engine.predict([job.rgb for job in jobs], tasks)
+        except FAULTS:
+            if len(jobs) == 1:
+                raise
+            for job in jobs:  # an image of one camera that fails must not cost the others theirs
+                with self._reporting():
+                    self._predict([job], served)
+            return
+        inference_ns = time.monotonic_ns() - start_ns
+        for job, of_image in zip(jobs, predictions, strict=True):
+            with self._reporting():
+                self._publish(job, of_image, served, inference_ns)
+
+    def _publish(
+        self,
+        job: _Job,
+        predictions: Mapping[str, Prediction],
+        served: Served,
+        inference_ns: int,
+    ) -> None:
+        name, msg, arrival_ns = job.received
+        camera = self._inputs[name]
+        # Not earlier: the camera_info of a live camera often arrives a moment after its image.
+        info = job.info or camera.info_for(msg.header, job.rgb)
+        intrinsics = None if info is None else camera.camera_of(info, job.rgb)
+        frame = Frame(msg.header, job.rgb, intrinsics)
+        own = {task: predictions[task] for task in job.tasks}
+        sent = served.outputs[name].publish(frame, own, job.wanted)
+        end_ns = time.monotonic_ns()
+        # An image that came while the one before was processed has waited for that one.
+        begin_ns = max(arrival_ns, self._idle_since_ns)
+        self._stats.count('processed')
+        self._stats.count('published', sent)
+        self._stats.time('latency', (end_ns - arrival_ns) / 1e6)
+        self._stats.time('waiting', (begin_ns - arrival_ns) / 1e6)
+        self._stats.time('inference', inference_ns / 1e6)
+        self._stats.time('overhead', (end_ns - begin_ns - inference_ns) / 1e6)
+
+    def _drop(self, reason: str, why: str) -> None:
+        text = f'image dropped: {why}'
+        self._stats.count(f'dropped: {reason}')
+        self._stats.error(text)
+        self._node.get_logger().error(text, throttle_duration_sec=5.0)
