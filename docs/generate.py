@@ -190,7 +190,7 @@ SERVICES = (
 def topics() -> str:
     """List inputs, outputs and services of the perception node, from the table of outputs."""
     from sd_perception_ros.image_encodings import ENCODINGS
-    from sd_perception_ros.ros.output.outputs import CONSTANTS, OUTPUTS
+    from sd_perception_ros.ros.output.outputs import MODEL_OUTPUTS, OUTPUTS
 
     head = ('topic', 'type', 'encoding or fields', 'content', 'frame', 'published if')
     rows = [
@@ -211,7 +211,7 @@ def topics() -> str:
             '',
             f'task `{constant.task}`',
         )
-        for constant in CONSTANTS
+        for constant in MODEL_OUTPUTS
     ]
     blocks = [
         '# Topics',

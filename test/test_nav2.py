@@ -28,7 +28,7 @@ from sd_perception_ros.geometry.point_cloud import without_edges
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
 from sd_perception_ros.ros.node.parameters import names_of
 from sd_perception_ros.ros.options import CameraOptions, OutputOptions
-from sd_perception_ros.ros.output.outputs import CONSTANTS, OUTPUTS
+from sd_perception_ros.ros.output.outputs import MODEL_OUTPUTS, OUTPUTS
 from sd_perception_ros.ros.perception_node import GROUPS
 from sd_perception_ros.ros.replay.recorder import cloud_values
 from sd_perception_ros.ros.replay.sources import DEMO, open_source
@@ -37,7 +37,7 @@ from sd_perception_ros.tasks import make_task
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'config' / 'nav2'
 COSTMAPS = sorted(FOLDER.glob('costmap_*.yaml'))
-TOPICS = {f'/{output.topic}': output.kind for output in (*OUTPUTS, *CONSTANTS)}
+TOPICS = {f'/{output.topic}': output.kind for output in (*OUTPUTS, *MODEL_OUTPUTS)}
 KINDS = {
     'PointCloud2': PointCloud2,
     'LaserScan': LaserScan,

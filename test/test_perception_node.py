@@ -285,7 +285,7 @@ def test_after_a_change_of_resolution_points_wait_for_the_new_camera_info(peer, 
         return '32 x 24' in seen['message']
 
     told = peer.counters_when(complains)
-    assert "no camera info of frame 'lens' and 32 x 24 pixels" in told['message']
+    assert "no camera_info of frame 'lens' and 32 x 24 pixels" in told['message']
     assert (told['level'], told.get('last error')) == (DiagnosticStatus.WARN, errors)
     peer.spin(0.3)  # time for points, which must not come
     assert peer.with_stamp('/depth/points', image) is None

@@ -73,22 +73,22 @@ class CameraInputs:
 
     def on_timer(self) -> None:
         """Adapt to publishers that came or changed; report why a topic is silent."""
-        for one in (*self._cameras.values(), *self._open_metric()):
-            one.on_timer()
+        for name, camera in self._cameras.items():
+            camera.on_timer()
+            self.metric[name].on_timer()
 
     def reset(self) -> None:
         """Forget stamps, camera_infos and references, after a jump of time."""
-        for one in (*self._cameras.values(), *self._open_metric()):
-            one.reset()
+        for name, camera in self._cameras.items():
+            camera.reset()
+            self.metric[name].reset()
 
     def close(self) -> None:
         """Unsubscribe."""
-        for one in (*self._cameras.values(), *self.metric.values()):
-            one.close()
+        for name, camera in self._cameras.items():
+            camera.close()
+            self.metric[name].close()
         self._cameras = {}
-
-    def _open_metric(self) -> list[MetricInput]:
-        return list(self.metric.values()) if self._cameras else []
 
 
 class CameraOutputs:

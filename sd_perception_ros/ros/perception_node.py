@@ -1,4 +1,4 @@
-"""Camera images in, perception out: the lifecycle node around the engine."""
+"""The perception node: camera images in, depth, normals, classes, mattes and people out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs, ReceivedImage
-from sd_perception_ros.ros.input.mailbox import Worker
+from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
 from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
 from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
 from sd_perception_ros.ros.node.logs import NodeLog
@@ -42,10 +41,7 @@ _TIMER_PERIOD_S = 0.5
 
 class PerceptionNode(LifecycleNode):
     """
-    One image of each camera, one pass, many tasks.
-
-    The executor only receives; a worker thread takes the newest frames, so a late frame is
-    dropped and never queued, and services answer while the network runs.
+    One image of each camera, one pass, many tasks: parameters, lifecycle and services.
 
     :raises ValueError: a wrong parameter value.
     """
@@ -64,9 +60,7 @@ class PerceptionNode(LifecycleNode):
         self.enabled = True
         self._serving = Serving()
         self._reloading = Reloading(self, self._serving)
-        self._inputs: CameraInputs | None = None
         self._pipeline: FramePipeline | None = None
-        self._worker: Worker[ReceivedImage] | None = None
         self._stats = Statistics()
         options = read(self, NodeOptions)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # with simulated time as without
@@ -93,7 +87,7 @@ class PerceptionNode(LifecycleNode):
         try:
             input_options, options = read(self, InputOptions), read(self, OutputOptions)
             engine = load(read(self, EngineConfig), options.checkpoints())
-            self._inputs = inputs = CameraInputs(input_options, options, self._stats)
+            inputs = CameraInputs(input_options, options, self._stats)
             outputs = CameraOutputs.create(self, engine.tasks, options, inputs.metric, self._stats)
         except FAULTS as error:  # rclpy would swallow it and say nothing
             text = f'configuration failed: {described(error)}{remedy(error)}'
@@ -102,18 +96,25 @@ class PerceptionNode(LifecycleNode):
             return FAILURE
         self._serving.swap(Served(engine, outputs))
         self._pipeline = FramePipeline(
-            self, inputs, self._serving, input_options, self._stats, self._is_enabled
+            self,
+            inputs,
+            self._serving,
+            input_options,
+            self._stats,
+            lambda: self.enabled,
+            self._is_enabled,
         )
         self.get_logger().info(engine.summary())
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to receive."""
+        if self._pipeline is None or self._serving.now is None:
+            return FAILURE  # the lifecycle configures first
         outputs = self._serving.now.outputs
-        self._worker = Worker(self._pipeline.process)
-        self._inputs.open(self, self._deliver)
+        self._pipeline.open()
         self.get_logger().info(
-            f'listening to {" and ".join(self._inputs.topics)}; '
+            f'listening to {" and ".join(self._pipeline.topics)}; '
             f'offering {", ".join(outputs.topics)}'
         )
         if outputs.not_offered:
@@ -149,32 +150,24 @@ class PerceptionNode(LifecycleNode):
         self._reloading.join()
 
     def _stop(self) -> None:
-        # The worker first: until it has ended it uses the inputs.
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-        if self._inputs is not None:
-            self._inputs.close()
-
-    def _deliver(self, received: ReceivedImage) -> None:
-        if not self.enabled:
-            self._stats.count('dropped: disabled')
-        elif self._worker.put(received.camera, received):
-            self._stats.count('dropped: newer_frame_came')
+        if self._pipeline is not None:
+            self._pipeline.close()
 
     def _is_enabled(self, task: str) -> bool:
         return bool(self.get_parameter(f'{task}.enabled').value)
 
     def _on_timer(self) -> None:
         self._serving.release_replaced()
-        if self._worker is not None and not self._worker.alive:
+        if self._pipeline is None:
+            return
+        if self._pipeline.has_failed:
             self.get_logger().fatal('the worker thread ended by the exception above')
             self.finished.set_result(FAILED)
-        elif self._inputs is not None:
-            self._inputs.on_timer()
+        else:
+            self._pipeline.on_timer()
 
     def _publish_diagnostics(self) -> None:
-        hardware = self._inputs.image_topics if self._inputs is not None else ''
+        hardware = self._pipeline.image_topics if self._pipeline is not None else ''
         served = self._serving.now
         healthy = served.engine.summary() if served is not None else 'no model is loaded'
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
@@ -196,10 +189,9 @@ class PerceptionNode(LifecycleNode):
         return SetParametersResult(successful=True, reason=_when_used(change))
 
     def _time_jumped(self, jump: object) -> None:
-        if self._inputs is not None and self._inputs.image_topics:
+        if self._pipeline is not None and self._pipeline.image_topics:
             self._stats.count('time_jumps')
-            self._inputs.reset()
-            self._serving.now.outputs.reset()
+            self._pipeline.reset()
 
 
 def _when_used(names: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""The way of a frame through the node: decode, predict, publish. It runs on the worker thread."""
+"""The way of a frame through the node: receive, decode, predict, publish."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
 from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.input.mailbox import Worker
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.node.errors import described, FAULTS
 from sd_perception_ros.ros.node.shutdown import GONE
@@ -40,10 +41,13 @@ class _Job(NamedTuple):
 
 class FramePipeline:
     """
-    Decode the newest images of all cameras, run them as one batch, and publish the results.
+    Receive images of all cameras, run the newest ones as one batch, and publish the results.
 
-    An image that cannot be processed is dropped, counted and reported; the node goes on.
+    The executor only receives. A worker thread decodes, predicts and publishes: a late image is
+    dropped and never queued, and services answer while the network runs. An image that cannot be
+    processed is dropped, counted and reported.
 
+    :param is_accepting: whether images are processed now.
     :param is_enabled: whether a task may run now, by its name.
     """
 
@@ -54,14 +58,61 @@ class FramePipeline:
         serving: Serving,
         options: InputOptions,
         stats: Statistics,
+        is_accepting: Callable[[], bool],
         is_enabled: Callable[[str], bool],
     ) -> None:
         self._node, self._inputs, self._serving = node, inputs, serving
-        self._options, self._stats, self._is_enabled = options, stats, is_enabled
+        self._options, self._stats = options, stats
+        self._is_accepting, self._is_enabled = is_accepting, is_enabled
+        self._worker: Worker[ReceivedImage] | None = None
         self._idle_since_ns = 0
 
-    def process(self, images: list[ReceivedImage]) -> None:
-        """Handle the newest image of each camera that has one."""
+    @property
+    def topics(self) -> list[str]:
+        """Full names of the subscribed topics."""
+        return self._inputs.topics
+
+    @property
+    def image_topics(self) -> str:
+        """Topics of the images, for diagnostics; empty while nothing is subscribed."""
+        return self._inputs.image_topics
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the worker thread has ended by an exception."""
+        return self._worker is not None and not self._worker.alive
+
+    def open(self) -> None:
+        """Start the worker thread, and subscribe."""
+        self._worker = worker = Worker(self._process)
+
+        def receive(received: ReceivedImage) -> None:
+            if not self._is_accepting():
+                self._stats.count('dropped: disabled')
+            elif worker.put(received.camera, received):
+                self._stats.count('dropped: newer_frame_came')
+
+        self._inputs.open(self._node, receive)
+
+    def on_timer(self) -> None:
+        """Adapt to publishers that came or changed; report why a topic is silent."""
+        self._inputs.on_timer()
+
+    def reset(self) -> None:
+        """Forget the frames before, after a jump of time."""
+        self._inputs.reset()
+        if self._serving.now is not None:
+            self._serving.now.outputs.reset()
+
+    def close(self) -> None:
+        """End the worker thread, and unsubscribe."""
+        if self._worker is not None:
+            self._worker.stop()  # first: until it has ended it uses the inputs
+            self._worker = None
+        self._inputs.close()
+
+    def _process(self, images: list[ReceivedImage]) -> None:
+        """Handle the newest image of each camera that has one, on the worker thread."""
         try:
             with self._reporting(), self._serving.frame() as served:
                 enabled = {task for task in served.engine.tasks if self._is_enabled(task)}

@@ -55,7 +55,9 @@ class Reloading:
         self._loading = loading = Loading(config, checkpoints, self._node.executor)
         await loading.finished
         self._loading = None
-        response.message = loading.error or self._replace(outputs, loading.engine)
+        response.message = loading.error
+        if loading.engine is not None:
+            response.message = self._replace(outputs, loading.engine)
         response.success = not response.message
         del loading
         if response.success:

@@ -1,4 +1,4 @@
-"""The model that frames go through, and how another one takes its place while they flow."""
+"""The model that serves, and its replacement while frames flow."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Served(NamedTuple):
 
 class Serving:
     """
-    What is served now. The executor swaps it; the worker takes it for one frame at a time.
+    The model that serves now. The executor swaps it; the worker uses it for one batch at a time.
 
-    A frame that is in hand ends with what it began with, and nobody waits: what has been replaced
-    is freed by `release_replaced`, when no frame uses it any more.
+    A batch ends with the model that it began with. A replaced model is freed by
+    `release_replaced`, as soon as no batch uses it.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,11 @@ class Serving:
 
     @contextlib.contextmanager
     def frame(self) -> Iterator[Served]:
-        """Take what is served now, for one frame."""
+        """Hold the model that serves now, for one batch; RuntimeError while none is loaded."""
         with self._lock:
-            self._in_hand = self.now
-            served = self.now
+            served = self._in_hand = self.now
+        if served is None:
+            raise RuntimeError('no model is loaded')
         try:
             yield served
         finally:
@@ -65,14 +66,14 @@ class Serving:
                 return
             leaving, self._leaving = self._leaving, []
         for old in leaving:
-            old.outputs.close(keep=self.now.outputs)
+            old.outputs.close(keep=None if self.now is None else self.now.outputs)
         del old, leaving
         free_memory()
 
     def clear(self) -> None:
         """Serve nothing, and take everything down; no frame may be in hand."""
         for old in self._leaving:
-            old.outputs.close(keep=self.now.outputs)
+            old.outputs.close(keep=None if self.now is None else self.now.outputs)
         if self.now is not None:
             self.now.outputs.close()
         self._leaving, self.now = [], None

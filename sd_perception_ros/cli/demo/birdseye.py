@@ -17,7 +17,7 @@ from sd_perception_ros.metric_depth.estimator import MetricDepthEstimator
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.ros.replay.sources import read_camera
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
-from sd_perception_ros.types import DepthMap, Float, LabelMap, NormalMap, UInt8
+from sd_perception_ros.types import DepthMap, Float, LabelMap, NormalMap, Prediction, UInt8
 
 LABEL, TRUE_LABEL = 'obstacles (red: phantoms)', 'true obstacles, to 4 m'
 # Topics that metres are made from here.
@@ -55,7 +55,7 @@ def birdseye(
     size = (camera.width, camera.height)
     true_picture = _view(draw_grids(true, true), size)
     relative, normals, labels = (values[topic] for topic in NEEDED)
-    predictions = {
+    predictions: dict[str, Prediction] = {
         'depth': DepthMap(relative),
         'normals': NormalMap(normals),
         'segmentation': LabelMap(labels, np.ones(labels.shape, np.float32)),

@@ -8,6 +8,7 @@ import time
 
 from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -150,14 +151,14 @@ class CameraInput:
         self._node.destroy_subscription(self._images)
         self._node.destroy_subscription(self._info_subscription)
 
-    def _subscribe_images(self):
+    def _subscribe_images(self) -> Subscription:
         kind = Image if self._options.image_transport == 'raw' else CompressedImage
         events = SubscriptionEventCallbacks(incompatible_qos=self._incompatible)
         return self._node.create_subscription(
             kind, self.topic, self._receive, input_qos(self._offered), event_callbacks=events
         )
 
-    def _subscribe_infos(self):
+    def _subscribe_infos(self) -> Subscription:
         return self._node.create_subscription(
             CameraInfo, self.info_topic, self._infos.add, input_qos(self._info_offered)
         )
@@ -178,7 +179,7 @@ class CameraInput:
         return bool(reason)
 
     def _now_ns(self) -> int:
-        return self._node.get_clock().now().nanoseconds
+        return int(self._node.get_clock().now().nanoseconds)
 
     def _incompatible(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)

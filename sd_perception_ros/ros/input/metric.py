@@ -28,10 +28,11 @@ class MetricInput:
 
     def open(self, node: Node) -> None:
         """Subscribe to tf2 and to the sensor, if the source needs them."""
-        if self._options.source != NO_SOURCE:
-            self._transforms = Transforms(node)
+        if self._options.source == NO_SOURCE:
+            return
+        self._transforms = transforms = Transforms(node)
         if self._options.source in SENSORS:
-            self._sensor = ReferenceInput(node, self._options, self._transforms, self._camera)
+            self._sensor = ReferenceInput(node, self._options, transforms, self._camera)
 
     def close(self) -> None:
         """Unsubscribe."""

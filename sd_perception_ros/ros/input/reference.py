@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 import hashlib
 import threading
 from typing import Any
@@ -43,8 +44,9 @@ class ReferenceInput:
         self._infos = CameraInfos()
         self._kept: OrderedDict[int, Any] = OrderedDict()
         kind, topic = (Image, DEPTH) if options.source == 'depth' else (LaserScan, SCAN)
-        wanted = [(kind, topic, self._keep)]
-        wanted += [(CameraInfo, DEPTH_INFO, self._infos.add)] if options.source == 'depth' else []
+        wanted: list[tuple[type, str, Callable[[Any], None]]] = [(kind, topic, self._keep)]
+        if options.source == 'depth':
+            wanted.append((CameraInfo, DEPTH_INFO, self._infos.add))
         self._topics = [
             (kind, node.resolve_topic_name(camera_topic(camera, topic)), use)
             for kind, topic, use in wanted

@@ -7,12 +7,12 @@ import math
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point
 import numpy as np
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sd_perception_ros.drawing import bone_side, SIDE_COLORS
-from sd_perception_ros.ros.messages.image import bytes_of
+from sd_perception_ros.ros.messages.point_cloud import pack_points
 from sd_perception_ros.skeleton import BONES, JOINTS, side
 from sd_perception_ros.types import Float, Poses
 
@@ -23,7 +23,6 @@ POINT = np.dtype(
         *((name, '<u2') for name in ('joint', 'person')),
     ]
 )
-_TYPES = {'<f4': PointField.FLOAT32, '<u2': PointField.UINT16}
 
 
 def markers_message(
@@ -100,14 +99,4 @@ def keypoints_message(poses: Poses, joints_m: Float | None, header: Header) -> P
     for i, name in enumerate(('u', 'v', 'score')):
         points[name] = joints[person, joint, i]
     points['joint'], points['person'] = joint, person
-    message = PointCloud2(header=header, height=1, width=len(points))
-    message.fields = [
-        PointField(name=name, offset=offset, datatype=_TYPES[kind.str], count=1)
-        for name, (kind, offset) in POINT.fields.items()
-    ]
-    message.is_dense = False
-    message.is_bigendian = False
-    message.point_step = POINT.itemsize
-    message.row_step = POINT.itemsize * len(points)
-    message.data = bytes_of(points.view(np.uint8))
-    return message
+    return pack_points(points, header)

@@ -21,7 +21,7 @@ from sd_perception_ros.types import Camera, Float, UInt8
 # Without gaps, and aligned: every reader may view the points as they are.
 _FIELDS = (('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('rgb', 'u4'))
 _LABEL = ('label', 'u4')
-_TYPES = {'label': PointField.UINT32}
+_TYPES = {'f4': PointField.FLOAT32, 'u4': PointField.UINT32, 'u2': PointField.UINT16}
 
 
 def cloud_message(
@@ -57,21 +57,38 @@ def cloud_message(
     if labels is not None:
         points['label'] = labels[::stride, ::stride]
     if options.voxel_m:
-        points = _decimated(points[np.isfinite(columns[..., 2])], options)
-        data = bytes_of(points.view(np.uint8))
+        return pack_points(_decimated(points[np.isfinite(columns[..., 2])], options), header)
+    return pack_points(points, header, data)
+
+
+def pack_points(
+    points: NDArray[Any], header: Header, data: array.array[int] | None = None
+) -> PointCloud2:
+    """
+    Make a cloud of a structured array.
+
+    :param points: (N,) or organized (H, W), with named fields of `_TYPES`, without gaps.
+    :param data: memory of `points`, where it is an array that the message can take as it is.
+    """
+    fields: Any = points.dtype.fields
     msg = PointCloud2(header=header, height=1, width=points.shape[-1])
     if points.ndim == 2:
         msg.height = points.shape[0]
     msg.fields = [
-        PointField(name=name, offset=place, datatype=_TYPES.get(name, PointField.FLOAT32), count=1)
-        for name, (_, place) in kind.fields.items()
+        PointField(name=name, offset=field[1], datatype=_datatype(name, field[0]), count=1)
+        for name, field in fields.items()
     ]
     msg.is_bigendian = sys.byteorder == 'big'
     msg.is_dense = False
-    msg.point_step = kind.itemsize
-    msg.row_step = kind.itemsize * msg.width
-    msg.data = data
+    msg.point_step = points.dtype.itemsize
+    msg.row_step = points.dtype.itemsize * msg.width
+    msg.data = bytes_of(points.view(np.uint8)) if data is None else data
     return msg
+
+
+def _datatype(name: str, dtype: np.dtype[Any]) -> int:
+    """Return the datatype of a field; rgb is packed into the bits of a float (PCL, RViz)."""
+    return int(PointField.FLOAT32) if name == 'rgb' else _TYPES[dtype.str[1:]]
 
 
 def _decimated(points: NDArray[Any], options: PointsOptions) -> NDArray[Any]:

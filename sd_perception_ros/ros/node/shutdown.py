@@ -24,7 +24,7 @@ GONE = (_rclpy.RCLError, InvalidHandle)
 
 
 class Runnable(Protocol):
-    """What `run_node` needs of a node, beyond rclpy's own."""
+    """A node that `run_node` can run."""
 
     finished: Future
 
@@ -33,6 +33,9 @@ class Runnable(Protocol):
 
     def close(self) -> None:
         """Stop every thread; called once, also when `start` did not get far."""
+
+    def destroy_node(self) -> None:
+        """Destroy publishers, subscriptions and services (rclpy)."""
 
 
 class StopSignal:

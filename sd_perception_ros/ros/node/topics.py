@@ -14,7 +14,7 @@ def image_topic(node: Node, transport: str, camera: str = '') -> str:
     """Name a camera's image topic after remapping, with the suffix of its transport."""
     base = camera_topic(camera, 'image_raw')
     if transport == 'raw':
-        return node.resolve_topic_name(base)
+        return str(node.resolve_topic_name(base))
     plain = node.resolve_topic_name(f'{base}/compressed')
     remapped = plain != _unmapped(node, f'{base}/compressed')
     # Remapping the base name moves all its transports, as with image_transport.
@@ -29,7 +29,7 @@ def camera_info_topic(node: Node, image: str, camera: str = '') -> str:
         the image's sibling.
     """
     name = camera_topic(camera, 'camera_info')
-    own = node.resolve_topic_name(name)
+    own = str(node.resolve_topic_name(name))
     if own != _unmapped(node, name):
         return own
     return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'

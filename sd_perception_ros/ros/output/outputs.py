@@ -180,7 +180,7 @@ class Outputs:
             depth.scale, tasks, names, depth.min_range_m, depth.max_range_m
         )
         self.missing_tasks = missing_tasks(depth.scale, tasks)
-        self._people_shown = before._people_shown if before else 0
+        self._people_shown: int = before._people_shown if before else 0
         of_model = [
             output
             for output in (self._fed_by_metric_task(output) for output in OUTPUTS)
@@ -196,7 +196,7 @@ class Outputs:
         self.not_offered = [output.topic for output in of_model if output not in offered]
         offered += [output for output in MODEL_OUTPUTS if output.task in tasks]
         existing = before._publishers if before else {}
-        self._publishers = {
+        self._publishers: dict[Output | ModelOutput, Any] = {
             output: existing.get(output) or self._publisher(output) for output in offered
         }
 

@@ -161,11 +161,10 @@ def _cloud(result: FrameResult, ids: Sequence[int], only: bool) -> PointCloud2 |
     frame, options = result.frame, result.options.depth.points
     if frame.camera is None or not frame.header.frame_id or result.depth_m is None:
         return None
-    depth_m, labels = result.depth_m, None
-    if ids or options.add_label_field:
-        segmentation: Any = result.predictions['segmentation']
-        labels = segmentation.labels
-    if ids:
+    depth_m = result.depth_m
+    segmentation: Any = result.predictions.get('segmentation')
+    labels = None if segmentation is None else segmentation.labels
+    if ids and labels is not None:
         depth_m = np.where(np.isin(labels, ids) == only, depth_m, np.float32(np.nan))
     label_field = labels if options.add_label_field else None
     return cloud_message(depth_m, frame.rgb, frame.camera, frame.header, options, label_field)

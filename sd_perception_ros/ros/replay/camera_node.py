@@ -84,11 +84,11 @@ class CameraNode(Node):
                 return
             self._next = 0
         try:
-            shot = self._fitted(self._source.shot(self._next))
+            rgb, camera = self._fitted(self._source.shot(self._next))
         except ValueError as error:
             self.get_logger().error(f'frame skipped: {error}', throttle_duration_sec=5.0)
         else:
-            self._send(shot)
+            self._send(rgb, camera)
         self._next += 1
 
     def _heard(self) -> bool:
@@ -97,21 +97,21 @@ class CameraNode(Node):
     def _pictures(self) -> list[Publisher]:
         return [self._images] + ([self._compressed] if self._compressed else [])
 
-    def _send(self, shot: Shot) -> None:
+    def _send(self, rgb: UInt8, camera: Camera) -> None:
         header = Header(frame_id=self._frame_id)
         header.stamp = self.get_clock().now().to_msg()
         encoding = self._options.encoding
         # The info first: then it is there when the image is.
-        self._infos.publish(info_from_camera(shot.camera, header))
-        values = encoded(shot.rgb, encoding)
+        self._infos.publish(info_from_camera(camera, header))
+        values = encoded(rgb, encoding)
         msg = image_message(values, 'rgb8' if encoding == 'bgr8' else encoding, header)
         msg.encoding = encoding
         self._images.publish(msg)
         if self._compressed is not None:
-            self._compressed.publish(jpeg_message(shot.rgb, header))
+            self._compressed.publish(jpeg_message(rgb, header))
         self.sent += 1
 
-    def _fitted(self, shot: Shot) -> Shot:
+    def _fitted(self, shot: Shot) -> tuple[UInt8, Camera]:
         """Resize a frame as the options say, and give it a camera."""
         height, width = shot.rgb.shape[:2]
         camera = shot.camera
@@ -120,7 +120,7 @@ class CameraNode(Node):
         if camera is None:
             camera = camera_from_fov(width, height, self._options.horizontal_fov_deg)
         wanted = wanted_size(width, height, self._options.width, self._options.height)
-        return Shot(*resized(shot.rgb, camera, *wanted))
+        return resized(shot.rgb, camera, *wanted)
 
     def _end(self) -> None:
         self._timer.cancel()

@@ -9,13 +9,14 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
-from sd_perception_ros.ros.input.pairing import stamp_ns
+from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.node.qos import input_qos
 
 INPUT = 'image_raw'
@@ -67,7 +68,7 @@ class Arrival:
     stamp_ns: int
     arrival_ns: int
     size: tuple[int, int]
-    values: np.ndarray | None = field(default=None, repr=False, compare=False)
+    values: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def latency_ms(self) -> float:
@@ -141,7 +142,7 @@ class Recorder:
         self._arrivals.append(Arrival(topic, kind, stamp, arrival_ns, size, values))
 
 
-def image_values(msg: Image) -> np.ndarray:
+def image_values(msg: Image) -> NDArray[Any]:
     """
     View the pixels of a tightly packed message, of 8 bits or float32, as an array.
 
@@ -149,11 +150,12 @@ def image_values(msg: Image) -> np.ndarray:
     """
     dtype = np.dtype(np.float32 if msg.encoding.startswith('32F') else np.uint8)
     channels = msg.step // (msg.width * dtype.itemsize)
-    values: Any = np.frombuffer(msg.data, dtype).reshape(msg.height, msg.width, channels)
+    values: NDArray[Any] = np.frombuffer(msg.data, dtype)
+    values = values.reshape(msg.height, msg.width, channels)
     return values[..., 0] if channels == 1 else values
 
 
-def cloud_values(msg: PointCloud2) -> np.ndarray:
+def cloud_values(msg: PointCloud2) -> NDArray[Any]:
     """View the points of a little-endian cloud as an array with the cloud's named fields."""
     dtype = np.dtype(
         {
@@ -163,4 +165,5 @@ def cloud_values(msg: PointCloud2) -> np.ndarray:
             'itemsize': msg.point_step,
         }
     )
-    return np.frombuffer(msg.data, dtype)
+    points: NDArray[Any] = np.frombuffer(msg.data, dtype)
+    return points

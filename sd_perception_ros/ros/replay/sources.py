@@ -207,10 +207,12 @@ def read_camera(path: Path) -> Camera:
     values = _read_json(path)
     try:
         camera = Camera(
-            **{
-                f.name: (int if f.name in ('width', 'height') else float)(values[f.name])
-                for f in fields(Camera)
-            }
+            fx=float(values['fx']),
+            fy=float(values['fy']),
+            cx=float(values['cx']),
+            cy=float(values['cy']),
+            width=int(values['width']),
+            height=int(values['height']),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         names = ', '.join(f.name for f in fields(Camera))
