@@ -267,7 +267,7 @@ def _write_heads(folder: Path, entries: dict[str, dict[str, str]], unet: Any) ->
 
 
 def _config(part: str, tiny: bool) -> dict[str, Any]:
-    file = ROOT / 'sd_perception_ros' / 'backbones' / 'configs' / f'sd21_{part}.json'
+    file = ROOT / 'sd_perception_ros' / 'checkpoint' / 'configs' / f'sd21_{part}.json'
     config: dict[str, Any] = json.loads(file.read_text())
     if tiny:
         small = {'block_out_channels': [32, 64, 64, 64], 'layers_per_block': 1}
