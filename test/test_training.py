@@ -324,9 +324,7 @@ def test_data_without_the_truth_of_a_task_is_refused_at_once(frames: Path, tmp_p
         [(24, 32)],
         tmp_path,
     )
-    with pytest.raises(
-        ValueError, match=r"task 'human_pose' learns from 'joints', which .* not have"
-    ):
+    with pytest.raises(ValueError, match=r"task 'human_pose' needs 'joints', which .* not have"):
         next(run)
 
 

@@ -1,0 +1,180 @@
+"""
+Batches of training windows with their latents, from one of two sources.
+
+===================  =====================================  =======================================
+source               data                                   position of the windows
+===================  =====================================  =======================================
+`ResidentBatches`    in GPU memory, or encoded beforehand   one for the whole batch
+`LoadedBatches`      files, loaded in threads               one for each image
+===================  =====================================  =======================================
+
+Both are deterministic: a batch depends on the seed and the step alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sd_perception_ros.data.augment import color_jitter, crop, mirror
+from sd_perception_ros.data.dataset import collate, Dataset
+from sd_perception_ros.data.resident import ResidentDataset
+from sd_perception_ros.data.windows import prefetch, Prefetcher, random_position, resize_to_cover
+from sd_perception_ros.model import Model
+from sd_perception_ros.training.options import TrainingConfig, WindowConfig
+from sd_perception_ros.types import Sample
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """
+    What both sources need.
+
+    :ivar sizes: (height, width) of the windows, pixels; see `size_of`.
+    """
+
+    training: TrainingConfig
+    windows: WindowConfig
+    sizes: Sequence[tuple[int, int]]
+
+    def size_of(self, step: int) -> tuple[int, int]:
+        """Return the window size of a step: each size serves an equal share, in order."""
+        index = step * len(self.sizes) // self.training.steps
+        return self.sizes[min(index, len(self.sizes) - 1)]
+
+
+class Batches(ABC):
+    """Training batches of one model and data set."""
+
+    def __init__(self, model: Model, dataset: Dataset, options: BatchOptions) -> None:
+        self.model, self.dataset, self.options = model, dataset, options
+
+    @abstractmethod
+    def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """
+        Return some windows of a step's batch.
+
+        :param part: which of the batch's windows.
+        :param rng: of the step: it must be advanced equally whatever the part is.
+        :returns: latent (B, c, h, w) on the device of the model, and the truth (B, C, H, W).
+        """
+
+    def _encode(self, images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
+        """Change colours, then encode: (B, 3, H, W) in -1..1 -> (B, c, h, w)."""
+        with torch.no_grad():
+            return self.model.encode(color_jitter(images, rngs).to(_device(self.model)))
+
+
+class ResidentBatches(Batches):
+    """
+    Windows cut from frames of one size at one position: a GPU cuts them in one operation.
+
+    :param latents: (V, N, c, h, w) float16 of the data set (even variants as they are, odd ones
+        mirrored), or None: the images are encoded in each step.
+    """
+
+    def __init__(
+        self, model: Model, dataset: Dataset, options: BatchOptions, latents: Tensor | None
+    ) -> None:
+        super().__init__(model, dataset, options)
+        self.latents = latents
+
+    def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """Cut windows from frames, and from their latents where these are known."""
+        size, count = self.options.size_of(step), self.options.training.batch_size
+        frames = [self.dataset.draw(rng) for _ in range(count)][part]
+        variants = rng.integers(2 if self.latents is None else len(self.latents), size=count)[part]
+        seeds = rng.integers(2**32, size=count)[part]
+        sample = self.dataset.batch(frames)
+        if self.latents is None:
+            enlarge_only = self.options.windows.fit == 'crop'
+            sample = resize_to_cover(sample, size, enlarge_only)
+        sample = _mirror_some(sample, torch.from_numpy(variants % 2 == 1))
+        # Multiples of the stride, so that a window of the latent is a window of the image.
+        top, left = random_position(sample, size, rng, self.model.stride)
+        sample = crop(sample, top, left, *size)
+        if self.latents is None:
+            rngs = [np.random.default_rng(seed) for seed in seeds]
+            return self._encode(sample['image'], rngs), sample
+        return self._cut_latents(frames, variants, (top, left, *size)), sample
+
+    def _cut_latents(
+        self, frames: Sequence[int], variants: np.ndarray, window: tuple[int, ...]
+    ) -> Tensor:
+        assert self.latents is not None
+        device = self.latents.device
+        indices = torch.from_numpy(variants).to(device), torch.tensor(frames).to(device)
+        latent = self.latents[indices].float()
+        top, left, height, width = (pixels // self.model.stride for pixels in window)
+        return latent[..., top : top + height, left : left + width].to(_device(self.model))
+
+
+class LoadedBatches(Batches):
+    """Windows cut from image files, each at its own position; threads load them ahead of use."""
+
+    def __init__(self, model: Model, dataset: Dataset, options: BatchOptions) -> None:
+        super().__init__(model, dataset, options)
+        self.prefetcher: Prefetcher[_Window] | None = None
+
+    def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """Collate windows and encode them."""
+        assert self.prefetcher is not None
+        indices = range(self.options.training.batch_size)[part]
+        windows = self.prefetcher.take(step, indices)
+        sample = collate([window.sample for window in windows])
+        sample = {name: value.to(_device(self.model)) for name, value in sample.items()}
+        return self._encode(sample['image'], [window.rng for window in windows]), sample
+
+    def load(self, step: int, index: int) -> _Window:
+        """Load one window of a step's batch."""
+        rng = np.random.default_rng((self.options.training.seed, step, index))
+        size = self.options.size_of(step)
+        enlarge_only = self.options.windows.fit == 'crop'
+        sample = resize_to_cover(self.dataset[self.dataset.draw(rng)], size, enlarge_only)
+        if rng.random() < 0.5:
+            sample = mirror(sample)
+        position = random_position(sample, size, rng, self.model.stride)
+        return _Window(crop(sample, *position, *size), rng)
+
+
+class _Window(NamedTuple):
+    """A window of one image, and the generator that then draws its colours."""
+
+    sample: Sample
+    rng: np.random.Generator
+
+
+def is_resident(dataset: Dataset, latents: Tensor | None) -> bool:
+    """Return whether batches come from memory: `ResidentBatches`."""
+    return latents is not None or isinstance(dataset, ResidentDataset)
+
+
+@contextmanager
+def open_batches(
+    model: Model, dataset: Dataset, latents: Tensor | None, options: BatchOptions
+) -> Iterator[Batches]:
+    """Choose the source of batches; threads that load files end with the block."""
+    if is_resident(dataset, latents):
+        yield ResidentBatches(model, dataset, options, latents)
+        return
+    batches = LoadedBatches(model, dataset, options)
+    with prefetch(batches.load, options.windows.workers) as batches.prefetcher:
+        yield batches
+
+
+def _mirror_some(sample: Sample, mirrored: Tensor) -> Sample:
+    """Mirror the samples of a batch where `mirrored`, (B,) bool, is true."""
+    chosen = mirrored.view(-1, 1, 1, 1).to(sample['image'].device)
+    flipped = mirror(sample)
+    return {name: torch.where(chosen, flipped[name], value) for name, value in sample.items()}
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.parameters()).device
