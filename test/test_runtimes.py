@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import threading
@@ -79,6 +80,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
+def written(
+    folder: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Path, Path]:
+    """Write the graphs of both checkpoints for every runtime, once; return their caches."""
+    caches = {}
+    for place in (folder, tiny_checkpoint):
+        caches[place] = tmp_path_factory.mktemp('graphs')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('XDG_CACHE_HOME', str(caches[place]))
+            for runtime in SESSIONS:
+                Engine.load(str(place), device='cpu', runtime=runtime)
+    return caches
+
+
+@pytest.fixture
+def cache_of_folder(cache: Path, written: dict[Path, Path], folder: Path) -> Path:
+    """Fill the test's own folder with the graphs of the checkpoint of all heads."""
+    shutil.copytree(written[folder], cache.parents[1], dirs_exist_ok=True)
+    return cache
+
+
+@pytest.fixture
+def cache_of_tiny(cache: Path, written: dict[Path, Path], tiny_checkpoint: Path) -> Path:
+    """Fill the test's own folder with the graphs of the tiny checkpoint."""
+    shutil.copytree(written[tiny_checkpoint], cache.parents[1], dirs_exist_ok=True)
+    return cache
+
+
+@pytest.fixture(scope='module')
 def reference(folder: Path) -> Engine:
     return Engine.load(str(folder), device='cpu', runtime='torch')
 
@@ -95,7 +125,7 @@ def assert_alike(ours: Engine, theirs: Engine, pictures: list[np.ndarray]) -> No
 
 @pytest.mark.parametrize('runtime', SESSIONS)
 def test_a_runtime_gives_torch_s_numbers_at_any_size_and_batch(
-    folder: Path, reference: Engine, runtime: str
+    folder: Path, reference: Engine, cache_of_folder: Path, runtime: str
 ) -> None:
     engine = Engine.load(str(folder), device='cpu', runtime=runtime)
     for size in ((48, 64), (97, 31), (5, 7)):
@@ -175,7 +205,7 @@ def test_a_model_with_another_graph_for_each_size_stays_in_torch(runtime: str) -
             Engine([(model, about)], config)
 
 
-def test_only_the_heads_of_wanted_tasks_run(folder: Path) -> None:
+def test_only_the_heads_of_wanted_tasks_run(folder: Path, cache_of_folder: Path) -> None:
     engine = Engine.load(str(folder), device='cpu', runtime='onnxruntime')
     sessions = engine._parts[0].model._sessions
     ran = []
@@ -191,16 +221,19 @@ def stamps(cache: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in cache.glob('*/graph.onnx')}
 
 
-def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) -> None:
-    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+def test_graphs_are_written_once_for_equal_weights(tiny_checkpoint: Path, cache: Path) -> None:
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     before = stamps(cache)
-    assert sorted(name.rpartition('-')[0] for name in before) == sorted(
-        ['encoder', 'denoiser_0', *(f'head_{task}' for task in HEADS)]
-    )
-    Engine.load(str(folder), device='cpu', runtime='openvino')
-    Engine.load(str(folder), device='cpu', runtime='onnxruntime', tasks=['human_pose', 'normals'])
+    assert sorted(name.rpartition('-')[0] for name in before) == [
+        'denoiser_0',
+        'encoder',
+        'head_depth',
+        'head_normals',
+    ]
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='openvino')
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime', tasks=['normals'])
     assert stamps(cache) == before
-    about = json.loads(next(cache.glob('head_human_pose-*/graph.json')).read_text())
+    about = json.loads(next(cache.glob('head_normals-*/graph.json')).read_text())
     assert set(about['largest_difference']) == set(SESSIONS)
 
 
@@ -208,15 +241,16 @@ def test_graphs_are_written_once_for_equal_weights(folder: Path, cache: Path) ->
     ('runtime', 'name'), [('openvino', 'graph.onnx'), ('onnxruntime', 'weights.bin')]
 )
 def test_what_is_damaged_is_written_again(
-    tiny_checkpoint: Path, cache: Path, runtime: str, name: str
+    tiny_checkpoint: Path, cache_of_tiny: Path, runtime: str, name: str
 ) -> None:
-    Engine.load(str(tiny_checkpoint), device='cpu', runtime=runtime, tasks=['depth'])
-    sizes = {file: file.stat().st_size for file in cache.rglob(name)}
+    cache = cache_of_tiny
+    sizes = {file: file.stat().st_size for file in cache.glob(f'[ed]*/**/{name}')}
+    sizes |= {file: file.stat().st_size for file in cache.glob(f'head_depth-*/**/{name}')}
     assert len(sizes) == 3
     for file in sizes:
         file.write_bytes(file.read_bytes()[:-100])
     Engine.load(str(tiny_checkpoint), device='cpu', runtime=runtime, tasks=['depth'])
-    assert {file: file.stat().st_size for file in cache.rglob(name)} == sizes
+    assert {file: file.stat().st_size for file in sizes} == sizes
     for about in cache.rglob('graph.json'):
         assert graphs.is_intact(about.parent, json.loads(about.read_text())['digest'])
     assert [path.name for path in cache.rglob('.*')] == []
@@ -245,7 +279,7 @@ def test_a_served_session_model_holds_no_weights_of_torch(
 
 
 def test_graphs_that_are_there_are_served_without_reading_a_number(
-    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, cache_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     monkeypatch.setattr(reader, 'load_file', None)
@@ -254,8 +288,8 @@ def test_graphs_that_are_there_are_served_without_reading_a_number(
     assert again.summary() == first.summary()
 
 
-def test_a_changed_checkpoint_is_exported_again(tmp_path: Path, cache: Path) -> None:
-    place = save_tiny(tmp_path / 'model')
+def test_a_changed_checkpoint_is_exported_again(tmp_path: Path, cache_of_tiny: Path) -> None:
+    cache, place = cache_of_tiny, save_tiny(tmp_path / 'model')  # the same weights
     first = Engine.load(str(place), device='cpu', runtime='onnxruntime')
     before = stamps(cache)
     weights = load_file(place / 'head_depth.safetensors')
@@ -324,8 +358,10 @@ def test_another_thread_computes_attention_as_ever_while_a_graph_is_written() ->
 
 
 def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, cache_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for optimized in cache_of_tiny.glob('*/onnxruntime'):
+        shutil.rmtree(optimized)
     reference = Engine.load(str(tiny_checkpoint), device='cpu', runtime='torch')
     monkeypatch.setattr(sessions, 'LARGE_BYTES', 1)
     monkeypatch.setattr(prepare, 'LARGE_PX', 1)
@@ -351,17 +387,20 @@ def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
         assert [resident_kb(place) for place in places if place] == [0] * len(places)
 
 
-def test_graphs_that_nobody_used_for_a_month_are_deleted(folder: Path, cache: Path) -> None:
+def test_graphs_that_nobody_used_for_a_month_are_deleted(
+    tiny_checkpoint: Path, cache_of_tiny: Path
+) -> None:
     """What is served from stays, however old; so does what was used a week ago."""
-    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    cache = cache_of_tiny
     served = set(cache.iterdir())
+    assert len(served) == 4
     forgotten, recent = cache / 'encoder-0123', cache / '.head_depth-89ab-part'
     for entry, days in ((forgotten, 31), (recent, 7), *((one, 365) for one in served)):
         entry.mkdir(exist_ok=True)
         (entry / 'graph.onnx').touch()
         then = time.time() - days * 24 * 3600
         os.utime(entry, (then, then))
-    Engine.load(str(folder), device='cpu', runtime='onnxruntime')
+    Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     assert set(cache.iterdir()) == served | {recent}
 
 
@@ -504,10 +543,12 @@ def test_export_writes_every_part_and_what_tensorrt_needs(
     assert record['license'] == 'Apache-2.0'
 
 
-def test_onnxruntime_keeps_no_record_of_what_it_did(tiny_checkpoint: Path, cache: Path) -> None:
+def test_onnxruntime_keeps_no_record_of_what_it_did(
+    tiny_checkpoint: Path, cache_of_tiny: Path
+) -> None:
     """Its builds on PyPI put a database for telemetry beside our folder."""
     words = f"'{tiny_checkpoint}', device='cpu', runtime='onnxruntime', tasks=['depth']"
     code = f'from sd_perception_ros.engine import Engine; Engine.load({words})'
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
-    home = cache.parents[1]
+    home = cache_of_tiny.parents[1]
     assert [path.name for path in home.iterdir()] == ['sd_perception_ros']
