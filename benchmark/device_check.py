@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     picture = _picture(options.width, options.height)
     reference = Engine.load(options.checkpoint, device='cpu')
-    truth = {name: raw for name, (raw, _) in reference.readout([picture])[0].items()}
+    truth = {name: raw for name, (raw, _) in reference.predict_raw([picture])[0].items()}
     print(_machine(device), flush=True)
     print(f'{"way":28}{"median":>9}{"p95":>9}  ms{"memory":>9}  MiB   difference', flush=True)
     rows = []
@@ -105,7 +105,7 @@ def check(
     try:
         engine = Engine.load(options.checkpoint, **way._asdict())
         for _ in range(4):  # as it is, recorded, replayed
-            found = {name: raw for name, (raw, _) in engine.readout([picture])[0].items()}
+            found = {name: raw for name, (raw, _) in engine.predict_raw([picture])[0].items()}
         row['first_s'] = round(time.perf_counter() - start, 2)
         row['times'] = _times_ms(engine, picture, options.rounds)
     # A machine may lack a compiler, memory or an instruction: the other ways still count.

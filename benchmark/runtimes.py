@@ -78,7 +78,7 @@ def measure(engines: dict[str, Engine], picture: np.ndarray, rounds: int) -> dic
     }
     all_tasks = {runtime: 1000 / each[list(sets)[-1]] for runtime, each in medians.items()}
     best = max(all_tasks, key=lambda runtime: all_tasks[runtime])
-    truth = engines['torch'].readout([picture])[0]
+    truth = engines['torch'].predict_raw([picture])[0]
     return {
         **about_run(),
         'picture': [picture.shape[1], picture.shape[0]],
@@ -98,7 +98,7 @@ def measure(engines: dict[str, Engine], picture: np.ndarray, rounds: int) -> dic
         'largest_difference_from_torch': {
             runtime: {
                 name: float((raw - truth[name][0]).abs().max())
-                for name, (raw, _) in engine.readout([picture])[0].items()
+                for name, (raw, _) in engine.predict_raw([picture])[0].items()
             }
             for runtime, engine in engines.items()
         },

@@ -30,17 +30,9 @@ from tqdm import tqdm  # noqa: E402
 from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
 from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.images import (  # noqa: E402
-    check_rgb,
-    normalized,
-    pad_to_stride,
-    resize,
-    to_batch,
-    to_levels,
-    unpad,
-)
+from sd_perception_ros.images import check_rgb, to_batch, to_levels  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
-from sd_perception_ros.runtimes.parts import Part, parts_of, run_parts  # noqa: E402
+from sd_perception_ros.runtimes.parts import ModelPart, parts_of, run_parts  # noqa: E402
 
 PICTURE, ANSWER, WHOLE = 'resize and pad', 'enlarge and decode', 'the whole frame'
 PREDICT = 'Engine.predict'
@@ -61,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(engine.summary())
     shape = (options.height, options.width, 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    outline = parts_of(_folded(options.checkpoint, list(engine.tasks)))
-    result = measure(engine, outline, picture, options.rounds) | {
+    parts = parts_of(_folded(options.checkpoint, list(engine.tasks)))
+    result = measure(engine, parts, picture, options.rounds) | {
         'checkpoint': options.checkpoint,
         'threads': torch.get_num_threads(),
     }
@@ -72,19 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    engine: Engine, outline: Sequence[Part], picture: np.ndarray, rounds: int
+    engine: Engine, parts: Sequence[ModelPart], picture: np.ndarray, rounds: int
 ) -> dict[str, Any]:
     """
     Run the stages of one picture, round after round.
 
-    :param outline: the model's parts on the meta device, whose arithmetic is counted.
+    :param parts: the model's parts on the meta device, whose arithmetic is counted.
     """
     check_rgb(picture)
-    part = engine._parts[0]
-    inner, seen = part.sizes(*picture.shape[:2])
+    served = engine._models[0]
+    _, network_size = served.sizes(*picture.shape[:2])
     times_ms: dict[str, list[float]] = {}
     memory_mib: dict[str, float] = {}
-    runs = _runs(part.model)
+    runs = _runs(served.model)
 
     def timed(stage: str, work: Callable[..., Any], *inputs: Any) -> Any:
         before = _reset_peak_mib()
@@ -95,28 +87,26 @@ def measure(
         memory_mib[stage] = max(memory_mib.get(stage, 0.0), _peak_mib() - before)
         return made
 
-    def shown() -> torch.Tensor:
-        levels = resize(to_levels(to_batch([picture], engine.device)), *inner)
-        whole = pad_to_stride(normalized(levels), part.model.stride) if part.view.pads else levels
-        return whole.contiguous(memory_format=torch.channels_last)
+    def resized() -> torch.Tensor:
+        levels = to_levels(to_batch([picture], engine.device))
+        return served.network_input(levels).contiguous(memory_format=torch.channels_last)
 
     def decoded(values: dict[str, Any]) -> None:
         for name, task in engine.tasks.items():
-            raw = values[f'head_{name}'][0].float()
-            if task.dense:
-                raw = resize(unpad(raw, seen, inner), *picture.shape[:2])
-            task.decode(raw[0], engine._grid(name, raw[0], *picture.shape[:2]))
+            size = picture.shape[:2]
+            raw = served.at_picture_size(name, values[f'head_{name}'][0], *size)
+            task.decode(raw[0], served.grid(name, raw[0], *size))
 
     for round_number in tqdm(range(rounds + 1), unit='round'):
         if round_number == 1:  # the first one warmed up
             times_ms.clear()
         with torch.inference_mode():
-            values = {'': (timed(PICTURE, shown),)}
-            for one in outline:
-                values[one.name] = timed(one.name, runs[one.name], *values[one.source])
+            values = {'': (timed(PICTURE, resized),)}
+            for part in parts:
+                values[part.name] = timed(part.name, runs[part.name], *values[part.source])
             timed(ANSWER, decoded, values)
         timed(PREDICT, engine.predict, [picture])
-    gflop = count_gflop(outline, seen)
+    gflop = count_gflop(parts, network_size)
     peak = measured_peak()
     stages = {
         stage: _figures(values_ms, gflop.get(stage, 0.0), memory_mib[stage])
@@ -129,7 +119,7 @@ def measure(
         **about_run(),
         'engine': engine.summary(),
         'picture': [picture.shape[1], picture.shape[0]],
-        'network': [seen[1], seen[0]],
+        'network': [network_size[1], network_size[0]],
         'rounds': rounds,
         'peak_gflop_per_s': peak,
         'stages': stages,
@@ -149,11 +139,11 @@ def _figures(times_ms: Sequence[float], gflop: float, peak_mib: float) -> dict[s
     }
 
 
-def count_gflop(outline: Sequence[Part], size: tuple[int, int]) -> dict[str, float]:
+def count_gflop(parts: Sequence[ModelPart], size: tuple[int, int]) -> dict[str, float]:
     """Count the arithmetic of each part for a picture of (height, width), in 10^9 operations."""
-    values = run_parts(outline, torch.empty(1, 3, *size, device='meta'))
+    values = run_parts(parts, torch.empty(1, 3, *size, device='meta'))
     counted = {}
-    for part in outline:
+    for part in parts:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             part.module(*values[part.source])
         counted[part.name] = counter.get_total_flops() / 1e9

@@ -1,4 +1,4 @@
-"""Run a trained model on pictures: the only way in for nodes, command line and evaluation."""
+"""Run trained models on pictures: the one inference path of node, commands and evaluation."""
 
 from __future__ import annotations
 
@@ -14,22 +14,13 @@ from torch import nn, Tensor
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, open_checkpoint
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.images import (
-    check_rgb,
-    fitted_size,
-    normalized,
-    pad_to_stride,
-    padded_size,
-    resize,
-    to_batch,
-    to_levels,
-    unpad,
-)
+from sd_perception_ros.images import check_rgb, to_batch, to_levels
 from sd_perception_ros.model import Model
 from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
-from sd_perception_ros.runtimes.prepare import prepare, Runnable
+from sd_perception_ros.runtimes.prepare import prepare
+from sd_perception_ros.runtimes.served_model import Resizing, ServedModel
 from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
@@ -37,46 +28,26 @@ from sd_perception_ros.types import Grid, Prediction
 Picture = NDArray[np.uint8]
 
 
-class _View(NamedTuple):
-    """How a picture is brought to the network: padded or stretched, and how large."""
-
-    pads: bool
-    long_side_px: int
-
-
-class _Part(NamedTuple):
-    """The tasks of one checkpoint. Parts of one encoder and one view share its latent."""
-
-    model: Runnable
-    encoder: str
-    view: _View
-
-    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return (height, width) of the resized picture, and of what the network sees."""
-        inner = fitted_size(height, width, self.view.long_side_px)
-        return inner, padded_size(*inner, self.model.stride) if self.view.pads else inner
-
-
-class _Answer(NamedTuple):
+class _Outputs(NamedTuple):
     """
-    What the network says of a batch, still on the device.
+    The outputs of the network for a batch, on the device.
 
     :ivar raw: {task: (B, channels, h, w) float32}; (h, w) is the picture's for a dense task.
-    :ivar finite: (tasks,) bool, whether all numbers of a task are.
+    :ivar is_finite: (tasks,) bool: no NaN or infinity in the output of a task.
     """
 
     raw: dict[str, Tensor]
-    finite: Tensor
+    is_finite: Tensor
 
 
 class Engine:
     """
     One or more loaded models on their device.
 
-    :param loaded: models in float32, or their outlines, and what their checkpoints say of them.
-        No two of them have the same task. They are folded in place (`Model.fold`), so that they
-        serve and never train.
-    :param config: how to run them.
+    :param loaded: models in float32, or on the meta device (`load_on_meta`), with the options of
+        their checkpoints. No two of them have the same task. They are folded in place
+        (`Model.fold`) and cannot be trained afterwards.
+    :param config: device, precision and runtime.
     """
 
     def __init__(
@@ -88,24 +59,25 @@ class Engine:
         self._choice = choose(config, self.device)
         self.dtype = number_format(config.precision, self.device)
         self.tasks: dict[str, Task] = {}
-        self.license = ', '.join(dict.fromkeys(about.license for _, about in loaded))
-        self._parts: list[_Part] = []
+        self.license = ', '.join(dict.fromkeys(options.license for _, options in loaded))
+        self._models: list[ServedModel] = []
         trained, served = sum(_parameters(model) for model, _ in loaded), 0
-        for model, about in loaded:
+        for model, options in loaded:
             self.tasks |= model.tasks
-            view = _View(about.resize == 'pad', config.long_side_px or about.long_side_px)
+            long_side_px = config.long_side_px or options.long_side_px
             model.fold()
             served += _parameters(model)
             runnable, self._choice = prepare(model, self._choice, self.device, self.dtype)
-            encoder = runnable.encoder_id() if len(loaded) > 1 else ''
-            self._parts.append(_Part(runnable, encoder, view))
+            encoder_id = runnable.encoder_id() if len(loaded) > 1 else ''
+            resizing = Resizing(options.resize == 'pad', long_side_px)
+            self._models.append(ServedModel(runnable, encoder_id, resizing, self.dtype))
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
-        self._graphs: CudaGraphs[_Answer] | None = None
+        self._cuda_graphs: CudaGraphs[_Outputs] | None = None
         if self.device.type == 'cuda':
             if self.dtype == torch.float32:
                 keep_full_precision()
             if config.cuda_graphs:
-                self._graphs = CudaGraphs(self._network, self.device)
+                self._cuda_graphs = CudaGraphs(self._network, self.device)
 
     @classmethod
     def load(
@@ -149,7 +121,7 @@ class Engine:
 
         :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
         """
-        # Before a minute of reading weights, and perhaps instead of it.
+        # First: an impossible choice is refused before weights are read.
         choice = choose(config, find_device(config.device))
         load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
         main, others = config.checkpoint, checkpoints or {}
@@ -174,38 +146,39 @@ class Engine:
         :raises torch.OutOfMemoryError: the device is full; its cache has been emptied.
         """
         results: list[dict[str, Prediction]] = [{} for _ in pictures]
-        for index, name, raw, grid in self._outputs(pictures, tasks):
+        for index, name, raw, grid in self._run(pictures, tasks):
             results[index][name] = self.tasks[name].decode(raw, grid)
         return results
 
-    def readout(
+    def predict_raw(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
     ) -> list[dict[str, tuple[Tensor, Grid]]]:
         """
-        Return each picture's raw outputs by task name, and how they lie on the picture.
+        Return each picture's raw outputs by task name, before `Task.decode`.
 
-        Arguments and errors are those of `predict`, which decodes this.
+        Arguments and errors are those of `predict`.
 
-        :returns: (channels, h, w) float32 on the CPU, at the picture's size for a dense task.
+        :returns: output (channels, h, w) float32 on the CPU, at the picture's size for a dense
+            task, and where its cells lie on the picture.
         """
         results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
-        for index, name, raw, grid in self._outputs(pictures, tasks):
+        for index, name, raw, grid in self._run(pictures, tasks):
             results[index][name] = raw.cpu(), grid
         return results
 
     def warm_up(self, height: int, width: int) -> None:
-        """Run on a black picture, so that the first real frame is not the slow one."""
-        for _ in range(3 if self._graphs else 1):  # as it is, recorded, replayed
-            # A black picture says nothing about the network's health on real ones.
-            with contextlib.suppress(FloatingPointError):
-                self.readout([np.zeros((height, width, 3), np.uint8)])
+        """Run on a black picture, so that the first frame is as fast as the next ones."""
+        # A CUDA graph runs as it is, is recorded, is replayed.
+        for _ in range(3 if self._cuda_graphs else 1):
+            with contextlib.suppress(FloatingPointError):  # on black, no fault of the network
+                self.predict_raw([np.zeros((height, width, 3), np.uint8)])
 
     def summary(self) -> str:
-        """Return one line about what runs where."""
-        sizes = ', '.join(str(part.view.long_side_px or 'native') for part in self._parts)
+        """Return one line for the log: tasks, size, device, number format, runtime, licence."""
+        sizes = ', '.join(str(one.resizing.long_side_px or 'native') for one in self._models)
         runtime = f'{self._choice.runtime} ({self._choice.why})'
-        if self._graphs is not None:
-            problem = self._graphs.problem
+        if self._cuda_graphs is not None:
+            problem = self._cuda_graphs.problem
             runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'
         return (
             f'{", ".join(self.tasks)}: {self._size} on {self.device}, '
@@ -213,13 +186,13 @@ class Engine:
             f'weights licence: {self.license}'
         )
 
-    def _outputs(
+    def _run(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None
     ) -> Iterator[tuple[int, str, Tensor, Grid]]:
         """
-        Run pictures: yield the place of one, a task, its raw output on the device, and its grid.
+        Yield index of the picture, task name, raw output (channels, h, w) on the device, and grid.
 
-        An output is good until the next one is asked for.
+        The buffer of an output may be reused when the next one is produced.
         """
         wanted = tuple(self.tasks if tasks is None else (t for t in self.tasks if t in tasks))
         if unknown := set(tasks or ()) - set(self.tasks):
@@ -229,82 +202,46 @@ class Engine:
             check_rgb(picture)
             by_size.setdefault(picture.shape, []).append(index)
         for (height, width, _), indices in by_size.items():
-            for name, raw in self._run([pictures[i] for i in indices], wanted).items():
-                grid = self._grid(name, raw, height, width)
-                for index, one in zip(indices, raw, strict=True):
-                    yield index, name, one, grid
+            for name, raw in self._run_batch([pictures[i] for i in indices], wanted).items():
+                grid = self._model_of(name).grid(name, raw, height, width)
+                for index, output in zip(indices, raw, strict=True):
+                    yield index, name, output, grid
 
     @torch.inference_mode()
-    def _run(self, pictures: list[Picture], tasks: tuple[str, ...]) -> dict[str, Tensor]:
+    def _run_batch(self, pictures: list[Picture], tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Run pictures of one size: {task: (B, channels, h, w) float32 on the device}."""
         try:
             image = to_batch(pictures, self.device)
-            answer = (self._graphs or self._network)(image, tasks)
-            finite = answer.finite.tolist()
+            outputs = (self._cuda_graphs or self._network)(image, tasks)
+            are_finite = outputs.is_finite.tolist()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise
-        for name, good in zip(answer.raw, finite, strict=True):
-            if not good:
+        for name, is_finite in zip(outputs.raw, are_finite, strict=True):
+            if not is_finite:
                 raise FloatingPointError(
                     f'the network gave {name} values that are not finite, at {self.dtype}; '
                     'set precision: fp32, or check the checkpoint'
                 )
-        return answer.raw
+        return outputs.raw
 
-    def _network(self, image: Tensor, tasks: tuple[str, ...]) -> _Answer:
+    def _network(self, image: Tensor, tasks: tuple[str, ...]) -> _Outputs:
         """Run every model on (B, H, W, 3) uint8; nothing here waits for the device."""
         levels = to_levels(image)
         raw: dict[str, Tensor] = {}
-        latents: dict[tuple[str, _View], Tensor] = {}
-        for part in self._parts:
-            wanted = [task for task in tasks if task in part.model.tasks]
+        latents: dict[tuple[str, Resizing], Tensor] = {}
+        for served in self._models:
+            wanted = [task for task in tasks if task in served.model.tasks]
             if wanted:
-                raw |= self._run_part(part, levels, wanted, latents)
-        # At the network's own size there is less to check; a sum says it in a tenth of the time.
+                raw |= served.run(levels, wanted, latents)
+        # Checked at the network's size, which is smaller; a sum takes a tenth of the time.
         sums = [output.sum(dtype=torch.float32) for output in raw.values()]
-        for part in self._parts:
-            inner, seen = part.sizes(*levels.shape[-2:])
-            for name, task in part.model.tasks.items():
-                if name in raw:
-                    output = raw[name].float()
-                    if task.dense:
-                        output = resize(unpad(output, seen, inner), *levels.shape[-2:])
-                    raw[name] = output
-        return _Answer(raw, torch.stack(sums).isfinite() if sums else image.new_zeros(0))
+        size = levels.shape[-2:]
+        raw = {n: self._model_of(n).at_picture_size(n, r, *size) for n, r in raw.items()}
+        return _Outputs(raw, torch.stack(sums).isfinite() if sums else image.new_zeros(0))
 
-    def _run_part(
-        self,
-        part: _Part,
-        levels: Tensor,
-        tasks: list[str],
-        latents: dict[tuple[str, _View], Tensor],
-    ) -> dict[str, Tensor]:
-        """
-        Run one model, on a latent that is there already if its encoder and view made it.
-
-        :param levels: (B, 3, H, W) 0..255.
-        """
-        key = (part.encoder, part.view)
-        if key not in latents:
-            inner, _ = part.sizes(*levels.shape[-2:])
-            shown = normalized(resize(levels, *inner))
-            if part.view.pads:
-                shown = pad_to_stride(shown, part.model.stride)
-            shown = shown.to(self.dtype, memory_format=torch.channels_last)
-            latents[key] = part.model.encode(shown)
-        return part.model.read(latents[key], tasks)
-
-    def _grid(self, name: str, raw: Tensor, height: int, width: int) -> Grid:
-        """Return how a raw output lies on its picture."""
-        if self.tasks[name].dense:
-            return Grid(height, width, 1.0, 1.0)
-        part = next(part for part in self._parts if name in part.model.tasks)
-        inner, seen = part.sizes(height, width)
-        rows, columns = raw.shape[-2:]
-        cell_x_px = seen[1] / columns * width / inner[1]
-        cell_y_px = seen[0] / rows * height / inner[0]
-        return Grid(height, width, cell_x_px, cell_y_px)
+    def _model_of(self, task: str) -> ServedModel:
+        return next(served for served in self._models if task in served.model.tasks)
 
 
 def _parameters(model: nn.Module) -> int:

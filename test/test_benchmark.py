@@ -17,7 +17,7 @@ import torch
 
 from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.runtimes.parts import Part
+from sd_perception_ros.runtimes.parts import ModelPart
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmark'
 THROUGH_ROS = runpy.run_path(str(FOLDER / 'through_ros.py'))
@@ -136,8 +136,8 @@ def test_arithmetic_is_counted_as_on_paper():
     first = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, device='meta')
     second = torch.nn.Conv2d(4, 2, 1, device='meta')
     parts = [
-        Part('encoder', '', Tuple(first), ('image',), ('latent',)),
-        Part('denoiser_0', 'encoder', Tuple(second), ('latent',), ('clean',)),
+        ModelPart('encoder', '', Tuple(first), ('image',), ('latent',)),
+        ModelPart('denoiser_0', 'encoder', Tuple(second), ('latent',), ('clean',)),
     ]
     counted = STAGES['count_gflop'](parts, (6, 8))
     assert counted['encoder'] == pytest.approx(2 * (3 * 4) * 4 * 3 * 9 / 1e9)

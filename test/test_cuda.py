@@ -47,7 +47,7 @@ def test_replays_keep_sizes_and_tasks_apart(tiny_checkpoint: Path) -> None:
         for size in ((48, 64), (97, 31)):
             for tasks in (['depth'], ['depth', 'normals']):
                 ours, theirs = (
-                    e.readout([picture(*size, seed)], tasks)[0] for e in (replayed, plain)
+                    e.predict_raw([picture(*size, seed)], tasks)[0] for e in (replayed, plain)
                 )
                 assert list(ours) == tasks
                 for task in tasks:

@@ -67,7 +67,7 @@ def counted(engine: Engine, **arguments: object) -> Counter[str]:
     """Count how often encoders and denoisers run for one picture."""
     calls: Counter[str] = Counter()
     hooks = []
-    for index, part in enumerate(engine._parts):
+    for index, part in enumerate(engine._models):
         for name, backbone in part.model.backbones.items():
             parts = {'encoder': backbone.vae.encoder, f'denoiser {index} {name}': backbone.unet}
             hooks += [
@@ -172,7 +172,7 @@ def test_a_network_that_gives_one_bad_number_is_an_error_and_not_a_picture(value
 def test_the_long_side_of_the_engine_overrides_the_checkpoint(tiny_checkpoint: Path) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cpu', long_side_px=32)
     seen = []
-    backbone = next(iter(engine._parts[0].model.backbones.values()))
+    backbone = next(iter(engine._models[0].model.backbones.values()))
     hook = backbone.vae.encoder.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
     engine.predict([picture(480, 640)])
     hook.remove()

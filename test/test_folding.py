@@ -171,7 +171,7 @@ def test_a_folded_model_answers_every_task_as_before(head: str) -> None:
 def test_the_engine_serves_a_folded_model_and_says_what_that_saves() -> None:
     loaded, _ = checkpoint.load('bundled')
     engine = Engine.load('bundled', device='cpu')
-    served = sum(count(part.model) for part in engine._parts)
+    served = sum(count(part.model) for part in engine._models)
     assert served < count(loaded)
     assert f'{served / 1e6:.1f} M parameters ({count(loaded) / 1e6:.1f} M' in engine.summary()
 

@@ -54,7 +54,7 @@ def picture() -> np.ndarray:
 def test_a_task_agrees_with_the_official_output(
     engine: Engine, picture: np.ndarray, task: str
 ) -> None:
-    raw, _ = engine.readout([picture], [task])[0][task]
+    raw, _ = engine.predict_raw([picture], [task])[0][task]
     ours = ((raw + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy().squeeze()
     np.testing.assert_allclose(ours, np.load(PARITY / f'{OFFICIAL[task]}.npy'), atol=1e-4)
 

@@ -36,7 +36,7 @@ from sd_perception_ros.checkpoint.weights import save_tensors
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes import exporting, graphs, prepare, sessions, winograd
+from sd_perception_ros.runtimes import exporting, onnx_files, prepare, sessions, winograd
 from sd_perception_ros.runtimes.attention import FusedAttention
 from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.parts import digest_of, digests_of, parts_of
@@ -56,7 +56,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep graphs in a folder of the test."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return graphs.cache_folder()
+    return onnx_files.cache_folder()
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def reference(folder: Path) -> Engine:
 
 
 def assert_alike(ours: Engine, theirs: Engine, pictures: list[np.ndarray]) -> None:
-    found, expected = ours.readout(pictures), theirs.readout(pictures)
+    found, expected = ours.predict_raw(pictures), theirs.predict_raw(pictures)
     for one, other in zip(found, expected, strict=True):
         assert list(one) == list(other)
         for task, (raw, grid) in other.items():
@@ -199,15 +199,18 @@ def test_a_model_with_another_graph_for_each_size_stays_in_torch(runtime: str) -
     model.backbones['unet'].unet.register_to_config(center_input_sample=True)
     config, about = EngineConfig(device='cpu', runtime=runtime), CheckpointConfig(long_side_px=64)
     if runtime == 'auto':
-        assert 'torch (auto: the graph of this model' in Engine([(model, about)], config).summary()
+        assert (
+            'torch (auto: the ONNX graph of this model'
+            in Engine([(model, about)], config).summary()
+        )
     else:
-        with pytest.raises(ValueError, match='takes models whose graph is the same at every size'):
+        with pytest.raises(ValueError, match='whose ONNX graph is the same at every size'):
             Engine([(model, about)], config)
 
 
 def test_only_the_heads_of_wanted_tasks_run(folder: Path, cache_of_folder: Path) -> None:
     engine = Engine.load(str(folder), device='cpu', runtime='onnxruntime')
-    sessions = engine._parts[0].model._sessions
+    sessions = engine._models[0].model._sessions
     ran = []
     for name, session in list(sessions.items()):
         sessions[name] = lambda *x, name=name, run=session, **o: (ran.append(name), run(*x, **o))[
@@ -252,7 +255,7 @@ def test_what_is_damaged_is_written_again(
     Engine.load(str(tiny_checkpoint), device='cpu', runtime=runtime, tasks=['depth'])
     assert {file: file.stat().st_size for file in sizes} == sizes
     for about in cache.rglob('graph.json'):
-        assert graphs.is_intact(about.parent, json.loads(about.read_text())['digest'])
+        assert onnx_files.is_intact(about.parent, json.loads(about.read_text())['digest'])
     assert [path.name for path in cache.rglob('.*')] == []
 
 
@@ -367,7 +370,7 @@ def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
     monkeypatch.setattr(prepare, 'LARGE_PX', 1)
     monkeypatch.setattr(winograd, 'LEAST_CHANNELS', 4)
     engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
-    places = [s._weights for s in engine._parts[0].model._sessions.values()]
+    places = [s._weights for s in engine._models[0].model._sessions.values()]
     assert len(places) == 4
     for place in places[:2]:  # encoder and denoiser
         graph = onnx.load(place.with_name('optimized.onnx'), load_external_data=False).graph
@@ -407,10 +410,10 @@ def test_graphs_that_nobody_used_for_a_month_are_deleted(
 @pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])
 def test_a_graph_that_nobody_vouches_for_is_not_whole(tmp_path: Path, about: str) -> None:
     (tmp_path / 'graph.json').write_text(about)
-    assert not graphs.is_intact(tmp_path, 'a')
+    assert not onnx_files.is_intact(tmp_path, 'a')
     (tmp_path / 'graph.json').write_text('{"digest": "a", "sha256": {}}')
-    assert graphs.is_intact(tmp_path, 'a')
-    assert not graphs.is_intact(tmp_path, 'b')
+    assert onnx_files.is_intact(tmp_path, 'a')
+    assert not onnx_files.is_intact(tmp_path, 'b')
 
 
 def test_two_that_write_the_same_graphs_at_once_both_serve(
@@ -422,7 +425,7 @@ def test_two_that_write_the_same_graphs_at_once_both_serve(
     examples = exporting.Examples(model, parts_of(model))
     examples('trace')
     threads = [
-        threading.Thread(target=graphs.publish, args=(made, cache / 'graph'))
+        threading.Thread(target=onnx_files.publish, args=(made, cache / 'graph'))
         for made in (cache / 'one', cache / 'two')
     ]
     for made in (cache / 'one', cache / 'two'):
@@ -431,7 +434,7 @@ def test_two_that_write_the_same_graphs_at_once_both_serve(
         thread.start()
     for thread in threads:
         thread.join()
-    assert graphs.is_intact(cache / 'graph', 'a')
+    assert onnx_files.is_intact(cache / 'graph', 'a')
     assert [path.name for path in cache.iterdir()] == ['graph']
 
 
@@ -470,7 +473,7 @@ def test_a_runtime_that_gives_other_numbers_does_not_serve(
     [
         ({}, 'cuda', 'torch', 'on CUDA it replays'),
         ({}, 'cpu', 'onnxruntime', 'on a CPU it is faster'),
-        ({'precision': 'bf16'}, 'cpu', 'torch', 'it alone has bf16'),
+        ({'precision': 'bf16'}, 'cpu', 'torch', 'the only one with bf16'),
         ({'runtime': 'openvino'}, 'cpu', 'openvino', 'as asked'),
         ({'runtime': 'torch-compile'}, 'cuda', 'torch-compile', 'as asked'),
     ],
@@ -521,7 +524,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_or_torch(
     with pytest.raises(OSError, match='file'):
         Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='auto')
-    assert 'torch (auto: no graphs for onnxruntime, ' in engine.summary()
+    assert 'torch (auto: no ONNX graphs for onnxruntime, ' in engine.summary()
 
 
 def test_export_writes_every_part_and_what_tensorrt_needs(

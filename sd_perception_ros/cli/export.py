@@ -13,21 +13,22 @@ from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.runtimes.exporting import export
-from sd_perception_ros.runtimes.graphs import GRAPH
+from sd_perception_ros.runtimes.onnx_files import GRAPH
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS
 
 EXAMPLE = f"""\
 example:
   python -m sd_perception_ros export --checkpoint bundled --out graphs --size 256x192
 
-Each part of the model is a folder: encoder, denoiser_0, and a head for each task. They take any
-size and batch; --size only says for which one TensorRT's commands are printed. The perception node
-exports by itself where its parameter `runtime` asks for it ({', '.join(SESSIONS)}).
+Each part of the model gets a folder: encoder, denoiser_0, and a head for each task. The ONNX
+graphs take any picture size and batch; --size is only for the TensorRT commands that are
+printed. The perception node exports by itself if its parameter `runtime` needs it
+({', '.join(SESSIONS)}).
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the graphs and model.json, and print what TensorRT needs to know."""
+    """Write the ONNX graphs and model.json, and print commands for TensorRT."""
     parser = argparse.ArgumentParser(
         prog='export',
         description=__doc__,
@@ -36,35 +37,35 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     parser.add_argument('--tasks', nargs='*', default=[], help='Only these (default: all)')
-    parser.add_argument('--out', type=Path, required=True, help='Folder for the graphs')
+    parser.add_argument('--out', type=Path, required=True, help='Folder for the ONNX graphs')
     parser.add_argument(
-        '--size', type=size, default=(192, 256), help='WxH that the network sees (256x192)'
+        '--size', type=size, default=(192, 256), help='WxH of the network input (256x192)'
     )
     parser.add_argument(
         '--runtime',
         nargs='*',
         choices=[*SESSIONS],
-        help='What the graphs are checked with on this CPU (default: all that is installed)',
+        help='Runtimes that check the ONNX graphs on this CPU (default: all installed)',
     )
     arguments = parser.parse_args(argv)
     runtimes = arguments.runtime or [name for name in SESSIONS if not missing_packages(name)]
     for name in runtimes or SESSIONS:
         if missing := missing_packages(name):
             raise ValueError(
-                f'graphs are not written unchecked, and {name} is not installed: python -m pip '
+                f'{name}, which checks the ONNX graphs, is not installed: python -m pip '
                 f'install {" ".join(missing)} (requirements/runtimes.txt)'
             )
-    model, about = checkpoint.load(arguments.checkpoint, arguments.tasks)
+    model, config = checkpoint.load(arguments.checkpoint, arguments.tasks)
     model.fold()
     parts = export(model, arguments.out, arguments.size, runtimes, torch.get_num_threads())
-    _record(arguments, about.license, parts)
+    _record(arguments, config.license, parts)
     for name, part in parts.items():
         worst = ', '.join(
             f'{runtime} {value:.0e}' for runtime, value in part['largest_difference'].items()
         )
         print(f'{name:20} differs from torch by {worst} of its largest value')
     print(
-        f'\nwritten to {arguments.out}; weights licence: {about.license}\nTensorRT, on the GPU:\n'
+        f'\nwritten to {arguments.out}; weights licence: {config.license}\nTensorRT, on the GPU:\n'
     )
     for name, part in parts.items():
         print(tensorrt_command(arguments.out / name, part['shapes']))
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tensorrt_command(folder: Path, shapes: dict[str, list[int]]) -> str:
-    """Return the command that builds a part's engine for one size, in half precision."""
+    """Return the command that builds the TensorRT engine of a part, for one size in fp16."""
     sizes = ','.join(f'{name}:{"x".join(map(str, shape))}' for name, shape in shapes.items())
     return f'trtexec --onnx={folder / GRAPH} --saveEngine={folder}.engine --fp16 --shapes={sizes}'
 

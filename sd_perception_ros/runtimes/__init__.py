@@ -1,1 +1,1 @@
-"""What runs a model: the device, its number format, and what replays or compiles it."""
+"""Run a model: device, number format, CUDA graphs, torch.compile, ONNX Runtime, OpenVINO."""

@@ -12,27 +12,27 @@ from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS
 
 class Choice(NamedTuple):
     """
-    A runtime.
+    The runtime of an engine.
 
-    :ivar why: one clause for people.
-    :ivar is_free: nobody asked for this one.
+    :ivar why: the reason, for the log.
+    :ivar is_automatic: chosen by `auto`, so that torch may replace it.
     """
 
     runtime: str
     why: str
-    is_free: bool = True
+    is_automatic: bool = True
 
 
 def choose(config: EngineConfig, device: torch.device) -> Choice:
     """
-    Return the runtime that `config` names, or the fastest one here if it is 'auto'.
+    Return the runtime of `config`, or for 'auto' the fastest one on this device.
 
-    :raises ValueError: it is not installed, or does not fit the device or the precision.
+    :raises ValueError: the runtime is not installed, or does not support device or precision.
     """
     name = config.runtime
-    full = config.precision in ('auto', 'fp32')
+    is_fp32 = config.precision in ('auto', 'fp32')
     if name in SESSIONS:
-        if device.type != 'cpu' or not full:
+        if device.type != 'cpu' or not is_fp32:
             raise ValueError(
                 f'runtime {name} runs on the CPU in fp32, got device {device} and precision '
                 f'{config.precision}; set device: cpu and precision: fp32, or runtime: torch'
@@ -45,9 +45,9 @@ def choose(config: EngineConfig, device: torch.device) -> Choice:
     if name != 'auto':
         return Choice(name, 'as asked', False)
     if device.type == 'cuda':
-        return Choice('torch', 'auto: on CUDA it replays a frame as one graph')
-    if not full:
-        return Choice('torch', f'auto: it alone has {config.precision} here')
+        return Choice('torch', 'auto: on CUDA it replays a frame as one CUDA graph')
+    if not is_fp32:
+        return Choice('torch', f'auto: the only one with {config.precision} on this device')
     for session in SESSIONS:
         if not missing_packages(session):
             return Choice(session, 'auto: on a CPU it is faster than torch')

@@ -1,4 +1,4 @@
-"""torch.compile: inductor's kernels for a model's three kinds of parts."""
+"""torch.compile for the encoder, denoisers and heads of a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sd_perception_ros.model import Model
 
 def compile_model(model: Model, device: torch.device) -> None:
     """
-    Let encoder, denoisers and heads be compiled, in place, at the first picture of each size.
+    Compile encoder, denoisers and heads, in place, at the first picture of each size.
 
-    Each part is compiled by itself, so that tasks that nobody wants cost nothing.
+    Each is compiled by itself, so that the heads of unwanted tasks do not run.
 
-    :raises ValueError: torch has nothing to compile with.
+    :raises ValueError: there is no compiler for the device.
     """
     if device.type == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a frame does on the GPU, recorded once and replayed with one call."""
+"""CUDA graphs: the GPU work of a frame, recorded once and replayed with one call."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Tasks = tuple[str, ...]
 
 
 class _Recording(NamedTuple, Generic[T]):
-    """A graph with the buffers that it reads and writes."""
+    """A CUDA graph with the buffers that it reads and writes."""
 
-    graph: torch.cuda.CUDAGraph
+    cuda_graph: torch.cuda.CUDAGraph
     image: Tensor
-    answer: T
+    output: T
 
 
 class CudaGraphs(Generic[T]):
     """
-    Runs a function of pictures and tasks, and replays it when their kind comes again.
+    Runs a function of pictures and tasks; records it as a CUDA graph, and replays that.
 
-    A robot's small batch is bound by how fast the CPU launches kernels; a replay launches all of
-    them at once. The first call of a shape and its tasks runs as it is, the second one records.
-    What a replay returns lies in buffers that the next replay of any recording may overwrite.
+    The speed of a small batch is limited by how fast the CPU launches kernels; a replay launches
+    all of them at once. The first call with a shape and tasks runs without recording, the second
+    records. Outputs of a replay lie in buffers that the next replay may overwrite.
 
     :param function: (pictures on the device, tasks) -> tensors; nothing in it waits for the GPU.
-    :param device: where the pictures are.
-    :param limit: recordings kept; the one unused for longest goes.
-    :ivar problem: why nothing is recorded any more; empty while all is well.
+    :param device: of the pictures.
+    :param limit: number of recordings kept; the least recently used one is dropped.
+    :ivar problem: why recording was given up; '' while it works.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CudaGraphs(Generic[T]):
     ) -> None:
         self._function = function
         self._limit = limit
-        self._met: set[tuple[torch.Size, Tasks]] = set()
+        self._seen_once: set[tuple[torch.Size, Tasks]] = set()
         self._recordings: OrderedDict[tuple[torch.Size, Tasks], _Recording[T]] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -51,12 +51,12 @@ class CudaGraphs(Generic[T]):
         """Run the function on (B, H, W, 3) uint8 on the device."""
         key = (image.shape, tasks)
         if key not in self._recordings:
-            if self.problem or key not in self._met:
-                self._met.add(key)
+            if self.problem or key not in self._seen_once:
+                self._seen_once.add(key)
                 return self._function(image, tasks)
             try:
                 self._recordings[key] = self._record(image, tasks)
-            # Everything that CUDA refuses: an operation that cannot be recorded, or no memory.
+            # An operation that cannot be recorded, or no memory.
             except RuntimeError as error:
                 self._recordings.clear()
                 self.problem = str(error).partition('\n')[0]
@@ -66,29 +66,29 @@ class CudaGraphs(Generic[T]):
         self._recordings.move_to_end(key)
         recording = self._recordings[key]
         recording.image.copy_(image)
-        recording.graph.replay()
-        return recording.answer
+        recording.cuda_graph.replay()
+        return recording.output
 
     def _record(self, image: Tensor, tasks: Tasks) -> _Recording[T]:
-        kept = image.clone()
-        graph = torch.cuda.CUDAGraph()
-        here = torch.cuda.current_stream(image.device)
-        self._stream.wait_stream(here)
+        buffer = image.clone()
+        cuda_graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(image.device)
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), _fastest_convolutions():
-            for _ in range(2):  # libraries choose and set up on their first calls
-                self._function(kept, tasks)
+            for _ in range(2):  # libraries choose algorithms and set up on their first calls
+                self._function(buffer, tasks)
             # thread_local: another thread may serve a model while this one is warmed up.
             with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._stream, capture_error_mode='thread_local'
+                cuda_graph, pool=self._pool, stream=self._stream, capture_error_mode='thread_local'
             ):
-                answer = self._function(kept, tasks)
-        here.wait_stream(self._stream)
-        return _Recording(graph, kept, answer)
+                output = self._function(buffer, tasks)
+        current.wait_stream(self._stream)
+        return _Recording(cuda_graph, buffer, output)
 
 
 @contextlib.contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms, which pays where a shape comes again and again."""
+    """Let cuDNN measure its algorithms, which pays for shapes that are replayed often."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:

@@ -9,9 +9,9 @@ PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat
 
 def find_device(name: str) -> torch.device:
     """
-    Return the torch device of this name; 'auto' is CUDA where it is.
+    Return the torch device of this name; 'auto' is CUDA if there is one, otherwise the CPU.
 
-    :raises ValueError: no such device, or not here.
+    :raises ValueError: an unknown name, or a device that this machine does not have.
     """
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -32,10 +32,10 @@ def find_device(name: str) -> torch.device:
 
 def number_format(precision: str, device: torch.device) -> torch.dtype:
     """
-    Return the format that `precision` means on this device.
+    Return the number format of the network for an option `precision`.
 
-    'auto' is fp32 on a CPU, where half precision is slow, and half precision on CUDA: bf16, whose
-    range is that of fp32, or fp16 on GPUs before Ampere, which have no bf16.
+    'auto' is fp32 on a CPU, where half precision is slow. On CUDA it is bf16, which has the range
+    of fp32, or fp16 on GPUs before Ampere, which have no bf16.
     """
     if precision != 'auto':
         return PRECISIONS[precision]
@@ -46,5 +46,5 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
 
 
 def keep_full_precision() -> None:
-    """Let fp32 on CUDA be fp32 in this process: cuDNN would convolve with TF32's 10 bits."""
-    torch.backends.cudnn.allow_tf32 = False  # matrix products do not, unless asked to
+    """Turn off TF32 (10 bits of mantissa) for convolutions on CUDA, in this process."""
+    torch.backends.cudnn.allow_tf32 = False  # off by default for matrix products

@@ -1,4 +1,4 @@
-"""Memory that a process has and does not need."""
+"""Give memory back to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DONT_NEED = 4  # MADV_DONTNEED of Linux
 
 
 def trim() -> None:
-    """Return what was freed to the system, where the C library can (glibc)."""
+    """Give freed memory back to the system, if the C library can (glibc)."""
     gc.collect()
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -20,10 +20,10 @@ def trim() -> None:
 
 def give_back(file: Path) -> None:
     """
-    Let go of the pages of a file that this process has mapped and never writes to.
+    Release the pages of a file that this process has mapped for reading.
 
-    They stay in the page cache while there is room, and come back by themselves when they are
-    read again: 0.1 ms a megabyte. Does nothing where there is no Linux.
+    They stay in the system's page cache while there is room. The next access maps them again, in
+    0.1 ms per megabyte. Does nothing on systems other than Linux.
     """
     if not _MAPS.exists():
         return

@@ -1,9 +1,9 @@
 """
 A model in parts that other runtimes can run: one encoder, its denoisers, a head for each task.
 
-Parts keep what makes a frame cheap: tasks share the encoder and the denoiser, and the head of a
-task that nobody wants does not run. No runtime leaves out what feeds an output that nobody reads,
-so one graph with many outputs would always cost all of them.
+In parts, tasks share the encoder and the denoiser, and only the heads of wanted tasks run. One
+ONNX graph with all outputs would compute all of them for every frame: no runtime leaves out an
+output that is not read.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from sd_perception_ros.heads.head import Head
 from sd_perception_ros.model import Model
 
 PACKAGE = Path(__file__).parents[1]
-CODE = ('backbones', 'heads', 'runtimes')  # what turns weights into a graph
+CODE = ('backbones', 'heads', 'runtimes')  # the code that turns weights into an ONNX graph
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
     """
-    A function of tensors.
+    A part of a model: a function of tensors.
 
     :ivar name: 'encoder', 'denoiser_0', 'head_depth' and so on.
-    :ivar source: the part whose outputs it reads; empty: it reads the picture.
-    :ivar module: (inputs) -> outputs, each (B, C, h, w) of any B, h and w.
-    :ivar inputs: names of what it takes.
-    :ivar outputs: names of what it gives.
+    :ivar source: the part whose outputs are its inputs; '': its input is the picture.
+    :ivar module: inputs -> outputs, each (B, C, h, w) of any B, h and w.
+    :ivar inputs: names of the inputs.
+    :ivar outputs: names of the outputs.
     """
 
     name: str
@@ -43,44 +43,44 @@ class Part(NamedTuple):
     outputs: tuple[str, ...]
 
 
-def parts_of(model: Model) -> list[Part]:
+def parts_of(model: Model) -> list[ModelPart]:
     """Return the parts of a folded model, each after its source."""
-    backbone = next(iter(model.backbones.values()))
-    found = [Part('encoder', '', _Encoder(backbone), ('image',), ('latent',))]
+    encoder = _EncoderPart(next(iter(model.backbones.values())))
+    parts = [ModelPart('encoder', '', encoder, ('image',), ('latent',))]
     denoisers = {}
     for index, (key, backbone) in enumerate(model.backbones.items()):
         levels = tuple(f'level_{i}' for i in range(len(backbone.feature_channels)))
         outputs = ('clean', *levels) if backbone.outputs_latent else levels
-        denoisers[key] = Part(
-            f'denoiser_{index}', 'encoder', _Denoiser(backbone), ('latent',), outputs
+        denoisers[key] = ModelPart(
+            f'denoiser_{index}', 'encoder', _DenoiserPart(backbone), ('latent',), outputs
         )
-    found += denoisers.values()
+    parts += denoisers.values()
     for task, head in model.heads.items():
         key = model.backbone_of[task]
         source = denoisers[key]
-        module = _Readout(head, model.backbones[key].outputs_latent)
-        found.append(Part(f'head_{task}', source.name, module, source.outputs, ('raw',)))
-    return found
+        module = _HeadPart(head, model.backbones[key].outputs_latent)
+        parts.append(ModelPart(f'head_{task}', source.name, module, source.outputs, ('raw',)))
+    return parts
 
 
 def digests_of(model: Model) -> dict[str, str]:
     """
-    Name the weights of each part of a folded model, and the code that they go through.
+    Return a hash for each part of a folded model, by name: of its weights and its code.
 
-    Of an outline, which has no numbers, the files that they lie in are named.
+    For a model on the meta device, the hash is that of its weight files.
     """
     backbones = {key: digest_of(backbone) for key, backbone in model.backbones.items()}
-    found = {'encoder': next(iter(backbones.values()))}
-    found |= {f'denoiser_{i}': digest for i, digest in enumerate(backbones.values())}
+    digests = {'encoder': next(iter(backbones.values()))}
+    digests |= {f'denoiser_{i}': digest for i, digest in enumerate(backbones.values())}
     for task, head in model.heads.items():
-        # A decoder head reads through its backbone.
-        found[f'head_{task}'] = digest_of(head, backbones[model.backbone_of[task]])
-    return found
+        # A decoder head runs a module of its backbone.
+        digests[f'head_{task}'] = digest_of(head, backbones[model.backbone_of[task]])
+    return digests
 
 
 @torch.no_grad()
-def run_parts(parts: Sequence[Part], image: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """Return what each part gives, by name, and the picture itself under the empty name."""
+def run_parts(parts: Sequence[ModelPart], image: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """Return the outputs of each part by its name, and the picture under the name ''."""
     values: dict[str, tuple[Tensor, ...]] = {'': (image,)}
     for part in parts:
         values[part.name] = part.module(*values[part.source])
@@ -89,22 +89,22 @@ def run_parts(parts: Sequence[Part], image: Tensor) -> dict[str, tuple[Tensor, .
 
 def digest_of(module: nn.Module, salt: str = '') -> str:
     """
-    Name a module's numbers, its settings and our code: equal names make equal graphs.
+    Return a hash of a module's weights, its settings and our code: equal hashes, equal graphs.
 
-    Where there are shapes alone, its setting `weights_digest` names the numbers.
+    On the meta device the setting `weights_digest` stands for the weights.
     """
     digest = hashlib.sha256(f'{salt} {torch.__version__}'.encode())
     for folder in CODE:
         for file in sorted((PACKAGE / folder).glob('*.py')):
             digest.update(file.read_bytes())
-    for name, one in module.named_modules():
+    for name, submodule in module.named_modules():
         settings = {
             key: value
-            for key, value in sorted(vars(one).items())
+            for key, value in sorted(vars(submodule).items())
             if isinstance(value, bool | int | float | str | tuple) or is_dataclass(value)
             if key != 'training'
         }
-        digest.update(f'{name} {type(one).__qualname__} {settings}'.encode())
+        digest.update(f'{name} {type(submodule).__qualname__} {settings}'.encode())
     for name, tensor in module.state_dict().items():
         digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
         if not tensor.is_meta:
@@ -112,8 +112,8 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
     return digest.hexdigest()[:16]
 
 
-class _Encoder(nn.Module):
-    """The picture's latent."""
+class _EncoderPart(nn.Module):
+    """Picture -> latent."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -123,8 +123,8 @@ class _Encoder(nn.Module):
         return (self.backbone.encode(image),)
 
 
-class _Denoiser(nn.Module):
-    """The one step, and the levels on its way."""
+class _DenoiserPart(nn.Module):
+    """Latent -> clean latent (where the denoiser has one) and its levels."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class _Denoiser(nn.Module):
         return levels if clean is None else (clean, *levels)
 
 
-class _Readout(nn.Module):
-    """The head of a task."""
+class _HeadPart(nn.Module):
+    """Outputs of the denoiser -> raw output of a task."""
 
-    def __init__(self, head: Head, outputs_latent: bool) -> None:
+    def __init__(self, head: Head, has_latent: bool) -> None:
         super().__init__()
         self.head = head
-        self.outputs_latent = outputs_latent
+        self.has_latent = has_latent
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        clean, levels = (tensors[0], tensors[1:]) if self.outputs_latent else (None, tensors)
+        clean, levels = (tensors[0], tensors[1:]) if self.has_latent else (None, tensors)
         return (self.head(clean, levels),)

@@ -1,4 +1,4 @@
-"""From a model as it was loaded to one that runs on its device."""
+"""Bring a loaded model to its device and its runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE_PX = 2**17  # of all pictures of a batch: 418 x 314
 
 
 class Runnable(Protocol):
-    """What the engine asks of a model, whatever runs it; see `Model`."""
+    """The interface of a model in any runtime; see `Model`."""
 
     tasks: dict[str, Task]
     stride: int
@@ -36,9 +36,11 @@ class Runnable(Protocol):
 
 class SessionModel:
     """
-    A model whose parts run in another runtime; it holds no weights of its own.
+    A model whose parts run in another runtime than torch; it holds no tensors of weights.
 
-    :param model: folded; an outline will do.
+    :param model: folded; may be on the meta device.
+    :param runtime: one of `SESSIONS`.
+    :param threads: CPU threads of one run.
     """
 
     def __init__(self, model: Model, runtime: str, threads: int) -> None:
@@ -74,7 +76,7 @@ class SessionModel:
 
 
 def _is_large(maps: Tensor, stride: int = 1) -> bool:
-    """Return whether a run takes so long that getting memory back is 2 % of it at most."""
+    """Return whether a run is so long that giving memory back costs at most 2 % of it."""
     batch, _, height, width = maps.shape
     return batch * height * width * stride**2 >= LARGE_PX
 
@@ -83,26 +85,27 @@ def prepare(
     model: Model, choice: Choice, device: torch.device, dtype: torch.dtype
 ) -> tuple[Runnable, Choice]:
     """
-    Bring a folded model, or its outline, to its runtime and device; the model is used up.
+    Bring a folded model to its runtime and device; the model itself cannot be used afterwards.
 
-    :returns: what runs, and in which runtime: torch where another was only the best guess.
-    :raises ValueError: the runtime lacks something, or gives other numbers than torch.
-    :raises OSError: its files cannot be written.
+    :param model: may be on the meta device; its weights are read if the runtime needs them.
+    :returns: the runnable model, and its runtime: torch if an automatic choice did not work.
+    :raises ValueError: the runtime cannot run this model, or differs from torch.
+    :raises OSError: the ONNX files cannot be written.
     """
     if choice.runtime in SESSIONS and not all(b.is_traceable() for b in model.backbones.values()):
-        if not choice.is_free:
+        if not choice.is_automatic:
             raise ValueError(
-                f'runtime {choice.runtime} takes models whose graph is the same at every size, '
-                'and this one has another for each; set runtime: torch or torch-compile'
+                f'runtime {choice.runtime} needs a model whose ONNX graph is the same at every '
+                'size; that of this model depends on the size: set runtime: torch or torch-compile'
             )
-        choice = Choice('torch', 'auto: the graph of this model depends on the size')
+        choice = Choice('torch', 'auto: the ONNX graph of this model depends on the size')
     if choice.runtime in SESSIONS:
         try:
             return SessionModel(model, choice.runtime, torch.get_num_threads()), choice
         except (OSError, ValueError) as error:
-            if not choice.is_free:
+            if not choice.is_automatic:
                 raise
-            choice = Choice('torch', f'auto: no graphs for {choice.runtime}, {error}')
+            choice = Choice('torch', f'auto: no ONNX graphs for {choice.runtime}, {error}')
     model = model.materialize()
     model.fold()
     model.to(device, dtype).eval()

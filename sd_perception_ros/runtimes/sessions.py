@@ -15,20 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sd_perception_ros.runtimes.graphs import GRAPH, is_intact, writing
 from sd_perception_ros.runtimes.memory import give_back
+from sd_perception_ros.runtimes.onnx_files import GRAPH, is_intact, write_folder
 from sd_perception_ros.runtimes.winograd import with_fewer_products
 
 OPTIMIZED, WEIGHTS = 'optimized.onnx', 'weights.bin'
-# Parts with less are quicker when they keep what they have, and with convolutions as they are.
+# Smaller parts are faster if they keep their memory, and with convolutions as they are.
 LARGE_BYTES = 64 * 2**20
 
 
 class Session(ABC):
     """
-    An ONNX file that is ready to run.
+    An ONNX graph that is ready to run.
 
-    :param file: its inputs and outputs have these names; it may lack inputs that it does not need.
+    :param file: of the ONNX graph.
+    :param inputs: names of its inputs in the order of `__call__`; the graph may lack unused ones.
+    :param outputs: names of its outputs.
     :param threads: CPU threads of one run.
     """
 
@@ -40,33 +42,33 @@ class Session(ABC):
     @abstractmethod
     def __call__(self, *tensors: Tensor, frugal: bool = False) -> tuple[Tensor, ...]:
         """
-        Run on float32 tensors of the CPU in the order of the inputs.
+        Run on float32 tensors on the CPU, in the order of the inputs.
 
-        :param frugal: give memory back afterwards that the next run can get again.
+        :param frugal: afterwards, give back the memory that the next run can allocate again.
         """
 
     @classmethod
     def file_of(cls, folder: Path) -> Path:
-        """Return the file to open for the graph of a folder that is prepared."""
+        """Return the file to open in a folder that is prepared."""
         return folder / GRAPH
 
     @classmethod
     def is_prepared(cls, folder: Path, digest: str) -> bool:
-        """Return whether the file to open is there, and what it should be."""
+        """Return whether the file to open was written for this digest and has not changed."""
         return is_intact(folder, digest)
 
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
-        """Make the file to open from the graph of a folder that is intact."""
-        return  # it is the graph itself
+        """Write the file to open from the ONNX graph of a folder that is intact."""
+        return  # it is the ONNX graph itself
 
 
 class OnnxRuntimeSession(Session):
     """
-    ONNX Runtime: loads in a moment, and takes pictures of any size.
+    ONNX Runtime: loads fast, and runs pictures of any size.
 
-    What it makes of a graph is kept beside it, its weights laid out as this processor reads them,
-    and opened from there: weights are then pages of that file instead of copies.
+    The optimized graph is kept beside the ONNX graph, with weights in the layout of this
+    processor. Its weights are memory-mapped from that file, not copied.
     """
 
     def __init__(
@@ -75,16 +77,16 @@ class OnnxRuntimeSession(Session):
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Idle threads sleep instead of spinning: the middleware needs the processor, too.
+        # Idle threads sleep instead of spinning: the ROS middleware needs the processor, too.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        # Parts run one after the other: what one is done with is there for the next.
+        # Parts run one after the other and can use the same memory.
         options.add_session_config_entry('session.use_env_allocators', '1')
         options.enable_mem_pattern = False  # a second block of memory, as large as the first
         if file.name == OPTIMIZED:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         weights = file.parent / WEIGHTS
         is_large = weights.is_file() and weights.stat().st_size >= LARGE_BYTES
-        if is_large:  # its products are large, too, and as quick with weights as they lie there
+        if is_large:  # its matrix products are as fast with weights in the layout of the file
             options.add_session_config_entry('session.disable_prepacking', '1')
         self._weights = weights if is_large else None
         self._session = runtime.InferenceSession(
@@ -103,11 +105,11 @@ class OnnxRuntimeSession(Session):
             if name in self._needed
         }
         if not frugal or self._weights is None:
-            found = self._session.run(self._outputs, feed)
+            outputs = self._session.run(self._outputs, feed)
         else:
-            found = self._session.run(self._outputs, feed, self._frugally)
+            outputs = self._session.run(self._outputs, feed, self._frugally)
             give_back(self._weights)
-        return tuple(torch.from_numpy(each) for each in found)
+        return tuple(torch.from_numpy(each) for each in outputs)
 
     @classmethod
     def file_of(cls, folder: Path) -> Path:
@@ -116,19 +118,19 @@ class OnnxRuntimeSession(Session):
 
     @classmethod
     def is_prepared(cls, folder: Path, digest: str) -> bool:
-        """Return whether the optimized graph is there, of this version and for this processor."""
+        """Return whether the optimized graph is intact, of this version and for this processor."""
         return is_intact(folder / 'onnxruntime', cls._key(digest))
 
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
         """Write the optimized graph."""
         runtime, options = _onnxruntime(), _onnxruntime().SessionOptions()
-        options.log_severity_level = 3  # it warns of what the key is for
+        options.log_severity_level = 3  # it warns of what `_key` handles
         name = 'session.optimized_model_external_initializers_'
         options.add_session_config_entry(f'{name}file_name', WEIGHTS)
         options.add_session_config_entry(f'{name}min_size_in_bytes', '1024')
-        about = {'warning': 'for this version of onnxruntime and this kind of processor'}
-        with writing(folder / 'onnxruntime', cls._key(digest), about) as work:
+        record = {'warning': 'for this version of onnxruntime and this kind of processor'}
+        with write_folder(folder / 'onnxruntime', cls._key(digest), record) as work:
             options.optimized_model_filepath = str(work / OPTIMIZED)
             plain = folder / GRAPH
             size = sum(each.stat().st_size for each in folder.iterdir())
@@ -144,21 +146,21 @@ class OnnxRuntimeSession(Session):
 
 @functools.cache
 def _onnxruntime() -> Any:
-    """Import onnxruntime, and give all sessions of the process one arena of memory."""
-    # The builds on PyPI collect telemetry from their import on, unless this says no.
+    """Import onnxruntime, and let all sessions of the process share one memory arena."""
+    # Builds on PyPI collect telemetry from their import on, unless this is set.
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime
 
     arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     where = onnxruntime.OrtMemoryInfo('Cpu', arena, 0, onnxruntime.OrtMemType.DEFAULT)
-    # 1: it grows by what is asked for, so that `memory.enable_memory_arena_shrinkage` empties it.
+    # 1: it grows by the size requested, so that `memory.enable_memory_arena_shrinkage` empties it.
     growth = onnxruntime.OrtArenaCfg({'arena_extend_strategy': 1})
     onnxruntime.create_and_register_allocator(where, growth)
     return onnxruntime
 
 
 class OpenVinoSession(Session):
-    """OpenVINO: compiles for each size, which takes a second or more the first time."""
+    """OpenVINO: compiles for each picture size, which takes a second or more the first time."""
 
     def __init__(
         self, file: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int
@@ -199,5 +201,5 @@ SESSIONS: dict[str, type[Session]] = {
 
 
 def missing_packages(runtime: str) -> list[str]:
-    """Return the packages that this runtime lacks here; torch writes its graphs with onnx."""
+    """Return the missing packages of a runtime; torch needs onnx to write ONNX graphs."""
     return [name for name in (runtime, 'onnx') if importlib.util.find_spec(name) is None]

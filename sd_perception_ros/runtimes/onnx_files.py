@@ -1,4 +1,4 @@
-"""Folders of files that are written once, whole or not at all, and vouched for by a JSON file."""
+"""Folders of ONNX graphs and their cache: written atomically, with SHA-256 in a JSON file."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Any
 
 from sd_perception_ros.safe_save import write_text
 
-GRAPH, ABOUT = 'graph.onnx', 'graph.json'
-KEPT_DAYS = 30  # a graph of a large model has gigabytes, and each new version makes new ones
+GRAPH, RECORD = 'graph.onnx', 'graph.json'
+KEPT_DAYS = 30  # ONNX graphs of a large model take gigabytes, and each version writes new ones
 
 
 def cache_folder() -> Path:
-    """Return where graphs are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    """Return the cache of ONNX graphs: below XDG_CACHE_HOME, or ~/.cache."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(home) / 'sd_perception_ros' / 'graphs'
 
 
 @contextlib.contextmanager
-def writing(folder: Path, digest: str, about: Mapping[str, Any]) -> Iterator[Path]:
+def write_folder(folder: Path, digest: str, record: Mapping[str, Any]) -> Iterator[Path]:
     """
-    Give a folder to write files to, and put it in its place when all went well.
+    Yield a temporary folder for files; after the `with` block, without error, move it to `folder`.
 
-    :param digest: names what the files are made of.
-    :param about: what else to say of them.
+    :param digest: hash of what the files are made from.
+    :param record: further entries of graph.json.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
     try:
         yield work
         sums = {file.name: _sha256(file) for file in sorted(work.iterdir())}
-        write_json(work / ABOUT, {'digest': digest, 'sha256': sums, **about})
+        write_json(work / RECORD, {'digest': digest, 'sha256': sums, **record})
         work.chmod(0o755)
         publish(work, folder)
     finally:
@@ -46,18 +46,18 @@ def writing(folder: Path, digest: str, about: Mapping[str, Any]) -> Iterator[Pat
 
 
 def is_intact(folder: Path, digest: str) -> bool:
-    """Return whether a folder holds all that was written for this digest."""
+    """Return whether a folder was written for this digest, and none of its files has changed."""
     try:
-        about = json.loads((folder / ABOUT).read_text())
-        sums = about['sha256'].items()
-        return about['digest'] == digest and all(_sha256(folder / n) == s for n, s in sums)
+        record = json.loads((folder / RECORD).read_text())
+        sums = record['sha256'].items()
+        return record['digest'] == digest and all(_sha256(folder / n) == s for n, s in sums)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Move a whole folder to its place, unless another process has put the same one there."""
-    digest = json.loads((work / ABOUT).read_text())['digest']
+    """Move a finished folder to its place, unless another process has put the same one there."""
+    digest = json.loads((work / RECORD).read_text())['digest']
     if folder.exists() and not is_intact(folder, digest):
         shutil.rmtree(folder)
     try:
@@ -68,12 +68,12 @@ def publish(work: Path, folder: Path) -> None:
         shutil.rmtree(work)
 
 
-def forget_unused(used: Collection[Path]) -> None:
+def delete_unused(used: Collection[Path]) -> None:
     """
-    Note which folders of the cache are in use, and delete those that nobody used for long.
+    Mark folders of the cache as used now, and delete those not used for `KEPT_DAYS`.
 
-    Among them what a process left that was killed while it wrote. Whoever has a file open that is
-    deleted keeps it. A cache that cannot be written stays as it is.
+    Temporary folders of processes that were killed are deleted, too. A process that has a deleted
+    file open can go on reading it. A cache without write permission stays as it is.
     """
     now = time.time()
     for folder in used:
@@ -86,7 +86,7 @@ def forget_unused(used: Collection[Path]) -> None:
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, all or nothing."""
+    """Write a JSON file, atomically."""
     write_text(file, json.dumps(values, indent=2) + '\n')
 
 

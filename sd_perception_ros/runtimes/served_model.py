@@ -1,0 +1,104 @@
+"""One served model: how pictures get the network's size, and raw outputs the picture's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sd_perception_ros.images import (
+    fitted_size,
+    normalized,
+    pad_to_stride,
+    padded_size,
+    resize,
+    unpad,
+)
+from sd_perception_ros.runtimes.prepare import Runnable
+from sd_perception_ros.types import Grid
+
+Size = tuple[int, int]  # (height, width), pixels
+
+
+class Resizing(NamedTuple):
+    """
+    How a picture gets a size that the network takes.
+
+    :ivar pads: True: padded at its lower and right edge; False: stretched.
+    :ivar long_side_px: longer side of the resized picture; 0: as it is.
+    """
+
+    pads: bool
+    long_side_px: int
+
+
+class ServedModel(NamedTuple):
+    """
+    The model of one checkpoint on its device.
+
+    :ivar model: in its runtime.
+    :ivar encoder_id: models of one encoder and one resizing share the latent of a picture.
+    :ivar resizing: of pictures.
+    :ivar dtype: of the network's input.
+    """
+
+    model: Runnable
+    encoder_id: str
+    resizing: Resizing
+    dtype: torch.dtype
+
+    def sizes(self, height: int, width: int) -> tuple[Size, Size]:
+        """Return the size of the resized picture, and that of the network's input around it."""
+        resized = fitted_size(height, width, self.resizing.long_side_px)
+        padded = padded_size(*resized, self.model.stride) if self.resizing.pads else resized
+        return resized, padded
+
+    def run(
+        self,
+        levels: Tensor,
+        tasks: Collection[str],
+        latents: dict[tuple[str, Resizing], Tensor],
+    ) -> dict[str, Tensor]:
+        """
+        Run some tasks: {task: raw output (B, channels, h, w) at the network's size}.
+
+        :param levels: (B, 3, H, W) 0..255, on the device.
+        :param latents: of these pictures, by encoder and resizing; a missing one is added.
+        """
+        key = (self.encoder_id, self.resizing)
+        if key not in latents:
+            latents[key] = self.model.encode(self.network_input(levels))
+        return self.model.read(latents[key], tasks)
+
+    def network_input(self, levels: Tensor) -> Tensor:
+        """(B, 3, H, W) 0..255 -> (B, 3, H', W') -1..1 of `dtype`, resized and padded."""
+        resized, _ = self.sizes(*levels.shape[-2:])
+        image = normalized(resize(levels, *resized))
+        if self.resizing.pads:
+            image = pad_to_stride(image, self.model.stride)
+        return image.to(self.dtype, memory_format=torch.channels_last)
+
+    def at_picture_size(self, task: str, raw: Tensor, height: int, width: int) -> Tensor:
+        """Return a raw output as float32; that of a dense task is resized to (height, width)."""
+        raw = raw.float()
+        if not self.model.tasks[task].dense:
+            return raw
+        resized, padded = self.sizes(height, width)
+        return resize(unpad(raw, padded, resized), height, width)
+
+    def grid(self, task: str, raw: Tensor, height: int, width: int) -> Grid:
+        """
+        Return where the cells of a raw output lie on its picture.
+
+        :param raw: (..., h, w) of `at_picture_size`.
+        :param height: of the picture; `width` likewise.
+        """
+        if self.model.tasks[task].dense:
+            return Grid(height, width, 1.0, 1.0)
+        resized, padded = self.sizes(height, width)
+        rows, columns = raw.shape[-2:]
+        cell_x_px = padded[1] / columns * width / resized[1]
+        cell_y_px = padded[0] / rows * height / resized[0]
+        return Grid(height, width, cell_x_px, cell_y_px)
