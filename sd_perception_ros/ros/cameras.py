@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
@@ -15,7 +15,9 @@ from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import Statistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
-from sd_perception_ros.tasks.task import Task
+
+if TYPE_CHECKING:
+    from sd_perception_ros.tasks.task import Task
 
 
 class ReceivedImage(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import threading
+from typing import TYPE_CHECKING
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import Executor
@@ -12,12 +13,14 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import CameraOutputs
-from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
+from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.parameters import read
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.serving import free_memory, load, Served, Serving
+
+if TYPE_CHECKING:
+    from sd_perception_ros.engine import Engine
 
 
 class Reloading:
@@ -76,7 +79,7 @@ class Reloading:
         try:
             successor = outputs.successor(engine.tasks)
         except ValueError as error:
-            return described(error)
+            return format_error(error)
         self._serving.swap(Served(engine, successor))
         if successor.missing_tasks:
             self._node.get_logger().warning(successor.missing_tasks)
@@ -111,8 +114,8 @@ class Loading:
         try:
             self.engine = load(self._config, self._checkpoints)
             self.error = ''
-        except FAULTS as error:
-            self.error = f'{described(error)}{remedy(error)}'
+        except SURVIVABLE_ERRORS as error:
+            self.error = f'{format_error(error)}{loading_hint(error)}'
         finally:
             self.finished.set_result(None)
             self._executor.wake()

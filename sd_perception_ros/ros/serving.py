@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import gc
 import threading
-from typing import NamedTuple
-
-import torch
+from typing import NamedTuple, TYPE_CHECKING
 
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import CameraOutputs
+from sd_perception_ros.ros.node.shutdown import StopSignal
+
+if TYPE_CHECKING:
+    from sd_perception_ros.engine import Engine
 
 # What the first real frame probably has, so that it is not the slow one.
 _WARM_UP_SIZE = (480, 640)
@@ -82,10 +83,13 @@ class Serving:
 
 def load(config: EngineConfig, checkpoints: Mapping[str, str]) -> Engine:
     """
-    Load a model and run it once; raises `FAULTS`.
+    Load a model and run it once; raises `SURVIVABLE_ERRORS`.
 
     :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
     """
+    with StopSignal.postponed():  # torch takes seconds: wrong parameters were refused without it
+        from sd_perception_ros.engine import Engine
+
     engine = Engine.from_config(config, checkpoints)
     engine.warm_up(*_WARM_UP_SIZE)
     return engine
@@ -95,4 +99,6 @@ def free_memory() -> None:
     """Give back what nobody uses."""
     # A model's hooks make reference cycles: without this the next one is loaded beside it.
     gc.collect()
+    import torch
+
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What may fail in a model or with a picture, by name, and how the log tells it."""
+"""Errors that a node reports and survives, and how they are written into its log."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import cv2
 from sd_perception_ros.ros.node.shutdown import one_line
 
 # What torch, diffusers, OpenCV and PIL raise for a checkpoint, a device or a picture that they
-# cannot handle. Their documentation does not list it, and one odd frame must not end a robot's
-# node; KeyboardInterrupt and SystemExit are no faults. torch.OutOfMemoryError and every CUDA and
-# cuDNN error are RuntimeErrors. But rclpy's own errors are, too: handle `shutdown.GONE` before.
-FAULTS = (
+# cannot handle; their documentation does not list it. CUDA and cuDNN errors and
+# torch.OutOfMemoryError are RuntimeErrors. So are rclpy's: handle `shutdown.GONE` first.
+# KeyboardInterrupt and SystemExit are not among them: they end the node.
+SURVIVABLE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -27,21 +27,27 @@ FAULTS = (
     cv2.error,
 )
 
-# Written by this package for people, or by the system: the type adds nothing.
-_EXPLAINED = (FloatingPointError, OSError, ValueError)
+# Their text is a sentence of this package or of the system; the type adds nothing.
+_SELF_EXPLANATORY = (FloatingPointError, OSError, ValueError)
 
 
-def described(error: BaseException) -> str:
-    """Write an error on one line, with its type unless its text was written for people."""
-    if isinstance(error, _EXPLAINED):
+def format_error(error: BaseException) -> str:
+    """Write an error on one line: its type, unless the text explains itself, and its text."""
+    if isinstance(error, _SELF_EXPLANATORY):
         return one_line(error)
     return one_line(f'{type(error).__name__}: {error}')
 
 
-def remedy(error: BaseException) -> str:
-    """Say what to do about an error while a model is loaded; empty where the error says it."""
-    if isinstance(error, _EXPLAINED):
+def loading_hint(error: BaseException) -> str:
+    """Return what to try after an error while a model was loaded; '' if the error says it."""
+    if isinstance(error, _SELF_EXPLANATORY):
         return ''
     if isinstance(error, ImportError):
         return '; install what is missing with pip (requirements/core.txt has the versions)'
     return '; try device: cpu, another long_side_px or another checkpoint'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is that of the computer's or of a GPU's full memory."""
+    # By name, so that torch is not imported for it.
+    return isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'

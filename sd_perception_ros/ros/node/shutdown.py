@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import re
 import signal
 import sys
+import threading
 import types
 from typing import Protocol
 
@@ -41,6 +43,8 @@ class Runnable(Protocol):
 class StopSignal:
     """SIGINT and SIGTERM both raise KeyboardInterrupt, once; later ones are ignored."""
 
+    _waits, _came = False, False  # of the process: `postponed`
+
     def __init__(self) -> None:
         self.seen = False
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,8 +53,33 @@ class StopSignal:
 
     def _interrupt(self, number: int, frame: types.FrameType | None) -> None:
         # rclpy puts its own handler in front of this one: it wakes the executor, then calls us.
-        if not self.seen:
-            self.seen = True
+        if self.seen:
+            return
+        self.seen = True
+        if StopSignal._waits:
+            StopSignal._came = True
+        else:
+            raise KeyboardInterrupt
+
+    @classmethod
+    @contextlib.contextmanager
+    def postponed(cls) -> Iterator[None]:
+        """
+        Raise KeyboardInterrupt after this block if a signal comes within it.
+
+        For imports: one that passes through them may end Python by the signal, although it is
+        caught. Python handles signals in its main thread; in others this does nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        cls._waits = True
+        try:
+            yield
+        finally:
+            cls._waits = False
+        if cls._came:
+            cls._came = False
             raise KeyboardInterrupt
 
 

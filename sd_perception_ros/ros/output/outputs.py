@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
@@ -30,8 +30,10 @@ from sd_perception_ros.ros.node.topics import camera_topic
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.output import results
 from sd_perception_ros.ros.output.results import FrameResult
-from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction
+
+if TYPE_CHECKING:
+    from sd_perception_ros.tasks.task import Task
 
 
 def _always(tasks: Mapping[str, Task], options: OutputOptions) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
@@ -22,8 +22,10 @@ from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Float, Prediction
+
+if TYPE_CHECKING:
+    from sd_perception_ros.tasks.task import Task
 
 # Diameter of a joint's marker: in metres, or on the plane relative to its distance.
 _MARKER_M, _MARKER_PER_M = 0.06, 0.015
