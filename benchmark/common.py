@@ -11,7 +11,7 @@ import platform
 import sys
 from typing import Any
 
-from sd_perception_ros.__main__ import told
+from sd_perception_ros.__main__ import format_error
 from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.ros.node.transport import tuning_environment
 
@@ -34,7 +34,7 @@ def run_command(main: Callable[[], int]) -> None:
     try:
         code = main()
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f'error: {told(error)}', file=sys.stderr)
+        print(f'error: {format_error(error)}', file=sys.stderr)
         code = 1
     sys.exit(code)
 

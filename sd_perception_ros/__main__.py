@@ -1,8 +1,8 @@
 """
 The commands of the package: python -m sd_perception_ros <command>.
 
-Modules are imported when their command runs, so that a missing ROS or torch only stops what
-needs it.
+A command's module is imported when it runs, and reads its arguments before torch is imported:
+help and mistakes are answered at once, and a missing ROS or torch only stops what needs it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,53 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import select
 import signal
 import sys
 import types
+from typing import NamedTuple
 
-# Command: module with main(argv) -> int, what it does, and whether it ends by signals as a
-# matter of course (then a signal is no failure, also during the seconds of import).
+import sd_perception_ros
+
+
+class Command(NamedTuple):
+    """
+    A command.
+
+    :ivar module: has `main(argv) -> int`.
+    :ivar about: what it does.
+    :ivar serves: a signal is how it ends, and no failure, also while it is imported.
+    :ivar is_node: it takes ROS arguments.
+    :ivar resumes: the same command, given again, goes on where it was stopped.
+    """
+
+    module: str
+    about: str
+    serves: bool = False
+    is_node: bool = False
+    resumes: bool = False
+
+
 COMMANDS = {
-    'up': ('cli.up', 'start the camera and perception nodes from one parameter file', True),
-    'camera': ('ros.replay.camera_node', 'start the camera node alone', True),
-    'perception': ('ros.perception_node', 'start the perception node alone', True),
-    'demo': ('cli.demo.main', 'run both nodes on real pictures and write demo_output/', True),
-    'synthesize': ('cli.synthesize', 'render rooms with exact depth and normals', False),
-    'bake-bodies': ('cli.bake_bodies', 'pose and clothe people for the rooms', False),
-    'pretrain': ('cli.pretrain', 'train the autoencoder and the denoiser', False),
-    'train': ('cli.train', 'fine-tune tasks in one deterministic step', False),
-    'data': ('cli.data', 'look at data before a training, or write it into shards', False),
-    'evaluate': ('cli.evaluate', 'measure a checkpoint against ground truth', False),
-    'export': ('cli.export', 'write a checkpoint as ONNX for other runtimes', False),
+    'up': Command('cli.up', 'start the camera and perception nodes', serves=True),
+    'camera': Command(
+        'ros.replay.camera_node', 'start the camera node alone', serves=True, is_node=True
+    ),
+    'perception': Command(
+        'ros.perception_node', 'start the perception node alone', serves=True, is_node=True
+    ),
+    'demo': Command(
+        'cli.demo.main', 'run both nodes on real pictures and write demo_output/', serves=True
+    ),
+    'synthesize': Command(
+        'cli.synthesize', 'render rooms with exact depth and normals', resumes=True
+    ),
+    'bake-bodies': Command('cli.bake_bodies', 'pose and clothe people for the rooms'),
+    'pretrain': Command('cli.pretrain', 'train the autoencoder and the denoiser', resumes=True),
+    'train': Command('cli.train', 'fine-tune tasks in one deterministic step', resumes=True),
+    'data': Command('cli.data', 'look at data before a training, or write it into shards'),
+    'evaluate': Command('cli.evaluate', 'measure a checkpoint against ground truth'),
+    'export': Command('cli.export', 'write a checkpoint as ONNX for other runtimes'),
 }
 
 # Packages that pip knows by another name than Python.
@@ -56,19 +85,56 @@ LISTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command that the first argument names; return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    """
+    Run the command that the first argument names; return its exit code.
+
+    Where nobody reads what is printed any more, as in `| head`, that is 141, as of other programs.
+    """
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_broken():
+            raise
+        # The interpreter flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _stdout_is_broken() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # reports errors alone: a pipe without a reader
+    return bool(poll.poll(0))
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ('-h', '--help', 'help'):
         print(usage())
         return 0 if argv else 2
+    if argv[0] == '--version':
+        print(f'sd_perception_ros {sd_perception_ros.__version__}')
+        return 0
     name, *rest = argv
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f'choose one of: {", ".join(COMMANDS)}'
         print(f"error: unknown command '{name}'; {hint}", file=sys.stderr)
         return 2
-    module, _, serves = COMMANDS[name]
-    if serves:
+    command = COMMANDS[name]
+    if command.is_node and rest[:1] in (['-h'], ['--help'], ['--version']):
+        if rest[0] == '--version':
+            return _run(rest)
+        from sd_perception_ros.cli.node_help import node_help
+
+        print(node_help(name))
+        return 0
+    return _start(command, rest)
+
+
+def _start(command: Command, arguments: list[str]) -> int:
+    if command.serves:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _leave)  # until main() sets its own handlers
         # `up` starts us with both blocked: none may come before the line above.
@@ -76,25 +142,28 @@ def main(argv: list[str] | None = None) -> int:
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code: int = importlib.import_module(f'sd_perception_ros.{module}').main(rest)
+        code: int = importlib.import_module(f'sd_perception_ros.{command.module}').main(arguments)
+    except BrokenPipeError:
+        raise  # an OSError, but none of a file
     except (OSError, ValueError, FloatingPointError) as error:
         # What the package raises about files and options is written for people.
-        print(f'error: {told(error)}', file=sys.stderr)
+        print(f'error: {format_error(error)}', file=sys.stderr)
         return 1
     except ImportError as error:
         package = (error.name or '').partition('.')[0]
         if package in ('', 'sd_perception_ros'):
             raise  # ours, so a fault in here
-        print(f'error: {missing(package)} ({error})', file=sys.stderr)
+        print(f'error: {how_to_get(package)} ({error})', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('stopped; the same command goes on from what was saved', file=sys.stderr)
+        goes_on = '; the same command goes on from what was saved' if command.resumes else ''
+        print(f'stopped{goes_on}', file=sys.stderr)
         return 128 + signal.SIGINT  # not 0: a script must not take half a training for a whole
     return code
 
 
-def told(error: Exception) -> str:
-    """Write an error in one line; the system's own say neither what was wanted nor what to do."""
+def format_error(error: Exception) -> str:
+    """Write an error in one line; those of the system get a hint what to do."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return (
             f"'{error.filename}' cannot be used ({error.strerror}); name another file or folder, "
@@ -103,8 +172,8 @@ def told(error: Exception) -> str:
     return ' '.join(str(error).split())
 
 
-def missing(package: str) -> str:
-    """Say how to get a package that cannot be imported."""
+def how_to_get(package: str) -> str:
+    """Return how to install a package that cannot be imported."""
     if package == 'rclpy' or package.endswith(('_msgs', '_srvs', '_interfaces')):
         return (
             f"ROS 2 is not here, '{package}' cannot be imported: source its setup.bash in this "
@@ -134,7 +203,7 @@ def camera_node() -> int:
 
 def usage() -> str:
     """Return the table of commands."""
-    lines = [f'  {name:12}{about}' for name, (_, about, _) in COMMANDS.items()]
+    lines = [f'  {name:12}{command.about}' for name, command in COMMANDS.items()]
     return '\n'.join(
         [
             'usage: python -m sd_perception_ros <command> [options]',
@@ -142,7 +211,7 @@ def usage() -> str:
             *lines,
             '',
             'example: python -m sd_perception_ros up --params-file config/perception.yaml',
-            'Commands explain themselves with --help; the nodes take ROS arguments (--ros-args).',
+            'Each command explains itself with --help; --version prints the version.',
         ]
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -11,10 +13,13 @@ import time
 
 import pytest
 
-from sd_perception_ros.__main__ import COMMANDS, main
+from sd_perception_ros import __version__
+from sd_perception_ros.__main__ import COMMANDS, main, perception_node
 from sd_perception_ros.cli.arguments import size
 
-OFFLINE = [name for name, (module, *_) in COMMANDS.items() if module.startswith('cli.')]
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = [name for name, command in COMMANDS.items() if not command.is_node]
+SLOW = ('torch', 'diffusers', 'transformers', 'rclpy')
 
 
 @pytest.mark.parametrize('name', OFFLINE)
@@ -25,6 +30,121 @@ def test_every_command_explains_itself_with_an_example(
         main([name, '--help'])
     assert ended.value.code == 0
     assert f'python -m sd_perception_ros {name}' in capsys.readouterr().out
+
+
+def imported(words: list[str], folder: Path) -> tuple[set[str], int, str]:
+    """Run a command in a fresh interpreter; return slow packages, exit code and what it wrote."""
+    code = (
+        'import sys\n'
+        'from sd_perception_ros.__main__ import main\n'
+        'try:\n'
+        f'    code = main({words})\n'
+        'except SystemExit as end:\n'
+        '    code = end.code\n'
+        f'print(*({SLOW} & sys.modules.keys()))\n'
+        'sys.exit(code)\n'
+    ).replace(str(SLOW), str(set(SLOW)))
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *text, slow = done.stdout.splitlines()
+    return set(slow.split()), done.returncode, '\n'.join([*text, done.stderr])
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_is_there_before_torch_and_ros_are_imported(name: str, tmp_path: Path) -> None:
+    slow, code, text = imported([name, '--help'], tmp_path)
+    assert (slow, code) == (set(), 0)
+    assert text.startswith(f'usage: python -m sd_perception_ros {name} ')
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['up', '--without', 'lidar'], "invalid choice: 'lidar'"),
+        (['demo', '--rate', '0'], 'expected a number greater than 0'),
+        (['train', '--data', 'x', '--base', 'x', '--out', 'x', '--tasks', 'dept'], "'dept'"),
+        (['train', '--data', 'x', '--base', 'x', '--out', 'x', '--steps', '0'], 'at least 1'),
+        (['train', '--recipe', 'none.yaml'], 'found no file at none.yaml'),
+        (['train', '--data', 'x', '--base', 'x', '--out', 'x', '--task-options', 'a'], "got 'a'"),
+        (['pretrain', '--data', 'x', '--out', 'x', '--denoiser-channels', '20'], 'of 8, got [20]'),
+        (['evaluate', '--data', 'x', '--long-side-px', '5000'], 'at most 4096, got 5000'),
+        (['evaluate', '--data', 'x', '--protocol', 'nuy'], "invalid choice: 'nuy'"),
+        (['evaluate', '--data', 'x', '--worst', '0'], '--worst must be at least 1, got 0'),
+        (['export', '--out', 'x', '--runtime', 'tensorrt'], "invalid choice: 'tensorrt'"),
+        (['export', '--out', 'x', '--size', '100x99'], 'in multiples of 8'),
+        (['data', 'look'], "invalid choice: 'look'"),
+        (['synthesize'], 'required: --out'),
+        (['bake-bodies'], 'required: --out'),
+    ],
+    ids=' '.join,
+)
+def test_wrong_arguments_are_refused_before_torch_is_imported(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    slow, code, text = imported(words, tmp_path)
+    assert slow == set()
+    assert code in (1, 2)
+    assert 'error: ' in text.splitlines()[-1]
+    assert message in text.splitlines()[-1]
+
+
+def test_the_help_of_a_node_has_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['camera', '--help']) == 0
+    camera = capsys.readouterr().out
+    assert main(['perception', '--help']) == 0
+    perception = capsys.readouterr().out
+    assert '\n  rate_hz: 0.0 ' in camera
+    assert '\n  precision: "auto" ' in perception
+    assert '\n  depth.scale.limits.tolerance: ' in perception
+
+
+def test_the_version_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['--version']) == 0
+    monkeypatch.setattr(sys, 'argv', ['perception_node', '--version'])
+    assert perception_node() == 0
+    assert capsys.readouterr().out == 2 * f'sd_perception_ros {__version__}\n'
+
+
+@pytest.mark.parametrize('words', ['--help', 'perception --help', 'train --help'])
+def test_a_reader_that_leaves_early_gets_no_traceback(words: str) -> None:
+    command = [sys.executable, '-m', 'sd_perception_ros', *words.split()]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        errors = child.stderr.read()
+    assert child.returncode in (0, 128 + signal.SIGPIPE)  # 0: argparse ignores it
+    assert errors == b''
+
+
+def test_only_what_can_be_resumed_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    said = {}
+    handler = signal.getsignal(signal.SIGTERM)
+    for name in ('synthesize', 'bake-bodies'):
+        module = importlib.import_module(f'sd_perception_ros.{COMMANDS[name].module}')
+        monkeypatch.setattr(module, 'main', stop)
+        assert main([name]) == 130
+        said[name] = capsys.readouterr().err
+    signal.signal(signal.SIGTERM, handler)
+    goes_on = 'stopped; the same command goes on from what was saved\n'
+    assert said == {'synthesize': goes_on, 'bake-bodies': 'stopped\n'}
+    resuming = {name for name, command in COMMANDS.items() if command.resumes}
+    assert resuming == {'synthesize', 'pretrain', 'train'}
 
 
 @pytest.mark.parametrize(

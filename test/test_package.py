@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import setuptools
 
+from sd_perception_ros import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 NAME = 'sd_perception_ros'
 REQUIREMENTS = sorted((ROOT / 'requirements').glob('*.txt'))
@@ -81,7 +83,7 @@ def test_manifest_and_setup_agree(
 ) -> None:
     assert manifest.get('format') == '3'
     assert manifest.findtext('name') == setup.get_name() == NAME
-    assert manifest.findtext('version') == setup.get_version()
+    assert manifest.findtext('version') == setup.get_version() == __version__
     assert manifest.findtext('license') == setup.get_license() == 'Apache-2.0'
     maintainer = manifest.find('maintainer')
     assert maintainer is not None

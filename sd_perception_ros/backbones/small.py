@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffusers import AutoencoderKL, UNet2DConditionModel
 import torch
 
-from sd_perception_ros.backbones import UNET_CHANNELS
+from sd_perception_ros.backbones import check_channels, UNET_CHANNELS
 
 PROMPT_WIDTH = 32
 
@@ -40,8 +40,7 @@ def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
     :param channels: of the levels, fine to coarse; the last two have attention.
     :raises ValueError: no levels, or channels that are no multiples of 8.
     """
-    if not channels or any(count < 8 or count % 8 for count in channels):
-        raise ValueError(f'expected channels of levels in multiples of 8, got {list(channels)}')
+    check_channels(channels)
     levels = len(channels)
     plain = max(levels - 2, 0)
     return UNet2DConditionModel(

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.cli.arguments import size
-from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.runtimes.exporting import export
-from sd_perception_ros.runtimes.onnx_files import GRAPH
-from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS
+from sd_perception_ros.config import EngineConfig, ONNX_RUNTIMES
 
 EXAMPLE = f"""\
 example:
@@ -23,70 +15,39 @@ example:
 Each part of the model gets a folder: encoder, denoiser_0, and a head for each task. The ONNX
 graphs take any picture size and batch; --size is only for the TensorRT commands that are
 printed. The perception node exports by itself if its parameter `runtime` needs it
-({', '.join(SESSIONS)}).
+({', '.join(ONNX_RUNTIMES)}).
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the ONNX graphs and model.json, and print commands for TensorRT."""
-    parser = argparse.ArgumentParser(
-        prog='export',
+def parser() -> argparse.ArgumentParser:
+    """Describe the arguments."""
+    made = argparse.ArgumentParser(
+        prog='python -m sd_perception_ros export',
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    parser.add_argument('--tasks', nargs='*', default=[], help='Only these (default: all)')
-    parser.add_argument('--out', type=Path, required=True, help='Folder for the ONNX graphs')
-    parser.add_argument(
+    made.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
+    made.add_argument('--tasks', nargs='*', default=[], help='Only these (default: all)')
+    made.add_argument('--out', type=Path, required=True, help='Folder for the ONNX graphs')
+    made.add_argument(
         '--size', type=size, default=(192, 256), help='WxH of the network input (256x192)'
     )
-    parser.add_argument(
+    made.add_argument(
         '--runtime',
         nargs='*',
-        choices=[*SESSIONS],
+        choices=ONNX_RUNTIMES,
         help='Runtimes that check the ONNX graphs on this CPU (default: all installed)',
     )
-    arguments = parser.parse_args(argv)
-    runtimes = arguments.runtime or [name for name in SESSIONS if not missing_packages(name)]
-    for name in runtimes or SESSIONS:
-        if missing := missing_packages(name):
-            raise ValueError(
-                f'{name}, which checks the ONNX graphs, is not installed: python -m pip '
-                f'install {" ".join(missing)} (requirements/runtimes.txt)'
-            )
-    model, config = checkpoint.load(arguments.checkpoint, arguments.tasks)
-    model.fold()
-    parts = export(model, arguments.out, arguments.size, runtimes, torch.get_num_threads())
-    _record(arguments, config.license, parts)
-    for name, part in parts.items():
-        worst = ', '.join(
-            f'{runtime} {value:.0e}' for runtime, value in part['largest_difference'].items()
-        )
-        print(f'{name:20} differs from torch by {worst} of its largest value')
-    print(
-        f'\nwritten to {arguments.out}; weights licence: {config.license}\nTensorRT, on the GPU:\n'
-    )
-    for name, part in parts.items():
-        print(tensorrt_command(arguments.out / name, part['shapes']))
-    return 0
+    return made
 
 
-def tensorrt_command(folder: Path, shapes: dict[str, list[int]]) -> str:
-    """Return the command that builds the TensorRT engine of a part, for one size in fp16."""
-    sizes = ','.join(f'{name}:{"x".join(map(str, shape))}' for name, shape in shapes.items())
-    return f'trtexec --onnx={folder / GRAPH} --saveEngine={folder}.engine --fp16 --shapes={sizes}'
+def main(argv: list[str] | None = None) -> int:
+    """Read the arguments, then export."""
+    arguments = parser().parse_args(argv)
+    from sd_perception_ros.cli.jobs.export import run
 
-
-def _record(arguments: argparse.Namespace, weights_license: str, parts: dict[str, Any]) -> None:
-    values = {
-        'checkpoint': arguments.checkpoint,
-        'license': weights_license,
-        'size': f'{arguments.size[1]}x{arguments.size[0]}',
-        'versions': {'torch': torch.__version__},
-        'parts': parts,
-    }
-    (arguments.out / 'model.json').write_text(json.dumps(values, indent=2) + '\n')
+    return run(arguments)
 
 
 if __name__ == '__main__':

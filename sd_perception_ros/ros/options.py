@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 import re
 
-from sd_perception_ros.config import check, group, option
+from sd_perception_ros.config import check, EngineConfig, group, option
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 
@@ -210,3 +210,9 @@ class CameraOptions:
 
 
 _SOURCE_HELP = "name a folder, a video file, or one of the words 'demo' and 'skimage'"
+
+# Options of each node, under the names of their commands.
+NODES: dict[str, tuple[type, ...]] = {
+    'perception': (NodeOptions, EngineConfig, InputOptions, OutputOptions),
+    'camera': (CameraOptions,),
+}

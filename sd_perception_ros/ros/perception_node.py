@@ -18,7 +18,7 @@ from std_srvs.srv import SetBool
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
 from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
-from sd_perception_ros.ros.node.errors import described, FAULTS, remedy
+from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.logs import NodeLog
 from sd_perception_ros.ros.node.parameters import (
     declare,
@@ -28,13 +28,19 @@ from sd_perception_ros.ros.node.parameters import (
     replace_old_names,
 )
 from sd_perception_ros.ros.node.shutdown import FAILED, run_node
-from sd_perception_ros.ros.options import InputOptions, NodeOptions, OLD_PARAMETERS, OutputOptions
+from sd_perception_ros.ros.options import (
+    InputOptions,
+    NodeOptions,
+    NODES,
+    OLD_PARAMETERS,
+    OutputOptions,
+)
 from sd_perception_ros.ros.pipeline import FramePipeline
 from sd_perception_ros.ros.reloading import Reloading
 from sd_perception_ros.ros.serving import load, Served, Serving
 from sd_perception_ros.tasks import TASKS
 
-GROUPS = ((NodeOptions, ''), (EngineConfig, ''), (InputOptions, ''), (OutputOptions, ''))
+GROUPS = tuple((cls, '') for cls in NODES['perception'])
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _TIMER_PERIOD_S = 0.5
 
@@ -89,8 +95,8 @@ class PerceptionNode(LifecycleNode):
             engine = load(read(self, EngineConfig), options.checkpoints())
             inputs = CameraInputs(input_options, options, self._stats)
             outputs = CameraOutputs.create(self, engine.tasks, options, inputs.metric, self._stats)
-        except FAULTS as error:  # rclpy would swallow it and say nothing
-            text = f'configuration failed: {described(error)}{remedy(error)}'
+        except SURVIVABLE_ERRORS as error:  # rclpy would swallow it and say nothing
+            text = f'configuration failed: {format_error(error)}{loading_hint(error)}'
             self._stats.error(text)
             self.get_logger().error(text)
             return FAILURE

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image
-import torch
 
 from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
 from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.input.mailbox import Worker
 from sd_perception_ros.ros.node.diagnostics import Statistics
-from sd_perception_ros.ros.node.errors import described, FAULTS
+from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.shutdown import GONE
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
@@ -131,13 +130,14 @@ class FramePipeline:
             if self._node.context.ok():
                 raise
         except ValueError as error:
-            self._drop('bad_image', described(error))
+            self._drop('bad_image', format_error(error))
         except FloatingPointError as error:
-            self._drop('not_finite', described(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self._drop('out_of_memory', f'{described(error)}; set a smaller long_side_px')
-        except FAULTS as error:
-            self._drop('failed', described(error))
+            self._drop('not_finite', format_error(error))
+        except SURVIVABLE_ERRORS as error:
+            if is_out_of_memory(error):
+                self._drop('out_of_memory', f'{format_error(error)}; set a smaller long_side_px')
+            else:
+                self._drop('failed', format_error(error))
 
     def _job(
         self, received: ReceivedImage, served: Served, enabled: Collection[str]
@@ -174,7 +174,7 @@ class FramePipeline:
         tasks = set().union(*(job.tasks for job in jobs))
         try:
             predictions = served.engine.predict([job.rgb for job in jobs], tasks)
-        except FAULTS:
+        except SURVIVABLE_ERRORS:
             if len(jobs) == 1:
                 raise
             for job in jobs:  # an image of one camera that fails must not cost the others theirs

@@ -1,0 +1,1 @@
+"""What the commands that need torch do once their arguments are read: one file each."""

@@ -1,0 +1,59 @@
+"""Look at data before a training: contact sheets and statistics; or write it into shards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import cv2
+from tqdm import tqdm
+
+from sd_perception_ros.cli.data_sheet import contact_sheet
+from sd_perception_ros.data.formats.shards import write_shards
+from sd_perception_ros.data.opening import open_data
+from sd_perception_ros.data.statistics import DataStatistics
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Draw a contact sheet and print statistics; return 1 where frames are broken."""
+    dataset = open_data(arguments.data)
+    print(f'{dataset.name}: {len(dataset)} frames with {", ".join(dataset.truths) or "no truth"}')
+    if arguments.read:  # otherwise every file is read anyway, and every broken one named
+        dataset.check()
+    statistics, broken = DataStatistics(dataset.classes), 0
+    rows = dataset.evenly_spaced(arguments.rows)
+    chosen = range(len(dataset)) if arguments.read == 0 else dataset.evenly_spaced(arguments.read)
+    drawn = []
+    for index in tqdm(sorted({*rows, *chosen}), 'reading', unit='frame', mininterval=1):
+        try:
+            sample = dataset[index]
+        except (OSError, ValueError) as error:
+            broken += 1
+            tqdm.write(f'{dataset.key(index)}: {" ".join(str(error).split())}', file=sys.stderr)
+            continue
+        statistics.add(sample)
+        if index in rows:
+            drawn.append((dataset.key(index), sample))
+    for name, line in statistics.lines().items():
+        print(f'  {name:11}{line}')
+    if drawn:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(arguments.out), contact_sheet(drawn)[..., ::-1]):
+            raise OSError(f'expected a picture that can be written, got {arguments.out}; try .png')
+        print(f'wrote {arguments.out}; what is unknown is a checkerboard')
+    if broken:
+        print(
+            f'error: {broken} of {statistics.frames + broken} frames are broken', file=sys.stderr
+        )
+    return 1 if broken else 0
+
+
+def shards(arguments: argparse.Namespace) -> int:
+    """Write a set into shards."""
+    dataset = open_data(arguments.data, size=arguments.frame_size)
+    dataset.check()
+    with tqdm(total=len(dataset), unit='frame', mininterval=1) as bar:
+        for done in write_shards(dataset, arguments.out, arguments.frames_each):
+            bar.update(done - bar.n)
+    print(f'wrote {arguments.out}: --data shards:{arguments.out}')
+    return 0
