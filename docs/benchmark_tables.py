@@ -220,8 +220,8 @@ def show(name: str) -> str:
             f'*Not shown: the committed result was measured with uncommitted changes '
             f'({", ".join(sorted(set(dirty)))}). Run the command above.*'
         )
-    known = sorted({commit for commit in commits.values() if commit})
-    return make() + (f'\n\nMeasured at commit {", ".join(known)}.' if known else '')
+    known = sorted({commit or 'not recorded' for commit in commits.values()})
+    return make() + (f'\n\nCommit: {", ".join(known)}.' if known else '')
 
 
 def _commit(source: str) -> str:

@@ -115,7 +115,7 @@ def test_results_of_changed_trees_are_not_shown(monkeypatch: pytest.MonkeyPatch)
     assert '0-dirty' in shown
     assert '|' not in shown
     commits['epyc_2_cores_ros_torch'] = '0123456789ab'
-    assert benchmark_tables.show('through_ros').endswith('Measured at commit 0123456789ab.')
+    assert benchmark_tables.show('through_ros').endswith('Commit: 0123456789ab.')
 
 
 def diagnostic_keys() -> set[str]:
