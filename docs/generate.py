@@ -122,7 +122,7 @@ def _range(about: Mapping[str, Any]) -> str:
 
 # ---- topics --------------------------------------------------------------------------------
 
-# Topic: encoding, and the meaning of the values.
+# Topic: encoding, and the meaning of the values; more than the function of the message says.
 CONTENT = {
     'depth/relative': ('32FC1', '0 near .. 1 far, up to scale and shift; not metres'),
     'depth/color': ('rgb8', 'red near, blue far'),
@@ -197,7 +197,7 @@ def topics() -> str:
         (
             f'`{output.topic}`',
             _message_type(output.kind),
-            *_content(output.topic),
+            *_content(output),
             '`scan.frame_id`' if output.topic == 'scan' else "camera's",
             _condition(output),
         )
@@ -207,7 +207,7 @@ def topics() -> str:
         (
             f'`{constant.topic}`',
             'vision_msgs/LabelInfo',
-            *_content(constant.topic),
+            *_content(constant),
             '',
             f'task `{constant.task}`',
         )
@@ -240,10 +240,10 @@ def _message_type(kind: Any) -> str:
     return f'{kind.__module__.split(".")[0]}/{kind.__name__}'
 
 
-def _content(topic: str) -> tuple[str, str]:
-    if topic not in CONTENT:
-        raise KeyError(f"no description of the topic '{topic}'; add it to CONTENT in {__file__}")
-    return CONTENT[topic]
+def _content(output: Any) -> tuple[str, str]:
+    """Return encoding and meaning; without an entry in CONTENT, what its function says."""
+    lines = (output.make.__doc__ or '').strip().splitlines()
+    return CONTENT.get(output.topic, ('', lines[0] if lines else ''))
 
 
 def _condition(output: Any) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import test_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -74,6 +75,17 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 def test_the_index_links_every_page() -> None:
     linked = set(LINK.findall((DOCS / 'index.md').read_text(encoding='utf-8')))
     assert {page.name for page in DOCS.glob('*.md')} - {'index.md'} == linked
+
+
+def test_the_layers_of_the_architecture_are_those_of_the_layer_test() -> None:
+    page = (ROOT / 'ARCHITECTURE.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| \d+ \| ([^|]+) \|', page, re.MULTILINE)
+    described = [
+        {name.removesuffix('/').removesuffix('.py') for name in re.findall('`([^`]+)`', row)}
+        for row in reversed(rows)
+    ]
+    # Above the package: launch/ and config/ in the page, __main__ in the test.
+    assert described[:-1] == [set(row) for row in test_layers.ROWS[:-1]]
 
 
 def test_the_readme_is_short() -> None:
