@@ -43,7 +43,8 @@ def loading_hint(error: BaseException) -> str:
     if isinstance(error, _SELF_EXPLANATORY):
         return ''
     if isinstance(error, ImportError):
-        return '; install what is missing with pip (requirements/core.txt has the versions)'
+        package = (error.name or 'PACKAGE').partition('.')[0]
+        return f'; python -m pip install {package} (requirements/core.txt has tested versions)'
     return '; try device: cpu, another long_side_px or another checkpoint'
 
 
