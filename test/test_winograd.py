@@ -1,4 +1,4 @@
-"""A convolution with fewer products gives the same picture, at any size."""
+"""Winograd convolutions give the outputs of direct ones, at any size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.runtimes import winograd
-from sd_perception_ros.runtimes.winograd import matrices, with_fewer_products
+from sd_perception_ros.runtimes import winograd_function
+from sd_perception_ros.runtimes.winograd import with_winograd_convolutions
+from sd_perception_ros.runtimes.winograd_function import matrices
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of the exporter
 AXES = {0: 'batch', 2: 'rows', 3: 'columns'}
@@ -75,8 +76,8 @@ def files(
     folder = tmp_path_factory.mktemp('graphs')
     plain, whole = write(folder, module), folder / 'whole.onnx'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, 'BAND_BYTES', request.param)
-        with with_fewer_products(plain) as quick:
+        patch.setattr(winograd_function, 'BAND_BYTES', request.param)
+        with with_winograd_convolutions(plain) as quick:
             onnx.save(onnx.load(quick), whole)
     return plain, whole
 
@@ -120,13 +121,13 @@ def test_only_wide_convolutions_are_replaced_and_their_weights_go(
 )
 def test_other_convolutions_stay_as_they_are(options: dict[str, int], tmp_path: Path) -> None:
     plain = write(tmp_path, nn.Conv2d(256, 256, **options))
-    with with_fewer_products(plain) as quick:
+    with with_winograd_convolutions(plain) as quick:
         assert quick == plain
 
 
 def test_a_convolution_whose_weights_would_fill_the_memory_stays(tmp_path: Path) -> None:
     plain = write(tmp_path, nn.Conv2d(640, 640, 3, padding=1))
-    with with_fewer_products(plain) as quick:
+    with with_winograd_convolutions(plain) as quick:
         assert quick == plain
 
 
@@ -137,7 +138,7 @@ def test_weights_may_lie_beside_a_graph_and_nothing_else_is_left_there(
     onnx.save(onnx.load(file), file, save_as_external_data=True, location='weights.bin')
     before = sorted(tmp_path.iterdir())
     x = torch.randn(1, 128, 9, 6)
-    with with_fewer_products(file) as quick:
+    with with_winograd_convolutions(file) as quick:
         assert quick not in before
         found = run(quick, x)
     with torch.inference_mode():
@@ -168,7 +169,7 @@ def test_rounding_is_about_half_of_what_the_usual_points_lose(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours = rounding_error()
-    monkeypatch.setattr(winograd, 'POINTS', (0.0, 1.0, -1.0, 2.0, -2.0))
+    monkeypatch.setattr(winograd_function, 'POINTS', (0.0, 1.0, -1.0, 2.0, -2.0))
     usual = rounding_error()
     assert ours < 3e-6
     assert ours < 0.6 * usual

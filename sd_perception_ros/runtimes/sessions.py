@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sd_perception_ros.runtimes.memory import give_back
 from sd_perception_ros.runtimes.onnx_files import GRAPH, is_intact, write_folder
-from sd_perception_ros.runtimes.winograd import with_fewer_products
+from sd_perception_ros.runtimes.winograd import with_winograd_convolutions
 
 OPTIMIZED, WEIGHTS = 'optimized.onnx', 'weights.bin'
 # Smaller parts are faster if they keep their memory, and with convolutions as they are.
@@ -134,7 +134,7 @@ class OnnxRuntimeSession(Session):
             options.optimized_model_filepath = str(work / OPTIMIZED)
             plain = folder / GRAPH
             size = sum(each.stat().st_size for each in folder.iterdir())
-            quick = with_fewer_products if size >= LARGE_BYTES else contextlib.nullcontext
+            quick = with_winograd_convolutions if size >= LARGE_BYTES else contextlib.nullcontext
             with quick(plain) as file:
                 runtime.InferenceSession(str(file), options, providers=['CPUExecutionProvider'])
 
