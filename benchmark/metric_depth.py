@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, run_command, write  # noqa: E402
+from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.geometry.occupancy_grid import compare, GridShape, marked, occupied  # noqa: E402
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shots = list(tqdm(film(engine, options.film, options.frames), unit='frame'))
     result = measure(engine, shots, options.from_task, options.share, options.noise)
     print(table(result))
-    write(result, options.json)
+    write(about_run() | result, options.json)
     return 0 if result['passes'] else 1
 
 
