@@ -1,4 +1,4 @@
-"""A model: encode once, denoise once for each distinct denoiser, read each task out."""
+"""A model: encode once, run each distinct denoiser once, run a head for each task."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ class Model(nn.Module):
     """
     The network of a checkpoint.
 
-    :param backbones: by a name of the checkpoint's choice; all share one encoder.
+    :param backbones: by name; all share one encoder.
     :param tasks: by task name.
     :param heads: by task name.
-    :param backbone_of: task name to the name of the backbone that it reads.
-    :ivar load: of an outline, which has shapes without numbers (the meta device): reads the
-        numbers.
+    :param backbone_of: task name to the name of its backbone.
+    :ivar load_weights: of a model on the meta device: returns the same model with weights.
     """
 
     def __init__(
@@ -44,11 +43,11 @@ class Model(nn.Module):
         self.load_weights: Callable[[], Model] | None = None
 
     def materialize(self) -> Model:
-        """Return the model with its numbers: itself, or, of an outline, one that is read now."""
+        """Return the model with weights: itself, or if it is on the meta device, a new one."""
         return self if self.load_weights is None else self.load_weights()
 
     def encoder_id(self) -> str:
-        """Return a name of the encoder's weights: equal names give equal latents."""
+        """Return a hash of the encoder's weights: equal hashes give equal latents."""
         return next(iter(self.backbones.values())).encoder_id()
 
     def fold(self) -> None:

@@ -1,4 +1,4 @@
-"""Pre-trained diffusion models behind three maps: encode, step, decode."""
+"""Pre-trained diffusion models with one interface: encode, step, decode."""
 
 from __future__ import annotations
 

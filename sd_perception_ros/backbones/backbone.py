@@ -1,4 +1,4 @@
-"""A backbone: three maps that hide UNet or transformer, latent scale, schedule and prompt."""
+"""The interface of a backbone: encode, step, decode."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn, Tensor
 
 class Denoised(NamedTuple):
     """
-    What one step of the denoiser leaves.
+    The result of one step of the denoiser.
 
-    :ivar latent: (B, c, h, w) clean latent; None where the denoiser's last convolution was cut
-        off, as in the official checkpoints with a DPT head.
+    :ivar latent: (B, c, h, w) clean latent; None if the denoiser has no last convolution, as in
+        the official checkpoints with a DPT head.
     :ivar features: (B, F_i, h_i, w_i) outputs of the denoiser's up-sampling levels, coarse first.
     """
 
@@ -22,14 +22,23 @@ class Denoised(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """The pre-trained part of a model."""
+    """
+    The pre-trained part of a model: UNet or transformer, latent scale, schedule and prompt.
 
-    stride: int  # image pixels per latent cell
+    :ivar stride: image pixels per latent cell.
+    :ivar latent_channels: c of a latent (B, c, h, w).
+    :ivar outputs_latent: False: `step` returns features only.
+    :ivar has_decoder: False: `decode` cannot be called.
+    :ivar feature_channels: channels of `Denoised.features`.
+    :ivar weights_digest: hash of the weights of a backbone on the meta device; '' elsewhere.
+    """
+
+    stride: int
     latent_channels: int
-    outputs_latent: bool  # False: `step` gives features only
-    has_decoder: bool  # False: it has no decoder
-    feature_channels: tuple[int, ...]  # channels of Denoised.features
-    weights_digest: str = ''  # names the numbers where there are only shapes
+    outputs_latent: bool
+    has_decoder: bool
+    feature_channels: tuple[int, ...]
+    weights_digest: str = ''
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
@@ -45,19 +54,21 @@ class Backbone(nn.Module, ABC):
 
     def fold(self, decodes: bool) -> None:
         """
-        Compute once what no picture changes, for serving: outputs stay equal, training ends.
+        Compute constants of the frozen condition once, for serving; it cannot be trained any more.
+
+        Outputs stay equal up to rounding.
 
         :param decodes: whether `decode` is still needed.
         """
 
     def is_traceable(self) -> bool:
-        """Return whether, folded, one recorded trace of it is right for pictures of any size."""
+        """Return whether one trace of the folded backbone is right for pictures of any size."""
         return False
 
     @abstractmethod
     def encoder_id(self) -> str:
-        """Return a name of the encoder's weights: equal names give equal latents."""
+        """Return a hash of the encoder's weights: equal hashes give equal latents."""
 
     @abstractmethod
     def trainable(self) -> nn.Module:
-        """Return the part that fine-tuning moves: the denoiser; the encoder stays as it is."""
+        """Return the module that fine-tuning trains: the denoiser."""

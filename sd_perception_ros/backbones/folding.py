@@ -1,8 +1,8 @@
 """
 Fold a frozen timestep and a frozen prompt into the weights of a Stable Diffusion model.
 
-What depends on neither the picture nor training is computed once: 78 M of the 866 M parameters
-of Stable Diffusion 2.1's UNet go, and outputs stay equal up to rounding.
+Values that depend only on timestep and prompt are computed once: 78 M of the 866 M parameters of
+Stable Diffusion 2.1's UNet are dropped, and outputs stay equal up to rounding.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-# Blocks that hand the timestep to residual blocks and the prompt to cross attention only.
+# Blocks that pass the timestep to residual blocks and the prompt to cross attention only.
 _PLAIN = {'DownBlock2D', 'CrossAttnDownBlock2D', 'UpBlock2D', 'CrossAttnUpBlock2D'}
 
 
 class FoldedUNet(nn.Module):
     """
-    A UNet at one timestep, with one prompt: the parts of the stock UNet that read the picture.
+    A UNet at one timestep with one prompt: the modules of diffusers that depend on the picture.
 
-    :param unet: taken apart, and of no use afterwards.
+    :param unet: its modules are taken; it cannot be used afterwards.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -51,11 +51,10 @@ class FoldedUNet(nn.Module):
         levels = []
         for block in self.up_blocks:
             count = len(block.resnets)
-            taken, skips = tuple(skips[-count:]), skips[:-count]
-            size = (
-                skips[-1].shape[-2:] if skips else None
-            )  # an odd level was rounded up on its way
-            hidden = block(hidden, taken, upsample_size=size)
+            block_skips, skips = tuple(skips[-count:]), skips[:-count]
+            # An odd size was rounded up on the way down.
+            size = skips[-1].shape[-2:] if skips else None
+            hidden = block(hidden, block_skips, upsample_size=size)
             levels.append(hidden)
         if self.conv_norm_out is not None:
             hidden = self.conv_act(self.conv_norm_out(hidden))
@@ -63,7 +62,7 @@ class FoldedUNet(nn.Module):
 
 
 def foldable(unet: UNet2DConditionModel) -> bool:
-    """Return whether `fold_unet` knows all the ways that the condition takes in this UNet."""
+    """Return whether `fold_unet` supports all uses of timestep and prompt in this UNet."""
     config = unet.config
     only_cross = config.only_cross_attention
     return (
@@ -82,14 +81,14 @@ def foldable(unet: UNet2DConditionModel) -> bool:
 @torch.no_grad()
 def fold_unet(unet: UNet2DConditionModel, run: Callable[[], object]) -> FoldedUNet:
     """
-    Fold a UNet's condition into its weights; the module is used up.
+    Fold timestep and prompt into a UNet's weights; `unet` cannot be used afterwards.
 
     :param unet: one that is `foldable`.
-    :param run: runs it once, on any latent, with the condition that stays.
+    :param run: runs it once, on any latent, with its timestep and prompt.
     """
-    with _watched(unet) as seen:
+    with _recorded_conditions(unet) as conditions:
         run()
-    for module, condition in seen.items():
+    for module, condition in conditions.items():
         if isinstance(module, ResnetBlock2D):
             _fold_timestep(module, condition)
         else:
@@ -99,7 +98,7 @@ def fold_unet(unet: UNet2DConditionModel, run: Callable[[], object]) -> FoldedUN
 
 @torch.no_grad()
 def fold_encoder(vae: AutoencoderKL, scaling_factor: float) -> None:
-    """Let an encoder end in the scaled mean; its log-variances and `quant_conv` go."""
+    """Make an encoder output the scaled mean; its log-variances and `quant_conv` are dropped."""
     if encoder_is_folded(vae):
         return
     last, channels = vae.encoder.conv_out, vae.config.latent_channels
@@ -114,7 +113,7 @@ def fold_encoder(vae: AutoencoderKL, scaling_factor: float) -> None:
 
 
 def encoder_is_folded(vae: AutoencoderKL) -> bool:
-    """Return whether the encoder ends in the scaled mean alone."""
+    """Return whether the encoder outputs the scaled mean only."""
     return bool(vae.encoder.conv_out.out_channels == vae.config.latent_channels)
 
 
@@ -122,7 +121,7 @@ class _TwoTokens(nn.Module):
     """
     Attention to two constant tokens: the softmax of two is a sigmoid of their difference.
 
-    For each head, sigmoid(scale q . (k1 - k0)) says how far the answer goes from v0 to v1.
+    The output of each head is v0 + w (v1 - v0) with w = sigmoid(scale q . (k1 - k0)).
     """
 
     def __init__(self, attention: Any, key: Tensor, value: Tensor) -> None:
@@ -147,7 +146,7 @@ class _TwoTokens(nn.Module):
 
 
 class ConstantTokens(nn.Module):
-    """Attention to constant tokens, whose keys and values are kept: (heads, T, width of one)."""
+    """Attention to constant tokens, with stored keys and values (heads, T, width of a head)."""
 
     def __init__(self, attention: Any, key: Tensor, value: Tensor) -> None:
         super().__init__()
@@ -159,13 +158,13 @@ class ConstantTokens(nn.Module):
         count = len(hidden)
         query = self.to_q(hidden).unflatten(2, (len(self.key), -1)).transpose(1, 2)
         key, value = (kept.expand(count, -1, -1, -1) for kept in (self.key, self.value))
-        answer = F.scaled_dot_product_attention(query, key, value)
-        folded: Tensor = self.to_out(answer.transpose(1, 2).flatten(2))
+        output = F.scaled_dot_product_attention(query, key, value)
+        folded: Tensor = self.to_out(output.transpose(1, 2).flatten(2))
         return folded
 
 
 def _fold_timestep(block: ResnetBlock2D, embedding: Tensor) -> None:
-    """Add what a residual block makes of the timestep to its first convolution's bias."""
+    """Add the timestep's shift of a residual block to the bias of its first convolution."""
     if not block.skip_time_act:
         embedding = block.nonlinearity(embedding)
     shift = block.time_emb_proj(embedding)[0]
@@ -174,14 +173,14 @@ def _fold_timestep(block: ResnetBlock2D, embedding: Tensor) -> None:
 
 
 def _fold_prompt(block: BasicTransformerBlock, prompt: Tensor) -> None:
-    """Replace a transformer block's cross attention by what is left of it: (1, T, D) is known."""
+    """Replace a transformer block's cross attention for a constant prompt (1, T, D)."""
     attention = block.attn2
     split = (attention.heads, -1)
     key, value = (
         to(prompt)[0].unflatten(1, split).transpose(0, 1)
         for to in (attention.to_k, attention.to_v)
     )
-    if _all_alike(prompt):  # whatever the shares of equal values are, they add up to one of them
+    if _all_alike(prompt):  # any weighted mean of equal values is that value
         before = block.attn1.to_out[0]
         constant = _written(attention.to_out[0], value[:, 0])
         before.bias = _fixed(constant if before.bias is None else before.bias + constant)
@@ -193,12 +192,12 @@ def _fold_prompt(block: BasicTransformerBlock, prompt: Tensor) -> None:
 
 
 def _written(to_out: nn.Linear, value: Tensor) -> Tensor:
-    """(heads, width) values of one token -> (C,), what the attention answers to it alone."""
+    """(heads, width) values of one token -> (C,), the output of attention to this token alone."""
     return F.linear(value.flatten(), to_out.weight, to_out.bias)
 
 
 def _all_alike(prompt: Tensor) -> bool:
-    """Return whether all tokens are the same; the numbers of a meta tensor are unknown."""
+    """Return whether all tokens are equal; False for several tokens on the meta device."""
     return prompt.shape[1] == 1 or (not prompt.is_meta and bool((prompt == prompt[:, :1]).all()))
 
 
@@ -207,23 +206,23 @@ def _fixed(tensor: Tensor) -> nn.Parameter:
 
 
 @contextlib.contextmanager
-def _watched(unet: UNet2DConditionModel) -> Iterator[dict[nn.Module, Tensor]]:
-    """Note the timestep's embedding of each residual block, and each transformer's prompt."""
-    seen: dict[nn.Module, Tensor] = {}
+def _recorded_conditions(unet: UNet2DConditionModel) -> Iterator[dict[nn.Module, Tensor]]:
+    """Record the time embedding of residual blocks and the prompt of transformer blocks."""
+    conditions: dict[nn.Module, Tensor] = {}
 
-    def note(module: nn.Module, values: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def record(module: nn.Module, values: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         if isinstance(module, ResnetBlock2D):
-            seen[module] = values[1] if len(values) > 1 else named['temb']
+            conditions[module] = values[1] if len(values) > 1 else named['temb']
         else:
-            seen[module] = named['encoder_hidden_states']
+            conditions[module] = named['encoder_hidden_states']
 
     hooks = [
-        module.register_forward_pre_hook(note, with_kwargs=True)
+        module.register_forward_pre_hook(record, with_kwargs=True)
         for module in unet.modules()
         if isinstance(module, ResnetBlock2D | BasicTransformerBlock)
     ]
     try:
-        yield seen
+        yield conditions
     finally:
         for hook in hooks:
             hook.remove()

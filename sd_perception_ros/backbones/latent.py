@@ -1,4 +1,4 @@
-"""What all latent-diffusion backbones share: the autoencoder, and the frozen condition."""
+"""The common part of latent-diffusion backbones: autoencoder and frozen condition."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sd_perception_ros.backbones.onestep import OneStep
 
 class Prompt(NamedTuple):
     """
-    What text encoders made of the empty prompt; frozen.
+    Embedding of the empty prompt by the text encoders; frozen.
 
     :ivar tokens: (1, T, D) float32; T = 0 for a denoiser that reads no text.
-    :ivar pooled: (1, P) float32, the summary that SDXL and SD3 read beside the tokens.
+    :ivar pooled: (1, P) float32, the pooled embedding that SDXL and SD3 read beside the tokens.
     """
 
     tokens: Tensor
@@ -33,13 +33,14 @@ NO_TEXT = Prompt(torch.zeros(1, 0, 0))
 
 class LatentBackbone(Backbone):
     """
-    A denoiser between an autoencoder's two halves.
+    A denoiser between encoder and decoder of an autoencoder.
 
     :param vae: its encoder is shared by all backbones of a checkpoint.
-    :param denoiser: a model of diffusers with the latent's channels in, or twice as many: then
-        the second half is the noisy latent, and stays zero.
-    :param prompt: frozen, as the denoiser reads it.
-    :param step: where the denoiser runs and what its output means.
+    :param denoiser: a model of diffusers. Its input is the image latent; with twice the channels
+        also the noisy latent, which stays zero.
+    :param prompt: embedding that the denoiser reads.
+    :param step: timestep, and meaning of the denoiser's output.
+    :ivar takes_noisy_latent: the denoiser's input is the image latent and the noisy latent.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class LatentBackbone(Backbone):
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.latent_channels = vae.config.latent_channels
         self.has_decoder = not isinstance(vae.decoder, nn.Identity)
-        self.takes_noisy_latent = _reads_zeros_too(vae, denoiser)
+        self.takes_noisy_latent = _takes_noisy_latent(vae, denoiser)
         self.scaling_factor: float = vae.config.scaling_factor
         self.shift_factor: float = vae.config.get('shift_factor') or 0.0
         self.prompt: Tensor
@@ -61,13 +62,13 @@ class LatentBackbone(Backbone):
         self.pooled: Tensor | None
         self.register_buffer('pooled', None if prompt.pooled is None else prompt.pooled.float())
         self.timestep: Tensor
-        whole = float(step.timestep).is_integer()
+        is_integer = float(step.timestep).is_integer()
         self.register_buffer(
-            'timestep', torch.tensor([int(step.timestep) if whole else step.timestep])
+            'timestep', torch.tensor([int(step.timestep) if is_integer else step.timestep])
         )
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, so that the map is deterministic."""
+        """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, which is deterministic."""
         latent: Tensor
         if encoder_is_folded(self.vae):
             latent = self.vae.encoder(image)
@@ -91,7 +92,7 @@ class LatentBackbone(Backbone):
         )
 
     @abstractmethod
-    def denoise(self, shown: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    def denoise(self, inputs: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """(B, c or 2c, h, w) -> the denoiser's raw output (B, c, h, w), and features."""
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -109,8 +110,8 @@ class LatentBackbone(Backbone):
         """Return a hash of the encoder, its last convolution and the latent's scale."""
         scale = f'{self.scaling_factor} {self.shift_factor}'
         digest = hashlib.sha256(scale.encode())
-        for part in (self.vae.encoder, self.vae.quant_conv):
-            for tensor in part.state_dict().values() if part is not None else ():
+        for module in (self.vae.encoder, self.vae.quant_conv):
+            for tensor in module.state_dict().values() if module is not None else ():
                 digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -120,8 +121,8 @@ class LatentBackbone(Backbone):
         return denoiser
 
 
-def _reads_zeros_too(vae: AutoencoderKL, denoiser: Any) -> bool:
-    """Return whether the denoiser reads two latents; refuse other numbers of channels."""
+def _takes_noisy_latent(vae: AutoencoderKL, denoiser: Any) -> bool:
+    """Return whether the denoiser's input is two latents; refuse other numbers of channels."""
     latent = vae.config.latent_channels
     channels: int = denoiser.config['in_channels']
     out = denoiser.config.get('out_channels') or channels
@@ -136,7 +137,7 @@ def _reads_zeros_too(vae: AutoencoderKL, denoiser: Any) -> bool:
 
 def check_prompt(width: int, tokens: Tensor) -> None:
     """
-    Refuse the embedding of a text encoder that the denoiser does not know.
+    Refuse the embedding of another text encoder than the denoiser's.
 
     :param width: D of the (1, T, D) tokens that it reads.
     """
@@ -148,7 +149,7 @@ def check_prompt(width: int, tokens: Tensor) -> None:
 
 
 def check_pooled(width: int, pooled: Tensor | None) -> None:
-    """Refuse a missing or foreign pooled embedding; `width` is P of (1, P)."""
+    """Refuse a pooled embedding that is missing or of another width than P of (1, P)."""
     if pooled is None or pooled.shape != (1, width):
         got = 'none' if pooled is None else str(tuple(pooled.shape))
         raise ValueError(

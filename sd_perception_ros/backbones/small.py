@@ -1,4 +1,4 @@
-"""Our small members of the Stable Diffusion family: same classes, a hundredth of the weights."""
+"""Small models of the Stable Diffusion kind: same classes, about 1 % of the weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def small_vae() -> AutoencoderKL:
     """
     Return a fresh autoencoder: 0.4 M parameters, 4 pixels to a latent cell.
 
-    Stable Diffusion puts 8 pixels into a cell, at 768 pixels. At 256 that is the size of a head
-    or a chair's leg, and a picture loses them; 4 pixels are 12 of its own. Four channels share a
-    normalisation group, as in Stable Diffusion: a group of one channel takes its mean over the
-    picture away, and with it the colour of every wall.
+    Stable Diffusion has 8 pixels per latent cell, at 768 pixels. At 256 pixels, 8 is the size of a
+    head or a chair's leg, which would be lost; 4 pixels correspond to 12 at 768. Four channels
+    share a normalisation group, as in Stable Diffusion: a group of one channel would remove its
+    mean over the picture, and with it the colour of walls.
     """
     return AutoencoderKL(
         block_out_channels=(16, 32, 48),
@@ -61,14 +61,15 @@ def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
 @torch.no_grad()
 def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
     """
-    Give a denoiser the weights of another, which may have fewer levels; returns their share.
+    Copy the weights of a denoiser into one that may have more levels.
 
-    Levels are counted from the coarsest, the way up from there as well: a denoiser of smaller
-    latent cells has finer levels of its own, and what it takes over sees the sizes it knew.
-    Weights of another shape stay as they are.
+    Levels are matched from the coarsest one, so that they see objects of the same size as before;
+    additional finer levels keep their weights. So do weights of another shape.
 
     :param unet: changed in place.
-    :raises ValueError: the other one has more levels, or not even its coarsest one fits.
+    :param grown: where the weights come from.
+    :returns: share of the parameters of `unet` that were copied, 0..1.
+    :raises ValueError: `grown` has more levels, or its coarsest level does not fit.
     """
     finer = len(unet.config.block_out_channels) - len(grown.config.block_out_channels)
     if finer < 0:
@@ -84,12 +85,11 @@ def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
         if name in own and own[name].shape == weights.shape:
             own[name].copy_(weights)
             taken.add(name)
-    # The middle and what tells it the time: without them the rest is of no use.
+    # The rest is useless without the middle block and the time embedding.
     if {name for name in own if name.startswith(('mid_block.', 'time_embedding.'))} - taken:
         raise ValueError(
-            f'a denoiser of channels {list(grown.config.block_out_channels)} does not go on in '
-            f'one of {list(unet.config.block_out_channels)}: the coarsest levels must be its own, '
-            'and the finest one as wide'
+            f'a denoiser of channels {list(grown.config.block_out_channels)} does not fit into '
+            f'one of {list(unet.config.block_out_channels)}: its channels must be the last ones'
         )
     whole = sum(weights.numel() for weights in own.values())
     return float(sum(own[name].numel() for name in taken) / whole)

@@ -1,4 +1,4 @@
-"""Diffusion transformers as one-step backbones: DiT, PixArt and SD3's MMDiT, of diffusers."""
+"""Diffusion transformers as one-step backbones: DiT, PixArt and the MMDiT of SD3."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ class TransformerBackbone(LatentBackbone):
     """
     One deterministic step of a transformer on patches of the latent.
 
-    The loop over blocks is ours, the modules are those of diffusers: its own forward gives no
-    block's output away, and DiT's knows square latents only. A latent whose sides no patch
-    divides is continued at its lower and right edge, and the answer is cut back.
+    The modules are those of diffusers; the loop over blocks is ours, because forward of diffusers
+    does not return the outputs of blocks, and DiT's takes square latents only. A latent whose size
+    is no multiple of the patch is padded at its lower and right edge, and the output is cropped.
 
-    Frozen: timestep, prompt, class label, sizes. `fold` replaces what depends on them alone.
+    Frozen: timestep, prompt, class label, sizes. `fold` replaces modules that depend only on them.
 
+    :cvar model: class of diffusers.
     :cvar schedule: of the published models, for a folder without a scheduler.
     :cvar reads_text: whether it needs the embedding of a prompt.
     """
@@ -92,20 +93,20 @@ class TransformerBackbone(LatentBackbone):
         blocks: Sequence[Any] = self.transformer.transformer_blocks
         return blocks
 
-    def denoise(self, shown: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def denoise(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, c or 2c, h, w) -> raw output (B, c, h, w), and blocks' maps, deepest first."""
-        height, width = shown.shape[-2:]
+        height, width = inputs.shape[-2:]
         rows, columns = (-(-side // self.patch) for side in (height, width))
         extra = (0, columns * self.patch - width, 0, rows * self.patch - height)
-        whole = F.pad(shown, extra, mode='replicate') if any(extra) else shown
-        tokens, levels = self.run(self.embed(whole))
-        cells = tokens.view(len(shown), rows, columns, self.patch, self.patch, -1)
-        output = cells.permute(0, 5, 1, 3, 2, 4).reshape(len(shown), -1, *whole.shape[-2:])
-        maps = [level.transpose(1, 2).reshape(len(shown), -1, rows, columns) for level in levels]
-        if any(extra):  # or the maps would lie a little off the latent
-            maps = [F.interpolate(m, whole.shape[-2:], mode='bilinear') for m in maps]
+        padded = F.pad(inputs, extra, mode='replicate') if any(extra) else inputs
+        tokens, levels = self.run(self.embed(padded))
+        cells = tokens.view(len(inputs), rows, columns, self.patch, self.patch, -1)
+        output = cells.permute(0, 5, 1, 3, 2, 4).reshape(len(inputs), -1, *padded.shape[-2:])
+        maps = [level.transpose(1, 2).reshape(len(inputs), -1, rows, columns) for level in levels]
+        if any(extra):  # so that the maps stay aligned with the latent
+            maps = [F.interpolate(m, padded.shape[-2:], mode='bilinear') for m in maps]
             maps = [m[..., :height, :width] for m in maps]
-        # Behind the latent's channels, DiT and PixArt predict a variance, which has no use here.
+        # After the channels of the latent, DiT and PixArt predict a variance, which is not used.
         return output[:, : self.latent_channels, :height, :width], tuple(reversed(maps))
 
     def embed(self, latent: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class TransformerBackbone(LatentBackbone):
 
     @torch.no_grad()
     def fold(self, decodes: bool) -> None:
-        """Fold the encoder, and replace modules that see only the frozen condition."""
+        """Fold the encoder, and replace modules whose inputs are frozen."""
         super().fold(decodes)
         if not self._is_folded:
             self.fold_condition()
@@ -127,20 +128,20 @@ class TransformerBackbone(LatentBackbone):
 
     @abstractmethod
     def fold_condition(self) -> None:
-        """Replace modules that see only the frozen condition by what they give."""
+        """Replace modules whose inputs are frozen by their outputs."""
 
     def _check(self) -> None:
-        """Refuse a prompt that the transformer does not read."""
+        """Refuse a prompt of another width."""
 
     def _through(self, block: nn.Module, *inputs: Any) -> Any:
-        """Run a block, its activations computed twice if that was asked for."""
+        """Run a block, with gradient checkpointing if it is on."""
         if self.transformer.gradient_checkpointing and torch.is_grad_enabled():
             return self.transformer._gradient_checkpointing_func(block, *inputs)
         return block(*inputs)
 
 
 class DiTBackbone(TransformerBackbone):
-    """DiT (arXiv 2212.09748): no text; its class label is frozen at 'none of them'."""
+    """DiT (arXiv 2212.09748): no text; its class label is frozen at 'no class'."""
 
     model = DiTTransformer2DModel
     legacy_norm = 'ada_norm_zero'
@@ -163,8 +164,8 @@ class DiTBackbone(TransformerBackbone):
             if number in self.taps:
                 levels.append(tokens)
         net = self.transformer
-        seen = self.blocks[0].norm1.emb(self.timestep, self.label, hidden_dtype=tokens.dtype)
-        shift, scale = net.proj_out_1(F.silu(seen)).chunk(2, dim=1)
+        embedding = self.blocks[0].norm1.emb(self.timestep, self.label, hidden_dtype=tokens.dtype)
+        shift, scale = net.proj_out_1(F.silu(embedding)).chunk(2, dim=1)
         tokens = net.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
         return net.proj_out_2(tokens), levels
 
@@ -172,11 +173,11 @@ class DiTBackbone(TransformerBackbone):
         """Replace embeddings and modulations by constants."""
         dtype = self.transformer.proj_out_2.weight.dtype
         for block in self.blocks:
-            seen = block.norm1.emb(self.timestep, self.label, hidden_dtype=dtype)
-            block.norm1.linear = Constant(block.norm1.linear(F.silu(seen)))
-            block.norm1.emb = Constant(seen)
+            embedding = block.norm1.emb(self.timestep, self.label, hidden_dtype=dtype)
+            block.norm1.linear = FrozenOutput(block.norm1.linear(F.silu(embedding)))
+            block.norm1.emb = FrozenOutput(embedding)
         first = self.blocks[0].norm1.emb(None)
-        self.transformer.proj_out_1 = Constant(self.transformer.proj_out_1(F.silu(first)))
+        self.transformer.proj_out_1 = FrozenOutput(self.transformer.proj_out_1(F.silu(first)))
 
 
 class PixArtBackbone(TransformerBackbone):
@@ -193,7 +194,7 @@ class PixArtBackbone(TransformerBackbone):
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
         net, batch = self.transformer, len(tokens)
-        modulation, seen = net.adaln_single(
+        modulation, embedding = net.adaln_single(
             self.timestep, self._sizes(tokens), batch_size=1, hidden_dtype=tokens.dtype
         )
         text = self.prompt.to(tokens.dtype)
@@ -205,7 +206,7 @@ class PixArtBackbone(TransformerBackbone):
             tokens = self._through(block, tokens, *frozen)
             if number in self.taps:
                 levels.append(tokens)
-        shift, scale = (net.scale_shift_table[None] + seen[:, None]).chunk(2, dim=1)
+        shift, scale = (net.scale_shift_table[None] + embedding[:, None]).chunk(2, dim=1)
         return net.proj_out(net.norm_out(tokens) * (1 + scale) + shift), levels
 
     def fold_condition(self) -> None:
@@ -218,7 +219,7 @@ class PixArtBackbone(TransformerBackbone):
         text = self.prompt.to(like.dtype)
         if net.caption_projection is not None:
             text = net.caption_projection(text)
-            net.caption_projection = Constant(text)
+            net.caption_projection = FrozenOutput(text)
         for block in self.blocks:
             split = (block.attn2.heads, -1)
             key, value = (
@@ -226,10 +227,10 @@ class PixArtBackbone(TransformerBackbone):
                 for to in (block.attn2.to_k, block.attn2.to_v)
             )
             block.attn2 = ConstantTokens(block.attn2, key, value)
-        net.adaln_single = Constant(*modulation)
+        net.adaln_single = FrozenOutput(*modulation)
 
     def _sizes(self, like: Tensor) -> dict[str, Tensor] | None:
-        """Return the size that the 1024-pixel alpha model is told beside the timestep."""
+        """Return the size condition of the 1024-pixel PixArt-alpha model, None for others."""
         if not self.transformer.use_additional_conditions:
             return None
         side_px = float(self.transformer.config.sample_size * self.stride)
@@ -273,38 +274,38 @@ class MMDiTBackbone(TransformerBackbone):
     def run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, N, D) -> patches (B, N, p * p * c), and the outputs of the tapped blocks."""
         net = self.transformer
-        seen, text = self._condition(tokens.dtype)
+        embedding, text = self._condition(tokens.dtype)
         text = text.expand(len(tokens), -1, -1)
         levels = []
         for number, block in enumerate(self.blocks, 1):
-            text, tokens = self._through(block, tokens, text, seen)
+            text, tokens = self._through(block, tokens, text, embedding)
             if number in self.taps:
                 levels.append(tokens)
-        return net.proj_out(net.norm_out(tokens, seen)), levels
+        return net.proj_out(net.norm_out(tokens, embedding)), levels
 
     def fold_condition(self) -> None:
         """Replace embeddings and modulations by constants; text meets the picture in blocks."""
         net = self.transformer
-        seen, text = self._condition(net.proj_out.weight.dtype)
-        net.time_text_embed, net.context_embedder = Constant(seen), Constant(text)
+        embedding, text = self._condition(net.proj_out.weight.dtype)
+        net.time_text_embed, net.context_embedder = FrozenOutput(embedding), FrozenOutput(text)
         for module in [*net.modules()]:
             if type(module).__name__.endswith(('AdaLayerNormZero', 'Continuous', 'NormZeroX')):
-                module.linear = Constant(module.linear(F.silu(seen)))
+                module.linear = FrozenOutput(module.linear(F.silu(embedding)))
 
     def _condition(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the embedding of time and pooled text, (1, D), and the text's tokens."""
         assert self.pooled is not None
         net = self.transformer
-        seen: Tensor = net.time_text_embed(self.timestep, self.pooled.to(dtype))
+        embedding: Tensor = net.time_text_embed(self.timestep, self.pooled.to(dtype))
         text: Tensor = net.context_embedder(self.prompt.to(dtype))
-        return seen, text
+        return embedding, text
 
 
 FAMILIES: tuple[type[TransformerBackbone], ...] = (DiTBackbone, PixArtBackbone, MMDiTBackbone)
 
 
-class Constant(nn.Module):
-    """What a module gave for the frozen condition, whatever it is asked."""
+class FrozenOutput(nn.Module):
+    """The output of a module for the frozen condition; it takes any input and ignores it."""
 
     def __init__(self, *values: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNets as one-step backbones: SD 1.5, SD 2, SDXL, Marigold, E2E-FT, Lotus."""
+"""UNets of Stable Diffusion as one-step backbones: SD 1.5, 2, XL, Marigold, E2E-FT, Lotus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sd_perception_ros.backbones.latent import (
 )
 from sd_perception_ros.backbones.onestep import OneStep
 
-# Lotus's switch, (1, 0) for the annotation and (0, 1) for the picture, as sines and cosines.
+# Lotus's task embedding (1, 0), 'annotation', as sines and cosines; (0, 1) is 'picture'.
 LOTUS_SWITCH = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
 
 
@@ -29,8 +29,8 @@ class UNetBackbone(LatentBackbone):
     Everything but the picture is frozen: timestep, prompt, SDXL's sizes and pooled prompt
     (arXiv 2307.01952), Lotus's task switch (arXiv 2409.18124).
 
-    :param unet: a stock UNet.
-    :param timestep: where it runs; a number alone is GenPercept's step.
+    :param unet: a UNet of diffusers.
+    :param timestep: the step; a number: GenPercept's step at this timestep.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class UNetBackbone(LatentBackbone):
         self.sizes: Tensor | None
         self.register_buffer('sizes', self._sizes(unet))
         self._features: list[Tensor] = []
-        self._hooks = [block.register_forward_hook(self._keep) for block in unet.up_blocks]
+        self._hooks = [block.register_forward_hook(self._store) for block in unet.up_blocks]
 
     @property
     def unet(self) -> UNet2DConditionModel:
         """Return the denoiser."""
         return self.denoiser
 
-    def denoise(self, shown: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    def denoise(self, inputs: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """(B, c or 2c, h, w) -> raw output (None without conv_out) and the up-blocks' outputs."""
         output: Tensor
         if isinstance(self.unet, FoldedUNet):
-            output, features = self.unet(shown)
+            output, features = self.unet(inputs)
             return (output if self.outputs_latent else None), features
         self._features.clear()
-        condition = self._condition(len(shown), shown.dtype)
-        output = self.unet(shown, self.timestep, **condition).sample
+        condition = self._condition(len(inputs), inputs.dtype)
+        output = self.unet(inputs, self.timestep, **condition).sample
         features = tuple(self._features)
-        self._features.clear()  # or the last frame's activations stay in memory
+        self._features.clear()  # otherwise the activations of the last frame stay in memory
         return (output if self.outputs_latent else None), features
 
     def fold(self, decodes: bool) -> None:
@@ -84,11 +84,11 @@ class UNetBackbone(LatentBackbone):
             hook.remove()
 
     def is_traceable(self) -> bool:
-        """Return whether the UNet was folded; the stock one decides by the size what it does."""
+        """Return whether the UNet was folded; that of diffusers branches on the picture's size."""
         return isinstance(self.unet, FoldedUNet)
 
     def _condition(self, batch: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Return everything frozen but the timestep, as the UNet's forward takes it."""
+        """Return the frozen arguments of the UNet's forward, except the timestep."""
         frozen: dict[str, Any] = {
             'encoder_hidden_states': self.prompt.expand(batch, -1, -1).to(dtype)
         }
@@ -103,19 +103,19 @@ class UNetBackbone(LatentBackbone):
         return frozen
 
     def _sizes(self, unet: UNet2DConditionModel) -> Tensor | None:
-        """Return SDXL's (1, 6) time_ids: the size it was trained at, nothing cropped."""
+        """Return SDXL's (1, 6) time_ids: size of training, no crop."""
         kind = unet.config.addition_embed_type
         if kind is None:
             return None
         if kind != 'text_time':
             raise ValueError(
                 f"expected addition_embed_type 'text_time' or none in the UNet, got '{kind}'; "
-                'this model reads something beside text that we cannot freeze'
+                'this model has another input beside text, which is not supported'
             )
         ids = 6 * unet.config.addition_time_embed_dim
         check_pooled(unet.config.projection_class_embeddings_input_dim - ids, self.pooled)
         side_px = float(unet.config.sample_size * self.stride)
         return torch.tensor([[side_px, side_px, 0.0, 0.0, side_px, side_px]])
 
-    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def _store(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         self._features.append(output)

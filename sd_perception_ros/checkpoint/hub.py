@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, at one commit, by way of its cache."""
+"""Models on the Hugging Face hub, at one commit, through its local cache."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sd_perception_ros.checkpoint.weight_files import has_weights, INDEXES, WEIG
 
 SCHEME = 'hub:'
 PLACE = re.compile(r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<sub>.+))?')
-# What is read beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
+# Files beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
 SMALL = ('.json', '.txt', '.md', '.npy', '.yaml')
 PARTS = ('unet', 'transformer', 'vae', 'text_encoder')
 UNUSED = ('safety_checker', 'image_encoder', 'feature_extractor')  # folders of pipelines
 
 
 def is_on_hub(place: str) -> bool:
-    """Return whether a place in checkpoint.yaml is on the hub."""
+    """Return whether a location in checkpoint.yaml is on the hub."""
     return place.startswith(SCHEME)
 
 
@@ -26,13 +26,13 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
     """
     Return the local folder of `hub:owner/name@commit/subfolder`.
 
-    What the cache has is taken without asking the network. Else the needed files of that commit
-    are fetched: small ones, and of weights one format for each model folder, never a pickle.
+    A complete copy in the cache is used without the network. Otherwise the needed files of that
+    commit are downloaded: small files, and one format of weights per model folder, never a pickle.
 
     :param without: names of model folders whose weights will not be read.
-    :raises ValueError: the place is not of this form; a name or a commit that the hub does not
-        know; or huggingface_hub is not installed.
-    :raises FileNotFoundError: the network cannot be reached.
+    :raises ValueError: another form of location; a name or commit that the hub does not have; or
+        huggingface_hub is not installed.
+    :raises FileNotFoundError: not in the cache, and the hub cannot be reached.
     """
     found = PLACE.fullmatch(place)
     if found is None:
@@ -52,7 +52,7 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
     except ImportError:
         raise ValueError(f"{place} needs 'pip install huggingface_hub', or a local copy") from None
     try:
-        # Of no file: else it refuses a snapshot that lacks files which nobody wants.
+        # allow_patterns matches no file: otherwise incomplete snapshots are refused.
         cached = Path(
             snapshot_download(
                 repo, revision=commit, local_files_only=True, allow_patterns=['/nothing']
@@ -62,7 +62,7 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
             return cached / sub
     except LocalEntryNotFoundError:
         pass
-    # The HTTP library's own errors, whichever library this version of the hub's client uses.
+    # Errors of the HTTP library, which differs between versions of huggingface_hub.
     bases = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
     unreached: tuple[type[Exception], ...] = (OSError, OfflineModeIsEnabled, *bases)
     try:
@@ -78,7 +78,7 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f'the hub does not give {place} ({reason}); mend its name or commit'
+            f'the hub does not have {place} ({reason}); correct its name or commit'
         ) from None
     except unreached as error:
         reason = str(error).strip().splitlines()[0]
@@ -91,10 +91,10 @@ def on_disk(place: str, without: Collection[str] = ()) -> Path:
 
 def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> list[str]:
     """
-    Return the files of a repository that serving a folder of it needs.
+    Return the files of a repository that are needed to serve a folder of it.
 
     :param files: all paths in the repository.
-    :param sub: the wanted folder, or file; cards above it, and DPT heads beside it, come along.
+    :param sub: folder or file; model cards above it and DPT heads beside it are included.
     :param without: names of model folders whose weights are left out.
     """
     if sub in files:
@@ -118,7 +118,7 @@ def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> l
 
 
 def _weights_among(names: Collection[str]) -> set[str]:
-    """Return the weights that are wanted of one folder: one format, and what is only ours."""
+    """Return the needed weight files of one folder: one format, and those of our checkpoints."""
     ours = {n for n in names if n == 'prompt.safetensors' or n.startswith('head_')}
     whole = next((n for n in WEIGHT_FILES if n in names), None)
     if whole is not None:
@@ -129,7 +129,7 @@ def _weights_among(names: Collection[str]) -> set[str]:
 
 
 def _is_complete(snapshot: Path, sub: str, without: Collection[str]) -> bool:
-    """Return whether the cache holds a file, weights of a folder, or every part of a pipeline."""
+    """Return whether the cache has the file, the folder's weights, or all models of a pipeline."""
     folder = snapshot / sub
     if folder.is_file():
         return True

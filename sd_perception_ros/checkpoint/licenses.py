@@ -1,4 +1,4 @@
-"""The licence of weights, from the card that lies with them."""
+"""The licence of weights, from their model card."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ RESTRICTED = re.compile(
 
 def license_near(folder: Path, levels: int = 2) -> str:
     """
-    Return the licence that a model card names, in a folder or a few above it; '' if none does.
+    Return the licence of the model card in a folder, or in one of the folders above it.
 
-    The card is README.md, its licence the `license` (or `license_name`) of its YAML front matter.
+    The card is README.md, the licence its YAML key `license`, or `license_name` for 'other'.
+
+    :param levels: number of folders above.
+    :returns: '' if no card names a licence.
     """
     for place in (folder, *list(folder.parents)[:levels]):
         card = place / 'README.md'
@@ -35,5 +38,5 @@ def license_near(folder: Path, levels: int = 2) -> str:
 
 
 def is_restricted(license_name: str) -> bool:
-    """Return whether a licence's name says that commercial use is not allowed."""
+    """Return whether the name of a licence excludes commercial use."""
     return bool(RESTRICTED.search(license_name))

@@ -1,4 +1,4 @@
-"""Embed the empty prompt with text encoders, once; a served checkpoint stores the result."""
+"""Embed the empty prompt with the text encoders of a pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ STORE = 'or store the embedding of the empty prompt and name its file: prompt: p
 
 
 class _Embedded(NamedTuple):
-    """What one text encoder gives: its last states, those before, and its projected summary."""
+    """
+    Outputs of one text encoder, float32.
+
+    :ivar last: (1, T, D) states of the last layer.
+    :ivar before: (1, T, D) states of the layer before it.
+    :ivar pooled: (1, P) projection; None: the encoder has none.
+    """
 
     last: Tensor
     before: Tensor
@@ -25,16 +31,18 @@ class _Embedded(NamedTuple):
 
 def prompt_of(pipeline: Path) -> Prompt:
     """
-    Return the embedding of the empty prompt as a pipeline's denoiser reads it, unpadded.
+    Return the embedding of the empty prompt for a pipeline's denoiser, without padding.
 
-    - one CLIP: its last states (Stable Diffusion 1 and 2, and what was made of them)
-    - two CLIPs: the states before their last layers, side by side, and the second's summary (SDXL)
-    - two CLIPs and a place for T5: the same, widened with zeros to T5's width, then T5's own
-      where it is there; both summaries (Stable Diffusion 3)
-    - one T5: its last states (PixArt)
+    | text encoders                     | tokens                                   | pooled       |
+    |-----------------------------------|------------------------------------------|--------------|
+    | CLIP (Stable Diffusion 1, 2)      | last states                              | none         |
+    | 2 CLIP (SDXL)                     | states before the last layers, joined    | of the 2nd   |
+    | 2 CLIP, T5 (Stable Diffusion 3)   | as SDXL, with zeros to T5's width; then  | of both CLIP |
+    |                                   | last states of T5, if it is there        |              |
+    | T5 (PixArt)                       | last states                              | none         |
 
-    :param pipeline: folder with text_encoder, tokenizer and perhaps more of them.
-    :raises FileNotFoundError: a folder does not hold what it should.
+    :param pipeline: folder with text_encoder, tokenizer, and for some text_encoder_2, ...
+    :raises FileNotFoundError: a file is missing.
     :raises ValueError: transformers is not installed, or an encoder is of another kind.
     """
     first = _encode(pipeline, '')

@@ -1,3 +1,3 @@
-"""Readouts from the denoiser to a task's raw output."""
+"""Heads: from the outputs of the denoiser to the raw output of a task."""
 
 HEADS = ('decoder', 'light', 'dpt')  # their names in checkpoint.yaml

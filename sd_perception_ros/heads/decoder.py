@@ -1,4 +1,4 @@
-"""The paper's first readout: the frozen VAE decoder paints the answer as a picture."""
+"""The paper's first head: the frozen VAE decoder draws the output as a picture."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ class DecoderHead(Head):
     Decode the clean latent; one channel is the mean of the picture's three.
 
     :param channels: 1 or 3.
-    :param decode: the backbone's decoder, not a part of this head.
+    :param decode: decoder of the backbone; its weights do not belong to this head.
+    :raises ValueError: another number of channels.
     """
 
     def __init__(self, channels: int, decode: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         if channels not in (1, 3):
-            raise ValueError(f'the decoder paints 1 or 3 channels, got {channels}; use light')
+            raise ValueError(f'the decoder head has 1 or 3 channels, got {channels}; use light')
         self.channels = channels
         self.decode = decode
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
-        """Paint and, when serving, clip to a picture's range; a loss needs the overshoot."""
-        assert latent is not None  # the checkpoint's loader has seen to it
+        """Decode; when serving, clip to -1..1 (a loss needs the values beyond)."""
+        assert latent is not None  # checked when the checkpoint is loaded
         raw = self.decode(latent)
         if self.channels == 1:
             raw = raw.mean(1, keepdim=True)

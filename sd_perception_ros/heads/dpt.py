@@ -16,14 +16,15 @@ class DPTHead(Head):
     GenPercept's DPT head (`dpt_head_identity`, `dpt_head`): all levels, fused coarse to fine.
 
     Structure and names are those of DPT (arXiv 2103.13413) in transformers, so that the official
-    weights fit. It reads no latent, and its denoiser needs no last convolution. Its answer has a
-    range of its own: when serving, each image's is stretched to -1..1, as the official pipeline
-    does. A transformer's levels are of one size; they become a pyramid first, as in DPT.
+    weights fit. It does not use the latent, and its denoiser needs no last convolution. The range
+    of its output is arbitrary: when serving, it is stretched to -1..1 for each image, as in the
+    official pipeline. The levels of a transformer have one size; they are resampled to a pyramid,
+    as in DPT.
 
     :param channels: of the raw output.
     :param feature_channels: of the denoiser's levels, coarse first.
     :param width: channels of the fusion stages; the official heads have 256.
-    :param rectifies: end in a rectifier, as `dpt_head` does and `dpt_head_identity` does not.
+    :param rectifies: end in a ReLU, as `dpt_head` does and `dpt_head_identity` does not.
     """
 
     reads_latent: ClassVar[bool] = False
@@ -40,10 +41,10 @@ class DPTHead(Head):
         self.rectifies = rectifies
         self.feature_upsample_0 = _FinestLevel(feature_channels[-1])
         self.neck = _Neck(feature_channels, width)
-        self.head = _Readout(width, channels)
+        self.head = _OutputHead(width, channels)
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
-        """Levels -> (B, channels, H', W') of about the picture's size."""
+        """Levels -> (B, channels, H', W'), about the size of the picture."""
         *coarse, finest = _pyramid(features)
         raw: Tensor = self.head(self.neck([*coarse, self.feature_upsample_0(finest)]))
         if self.rectifies:
@@ -55,7 +56,7 @@ class DPTHead(Head):
 
 
 def _pyramid(levels: tuple[Tensor, ...]) -> list[Tensor]:
-    """Give levels of one size the sizes that a UNet's have: 1/2, 1, 2 and 2 of theirs."""
+    """Resample levels of one size to the sizes of a UNet's levels: 1/2, 1, 2 and 2 times."""
     if len(levels) == 1 or len({level.shape[-2:] for level in levels}) > 1:
         return list(levels)
     height, width = levels[0].shape[-2:]
@@ -73,8 +74,8 @@ class _FinestLevel(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, level: Tensor) -> Tensor:
-        risen: Tensor = self.conv(F.interpolate(level, scale_factor=2))
-        return risen
+        doubled: Tensor = self.conv(F.interpolate(level, scale_factor=2))
+        return doubled
 
 
 class _Neck(nn.Module):
@@ -98,15 +99,15 @@ class _Neck(nn.Module):
 
 
 class _Stages(nn.Module):
-    """A list by the name that it has in the official files."""
+    """The fusion stages, under the name of the official files."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_Fusion(width, merges=index > 0) for index in range(count))
 
 
-class _Readout(nn.Module):
-    """From the fused levels to the answer, at twice their size."""
+class _OutputHead(nn.Module):
+    """Fused levels -> raw output, at twice their size."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class _Readout(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Add a level to what the coarser ones gave, refine it, and double its size."""
+    """Add a level to the fused coarser ones, refine the sum, and double its size."""
 
     def __init__(self, width: int, merges: bool) -> None:
         super().__init__()
@@ -136,18 +137,18 @@ class _Fusion(nn.Module):
 
     def forward(self, level: Tensor, coarser: Tensor | None) -> Tensor:
         if coarser is not None:
-            # Of an even size they are alike; a graph that was traced must do others, too.
+            # At even sizes the shapes are equal; a traced ONNX graph must support odd ones, too.
             if torch.onnx.is_in_onnx_export() or level.shape != coarser.shape:
                 level = F.interpolate(level, coarser.shape[-2:], mode='bilinear')
             level = coarser + self.residual_layer1(level)
         level = self.residual_layer2(level)
-        risen = F.interpolate(level, scale_factor=2, mode='bilinear', align_corners=True)
-        projected: Tensor = self.projection(risen)
+        doubled = F.interpolate(level, scale_factor=2, mode='bilinear', align_corners=True)
+        projected: Tensor = self.projection(doubled)
         return projected
 
 
 class _Residual(nn.Module):
-    """Two convolutions, each behind its activation, beside the identity."""
+    """Two convolutions, each after a ReLU, with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

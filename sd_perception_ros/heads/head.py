@@ -1,4 +1,4 @@
-"""A head: from one step of the denoiser to one task's raw output."""
+"""The interface of a head: from one step of the denoiser to the raw output of a task."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn, Tensor
 
 class Head(nn.Module, ABC):
     """
-    The readout of one task.
+    The head of one task.
 
-    :cvar reads_latent: whether it needs the clean latent, or the features alone.
-    :ivar weights_digest: names the numbers where there are only shapes.
+    :cvar reads_latent: whether it needs the clean latent; False: features only.
+    :ivar weights_digest: hash of the weights of a head on the meta device; '' elsewhere.
     """
 
     reads_latent: ClassVar[bool] = True
@@ -22,9 +22,8 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """
-        Read a task's raw output.
+        Return the raw output of a task, (B, channels, H', W').
 
-        :param latent: (B, c, h, w) clean latent; None where the denoiser has no last convolution.
-        :param features: outputs of the denoiser's levels, coarse first.
-        :returns: (B, channels, H', W').
+        :param latent: (B, c, h, w) clean latent; None if the denoiser has no last convolution.
+        :param features: (B, F_i, h_i, w_i) outputs of the denoiser's levels, coarse first.
         """

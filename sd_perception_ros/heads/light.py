@@ -1,4 +1,4 @@
-"""Our light readout: a few convolutions on the denoiser's levels instead of the VAE decoder."""
+"""Our light head: a few convolutions on the denoiser's levels instead of the VAE decoder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sd_perception_ros.heads.head import Head
 
 class LightHead(Head):
     """
-    Fuse all levels at the latent's size and let each cell paint its own cells of the answer.
+    Fuse all levels at the latent's size; each latent cell gives `rise` x `rise` output cells.
 
-    The denoiser knows nothing finer than its finest level, so convolutions above that size cost
-    three times as much and see no more. The rise is a rearrangement of channels (sub-pixel
-    convolution, arXiv 1609.05158). The VAE decoder is more than half of all arithmetic of a
-    frame; this head is about a thirtieth.
+    The denoiser has no detail finer than its finest level: convolutions above that size cost three
+    times as much and gain nothing. Upsampling is a rearrangement of channels (sub-pixel
+    convolution, arXiv 1609.05158). The VAE decoder takes more than half of the arithmetic of a
+    frame, this head about 3 %.
 
     :param channels: of the raw output.
     :param feature_channels: of the denoiser's levels, coarse first.
-    :param latent_channels: of the clean latent, which is read too.
+    :param latent_channels: of the clean latent, which is an input, too.
     :param rise: output cells along one side of a latent cell.
     :param width: channels inside the head.
     """
@@ -43,14 +43,14 @@ class LightHead(Head):
         )
         self.fuse = nn.Sequential(_block(width), _block(width))
         self.out = nn.Conv2d(width, channels * rise**2, 1)
-        with torch.no_grad():  # the cells of one latent cell begin alike: no checkerboard
+        with torch.no_grad():  # equal start of all cells of a latent cell: no checkerboard
             start = self.out.weight[:: rise**2].repeat_interleave(rise**2, 0)
             self.out.weight.copy_(start)
             self.out.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """(B, c, h, w) and levels -> (B, channels, rise * h, rise * w)."""
-        assert latent is not None  # the checkpoint's loader has seen to it
+        assert latent is not None  # checked when the checkpoint is loaded
         fused = self.fuse(summed(self.project, (*features, latent)))
         return F.pixel_shuffle(self.out(fused), self.rise)
 
