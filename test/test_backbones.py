@@ -180,7 +180,9 @@ def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, 
     assert prediction['depth'].values.shape == (50, 70)
 
 
-@pytest.mark.parametrize('options', [{'checkpointing': 1}, {'tune': 'lora', 'lora_rank': 2}])
+@pytest.mark.parametrize(
+    'options', [{'gradient_checkpointing': True}, {'trainable': 'lora', 'lora_rank': 2}]
+)
 def test_training_moves_it_and_leaves_a_plain_model(
     base: Path, frames: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
