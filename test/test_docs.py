@@ -132,7 +132,7 @@ def test_results_of_changed_trees_are_not_shown(monkeypatch: pytest.MonkeyPatch)
 
 
 def diagnostic_keys() -> set[str]:
-    """Return the texts with which the code of the node counts, times and notes."""
+    """Return the keys that the code of the node counts, times and sets."""
     keys = set()
     for path in (ROOT / 'sd_perception_ros' / 'ros').rglob('*.py'):
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -140,7 +140,7 @@ def diagnostic_keys() -> set[str]:
             if not is_call or not node.args or not isinstance(node.args[0], ast.Constant):
                 continue
             owner = ast.unparse(node.func.value)
-            if owner.endswith('stats') and node.func.attr in ('count', 'note', 'time'):
+            if owner.endswith('stats') and node.func.attr in ('count', 'set', 'time'):
                 suffix = '_ms' if node.func.attr == 'time' else ''
                 keys.add(f'{node.args[0].value}{suffix}')
     return keys

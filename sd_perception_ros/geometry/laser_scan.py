@@ -57,7 +57,7 @@ def scan_ranges(
 
     :param depth_m: (H, W) float32 metres; -Inf too near, +Inf out of range, NaN unknown.
     :param place: from the optical frame to the scan's, x forward, y left, z up.
-    :param stride: read every so manieth row and column.
+    :param stride: read every n-th row and column.
     :returns: (beams,) float32 metres.
     """
     ones = np.ones_like(depth_m)

@@ -146,7 +146,7 @@ def back_project(
 
     :param depth_m: (H, W) float32, metres along +z; NaN or infinite where there is no point.
     :param camera: intrinsics of this same (H, W) grid.
-    :param stride: take every so manieth row and column.
+    :param stride: take every n-th row and column.
     :param out: (ceil(H / stride), ceil(W / stride), 3) float32 view to fill.
     :returns: `out`, or a new array of that shape: metres, NaN where there is no point.
     :raises ValueError: the camera is of another picture size.

@@ -23,7 +23,7 @@ from sd_perception_ros.types import Float
 
 Double = NDArray[np.float64]
 
-# Every so manieth reference is held out of all fits, to judge them.
+# Every n-th reference is held out of all fits, to judge them.
 _HELD_OUT = 4
 # The support is a share of so many cells of the picture.
 _ROWS, _COLUMNS = 6, 8

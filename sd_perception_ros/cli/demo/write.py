@@ -85,7 +85,7 @@ def write_table(
 
 
 def pictured(answered: Sequence[int], every: int) -> list[int]:
-    """Choose every so manieth frame, or the next one that was answered."""
+    """Choose every n-th frame, or the next one that was answered."""
     wanted = range(0, max(answered, default=-1) + 1, every)
     return sorted({min(index for index in answered if index >= start) for start in wanted})
 
