@@ -33,11 +33,18 @@ TYPES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', list[str]
 
 def parameters() -> str:
     """List the options of nodes, checkpoint files and training, from their dataclasses."""
-    from sd_perception_ros.checkpoint.config_file import CheckpointConfig, TaskEntry
+    from sd_perception_ros.checkpoint.config_file import (
+        CheckpointConfig,
+        OLD_KEYS,
+        OLD_PREDICTION_TYPES,
+        OLD_TASKS,
+        TaskEntry,
+    )
     from sd_perception_ros.ros.options import (
         CameraOptions,
         InputOptions,
         NodeOptions,
+        OLD_PARAMETERS,
         OutputOptions,
     )
     from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
@@ -79,6 +86,22 @@ def parameters() -> str:
         _option_section('Optimizer', TrainingConfig, '--'),
         _option_section('Weights', FinetuneConfig, '--'),
         _option_section('Images', WindowConfig, '--'),
+        '## Old names',
+        'Understood in this release, with a warning that names the new one. The topics of the '
+        'task `pose` are now `human_pose/...`, and `foreground/mask` is `foreground/alpha`.',
+        table(
+            ('old', 'new', 'where'),
+            (
+                (f'`{old}`', f'`{new}`', place)
+                for place, names in (
+                    ('perception_node', OLD_PARAMETERS),
+                    ('checkpoint.yaml', OLD_KEYS),
+                    ('checkpoint.yaml, prediction_type', OLD_PREDICTION_TYPES),
+                    ('checkpoint.yaml, tasks', OLD_TASKS),
+                )
+                for old, new in names.items()
+            ),
+        ),
     ]
     return '\n\n'.join(blocks) + '\n'
 
