@@ -1,5 +1,6 @@
 """
-Write the generated pages of this folder: parameters.md, topics.md and benchmarks.md.
+Write the generated pages of this folder: parameters.md, topics.md, benchmarks.md, and the table in
+checkpoints.md.
 
     python docs/generate.py
 
@@ -290,10 +291,40 @@ def benchmarks() -> str:
     return marked.sub(lambda found: f'{found[1]}\n{show(found[2])}\n\n{found[3]}', page)
 
 
+# ---- checkpoints ---------------------------------------------------------------------------
+
+
+def checkpoints() -> str:
+    """Put the table of known checkpoints between its markers in the page as it is."""
+    from sd_perception_ros.checkpoint.catalog import hub_locations, known_checkpoints
+
+    rows = []
+    for known in known_checkpoints():
+        config = known.config
+        if known.problem:
+            rows.append((f'`{known.name}`', '', f'not supported: {known.problem}', '', ''))
+            continue
+        locations = [f'`{location}`' for location in hub_locations(config)]
+        rows.append(
+            (
+                f'`{known.name}`',
+                ', '.join(config.tasks),
+                config.description or 'demo, tests, CI',
+                ' '.join(locations) or 'in this package',
+                config.license,
+            )
+        )
+    head = ('name', 'tasks', 'use it for', 'from', 'licence of the weights')
+    page = (DOCS / 'checkpoints.md').read_text(encoding='utf-8')
+    marked = re.compile(r'(<!-- known checkpoints -->\n).*?(<!-- end -->)', re.DOTALL)
+    return marked.sub(lambda match: f'{match[1]}\n{table(head, rows)}\n\n{match[2]}', page)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     'parameters.md': parameters,
     'topics.md': topics,
     'benchmarks.md': benchmarks,
+    'checkpoints.md': checkpoints,
 }
 
 

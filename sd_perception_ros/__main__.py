@@ -56,6 +56,9 @@ COMMANDS = {
     'train': Command('cli.train', 'fine-tune tasks in one deterministic step', resumes=True),
     'data': Command('cli.data', 'look at data before a training, or write it into shards'),
     'evaluate': Command('cli.evaluate', 'measure a checkpoint against ground truth'),
+    'checkpoints': Command(
+        'cli.checkpoints', 'list, download and check published weights', resumes=True
+    ),
     'export': Command('cli.export', 'write a checkpoint as ONNX for other runtimes'),
 }
 

@@ -17,7 +17,13 @@ import torch
 import yaml
 
 from sd_perception_ros.checkpoint import checkpoint, config_file, locations, reader
-from sd_perception_ros.checkpoint.config_file import CheckpointConfig, FILE, read_config, resolve
+from sd_perception_ros.checkpoint.catalog import known_checkpoints
+from sd_perception_ros.checkpoint.config_file import (
+    CheckpointConfig,
+    FILE,
+    open_checkpoint,
+    resolve,
+)
 from sd_perception_ros.tasks import make_task
 
 UNET = 'unet/diffusion_pytorch_model.safetensors'
@@ -222,16 +228,20 @@ def test_the_tiny_checkpoint_is_small(tmp_path: Path) -> None:
     assert sum(f.stat().st_size for f in folder.rglob('*')) < 2_000_000
 
 
-CONFIG = Path(__file__).parents[1] / 'config'
-
-
-@pytest.mark.parametrize('name', ['genpercept', 'e2e_ft', 'marigold', 'lotus'])
-def test_an_example_file_names_tasks_and_options_that_exist(name: str) -> None:
-    config = read_config(CONFIG / f'{name}.yaml')
-    assert config.long_side_px == 768
+@pytest.mark.parametrize('name', [known.name for known in known_checkpoints()])
+def test_a_known_checkpoint_names_tasks_options_and_a_licence(name: str) -> None:
+    if name in config_file.UNSUPPORTED:
+        with pytest.raises(ValueError, match=f"'{name}' is not supported: "):
+            resolve(name)
+        return
+    config = open_checkpoint(name).config
     assert config.tasks
     for task, entry in config.tasks.items():
         assert make_task(task, entry.options).name == task
+    if name != 'bundled':
+        assert config.description
+        assert config.license != config_file.UNKNOWN
+        assert config.license_source
 
 
 def count_calls(

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 import torch
 
-from sd_perception_ros.checkpoint.config_file import read_config
+from sd_perception_ros.checkpoint.config_file import open_checkpoint
 from sd_perception_ros.cli import evaluate as command
 from sd_perception_ros.cli.evaluate_sheets import row, sheet
 from sd_perception_ros.data.formats.hypersim import NYU40
@@ -273,5 +273,5 @@ def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: P
     assert relabel(dataset, ('path', 'tree')) is dataset  # grass would be lost
     assert relabel(dataset, ('grass', 'path')) is dataset
     hypersim = tuple(name.replace(' ', '_') for name in NYU40)
-    palette = read_config(ROOT / 'config' / 'genpercept.yaml').tasks['segmentation'].options
+    palette = open_checkpoint('genpercept_segmentation').config.tasks['segmentation'].options
     assert set(hypersim) < set(palette['classes'])

@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from models import save_tiny
 import pytest
+import yaml
 
 from sd_perception_ros.checkpoint import checkpoint
-from sd_perception_ros.checkpoint.hub import needed_files, on_disk
+from sd_perception_ros.checkpoint.hub import needed_files, on_disk, parse
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -25,18 +26,24 @@ PLACE = f'hub:owner/model@{COMMIT}'
 
 
 @pytest.mark.parametrize(
-    'place',
+    ('location', 'parsed'),
     [
-        'hub:owner/model',  # what it is tomorrow is not what it is today
-        'hub:owner/model@main',
-        'hub:model@' + COMMIT,
-        f'hub:owner/model@{COMMIT[:12]}',
-        f'hub:owner/model@{COMMIT.upper()}',
+        ('hub:owner/model', ('owner/model', 'main', '')),
+        ('hub:owner/model/unet', ('owner/model', 'main', 'unet')),
+        ('hub:owner/model@v1/unet/x', ('owner/model', 'v1', 'unet/x')),
+        (f'hub:owner/model@{COMMIT}/unet/', ('owner/model', COMMIT, 'unet')),
     ],
 )
-def test_a_place_without_a_whole_commit_is_refused(place: str) -> None:
-    with pytest.raises(ValueError, match=r'expected hub:owner/name@commit, .* got'):
-        on_disk(place)
+def test_a_location_has_a_repository_a_revision_and_a_path(
+    location: str, parsed: tuple[str, str, str]
+) -> None:
+    assert parse(location) == parsed
+
+
+@pytest.mark.parametrize('location', ['hub:model', f'hub:model@{COMMIT}', 'hub:', 'hub:a/b@'])
+def test_a_malformed_location_is_refused(location: str) -> None:
+    with pytest.raises(ValueError, match=r'expected hub:owner/name, .* got'):
+        parse(location)
 
 
 def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
@@ -95,6 +102,7 @@ class Hub(BaseHTTPRequestHandler):
 
     folder: ClassVar[Path]
     asked: ClassVar[list[str]]
+    wrong_sha256: ClassVar[str] = ''
 
     def do_HEAD(self) -> None:  # named by the standard library
         self.answer()
@@ -108,8 +116,11 @@ class Hub(BaseHTTPRequestHandler):
         files = [p for p in sorted(self.folder.rglob('*')) if p.is_file()]
         names = [p.relative_to(self.folder).as_posix() for p in files]
         api, resolve = '/api/models/owner/model', f'/owner/model/resolve/{COMMIT}/'
-        if path == f'{api}/revision/{COMMIT}':
-            siblings = [{'rfilename': name} for name in names]
+        if path in (f'{api}/revision/{COMMIT}', f'{api}/revision/main'):
+            siblings = [
+                {'rfilename': name, 'size': p.stat().st_size, **self.lfs(p)}
+                for name, p in zip(names, files, strict=True)
+            ]
             self.send(json.dumps({'id': 'owner/model', 'sha': COMMIT, 'siblings': siblings}))
         elif path.startswith(f'{api}/tree/{COMMIT}'):
             sizes = [p.stat().st_size for p in files]
@@ -121,6 +132,12 @@ class Hub(BaseHTTPRequestHandler):
             self.send((self.folder / path.removeprefix(resolve)).read_bytes())
         else:
             self.send('{}', 404)
+
+    def lfs(self, file: Path) -> dict[str, object]:
+        if file.suffix != '.safetensors':
+            return {}
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return {'lfs': {'sha256': self.wrong_sha256 or digest, 'size': 1, 'pointerSize': 1}}
 
     def send(self, body: str | bytes, status: int = 200) -> None:
         data = body.encode() if isinstance(body, str) else body
@@ -151,6 +168,19 @@ def hub(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+def environment(folder: Path, endpoint: str) -> dict[str, str]:
+    """Return the environment of a process with its own cache and lock file."""
+    return os.environ | {
+        'HF_ENDPOINT': endpoint,
+        'HF_HUB_CACHE': str(folder / 'cache'),
+        'HF_HOME': str(folder / 'home'),
+        'HF_HUB_OFFLINE': '0',
+        'HF_HUB_DISABLE_XET': '1',
+        'NO_PROXY': '127.0.0.1',
+        'XDG_CONFIG_HOME': str(folder / 'config'),
+    }
+
+
 def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str]:
     """
     Load a denoiser from each place, in a process whose cache lies in the folder.
@@ -168,17 +198,9 @@ def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str
         '    except (ValueError, OSError) as error: print(type(error).__name__, error)\n'
         "    else: print('loaded', about.license)"
     )
-    own = {
-        'HF_ENDPOINT': endpoint,
-        'HF_HUB_CACHE': str(folder / 'cache'),
-        'HF_HOME': str(folder / 'home'),
-        'HF_HUB_OFFLINE': '0',
-        'HF_HUB_DISABLE_XET': '1',
-        'NO_PROXY': '127.0.0.1',
-    }
     done = subprocess.run(
         [sys.executable, '-c', code, *map(str, files)],
-        env=os.environ | own,
+        env=environment(folder, endpoint),
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -196,7 +218,7 @@ def test_what_is_needed_is_fetched_once_and_then_comes_from_the_cache(
     assert first == second == 'loaded cc-by-nc-4.0'
     assert 'does not allow every use' in log
     assert third.startswith('ValueError')
-    assert 'the hub does not give hub:owner/model@1111' in third
+    assert 'the hub does not have hub:owner/model@1111' in third
     fetched = [line for line in Hub.asked if line.startswith('GET') and 'resolve' in line]
     assert len([line for line in fetched if line.endswith(f'/unet/{WEIGHTS}')]) == 1
     assert not [line for line in fetched if line.endswith('.bin')]
@@ -224,3 +246,79 @@ def test_a_checkpoint_of_ours_and_single_parts_are_read_from_the_cache(
     tasks = {'depth': {'unet': f'{PLACE}/unet', 'head': 'decoder'}}
     (tmp_path / 'own/checkpoint.yaml').write_text(json.dumps(places | {'tasks': tasks}))
     assert list(checkpoint.load(str(tmp_path / 'own'))[0].tasks) == ['depth']
+
+
+def checkpoints(folder: Path, endpoint: str, *words: str) -> tuple[int, str, str]:
+    """Run the command `checkpoints`; return exit code, stdout and the last line of stderr."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'sd_perception_ros', 'checkpoints', *words],
+        env=environment(folder, endpoint),
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [''])[-1]
+
+
+def test_a_branch_is_resolved_once_and_stays_at_its_commit(tmp_path: Path, hub: str) -> None:
+    """Fetch resolves, downloads, and writes commit and SHA-256; later nothing asks the network."""
+    file = tmp_path / 'checkpoint.yaml'
+    file.write_text(json.dumps({'tasks': {'depth': {'unet': 'hub:owner/model'}}}))
+    code, out, error = checkpoints(tmp_path, hub, 'fetch', str(file))
+    assert code == 0, error
+    assert 'SHA-256 as on the hub' in out
+    lock = yaml.safe_load(
+        (tmp_path / 'config/sd_perception_ros/checkpoints.lock.yaml').read_text()
+    )
+    entry = lock['owner/model@main']
+    assert entry['commit'] == COMMIT
+    unet = (Hub.folder / 'unet' / WEIGHTS).read_bytes()
+    assert entry['sha256'][f'unet/{WEIGHTS}'] == hashlib.sha256(unet).hexdigest()
+    Hub.asked.clear()
+    code, out, error = checkpoints(tmp_path, 'http://127.0.0.1:9', 'check', str(file))
+    assert code == 0, error
+    assert 'names and shapes fit: depth' in out
+    assert 'SHA-256 of' in out
+    assert 'dry frame: ' in out
+    [cached] = (tmp_path / 'cache').glob(f'**/snapshots/*/unet/{WEIGHTS}')
+    damaged = bytearray(unet)
+    damaged[-1] ^= 1
+    cached.resolve().write_bytes(bytes(damaged))
+    code, _, error = checkpoints(tmp_path, hub, 'check', str(file), '--no-frame')
+    assert code == 1
+    assert 'has SHA-256' in error
+    assert 'run checkpoints fetch again' in error
+
+
+def test_a_download_that_differs_from_the_hub_s_hash_is_refused(tmp_path: Path, hub: str) -> None:
+    file = tmp_path / 'checkpoint.yaml'
+    file.write_text(json.dumps({'tasks': {'depth': {'unet': 'hub:owner/model'}}}))
+    Hub.wrong_sha256 = 'f' * 64
+    try:
+        code, _, error = checkpoints(tmp_path, hub, 'fetch', str(file))
+    finally:
+        Hub.wrong_sha256 = ''
+    assert code == 1
+    assert 'the hub states fff' in error
+
+
+def test_every_known_checkpoint_offline_says_what_was_looked_for(tmp_path: Path) -> None:
+    code, _, error = checkpoints(tmp_path, 'http://127.0.0.1:9', 'fetch', 'genpercept_depth')
+    assert code == 1
+    assert error.startswith('error: hub:guangkaixu/genpercept-models@main/unet_depth_v2 is not in')
+    assert 'go online once' in error
+    code, out, _ = checkpoints(tmp_path, 'http://127.0.0.1:9', 'list', '--json')
+    rows = {row['name']: row for row in json.loads(out)}
+    assert code == 0
+    assert rows['bundled']['downloaded']
+    assert not rows['genpercept_depth']['downloaded']
+    assert rows['genpercept_depth']['restricted']
+    assert all(row['license'] != 'unknown' for row in rows.values() if not row['problem'])
+    code, _, error = checkpoints(tmp_path, 'http://127.0.0.1:9', 'check', 'lotus_g')
+    assert (code, error) == (
+        1,
+        "error: checkpoint 'lotus_g' is not supported: the generative Lotus needs noise as input; "
+        'use lotus_disparity or lotus_normals',
+    )

@@ -70,7 +70,7 @@ def load(
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: a file is broken or does not fit, or the checkpoint lacks a task.
     """
-    files = _find_files(checkpoint, tasks)
+    files = find_files(checkpoint, tasks)
     reader = Reader(files.config.sha256, device)
     model = _build(files, reader)
     _log_files(reader, files.config.license)
@@ -85,7 +85,7 @@ def load_on_meta(
 
     All files are hashed. Arguments and errors are those of `load`.
     """
-    files = _find_files(checkpoint, tasks)
+    files = find_files(checkpoint, tasks)
     reader = Reader(files.config.sha256, 'meta', hashes={})
     model = _build(files, reader)
     _log_files(reader, files.config.license)
@@ -93,8 +93,15 @@ def load_on_meta(
     return model, files.config
 
 
-def _find_files(checkpoint: str | CheckpointFile, tasks: Collection[str]) -> CheckpointFiles:
-    """Find the files of some tasks; empty: of all."""
+def find_files(
+    checkpoint: str | CheckpointFile, tasks: Collection[str] = (), offline: bool = False
+) -> CheckpointFiles:
+    """
+    Find the files of some tasks, after a download if they are on the hub.
+
+    :param tasks: empty: of all.
+    :param offline: never use the network. Errors are those of `load`.
+    """
     path, config = open_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
     for task in tasks:
         if task not in config.tasks:
@@ -102,7 +109,7 @@ def _find_files(checkpoint: str | CheckpointFile, tasks: Collection[str]) -> Che
                 f"{path} has no task '{task}'; choose from: {', '.join(config.tasks)}"
             )
     entries = {name: entry for name, entry in config.tasks.items() if name in (tasks or [name])}
-    locations = Locations(path.parent, config.base, config.vae, config.prompt)
+    locations = Locations(path.parent, config.base, config.vae, config.prompt, offline)
     head_weights = {
         task: locations.local_path(entry.head_weights)
         for task, entry in entries.items()

@@ -20,6 +20,13 @@ FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
 SHIPPED = Path(__file__).parents[1] / 'assets' / 'checkpoints'
 MOST_PX = 4096  # largest value of long_side_px
+# Known checkpoints of related methods that one deterministic pass cannot run.
+UNSUPPORTED = {
+    'e2e_ft_geowizard': 'GeoWizard needs the CLIP embedding of each picture and a domain switch',
+    'lotus_g': 'the generative Lotus needs noise as input; use lotus_disparity or lotus_normals',
+    'marigold_iid_appearance': 'its latent holds two pictures (albedo and material)',
+    'marigold_iid_lighting': 'its latent holds three pictures (albedo, shading and residual)',
+}
 # Names of the release before, old: new. They are read with a warning and never written.
 OLD_KEYS = {'prediction': 'prediction_type', 'signal': 'alpha'}
 OLD_PREDICTION_TYPES = {'velocity': 'v_prediction', 'flow': 'flow_prediction'}
@@ -58,7 +65,7 @@ class CheckpointConfig:
     """
     The options of checkpoint.yaml.
 
-    Locations are paths relative to that file, or hub:owner/name@commit/subfolder.
+    Locations are paths relative to that file, or hub:owner/name[@revision][/subfolder].
 
     :ivar tasks: by task name.
     :ivar sha256: expected hash of weight files, by the end of their path.
@@ -110,6 +117,12 @@ class CheckpointConfig:
     license: str = option(
         UNKNOWN, 'Licence of the weights; unknown: that of the nearest model card'
     )
+    license_source: str = option('', 'Where the authors state the licence')
+    description: str = option('', 'What the checkpoint is good for, in one line')
+    download_gb: float = option(0.0, 'Size of the download in GB, about; 0: unknown', low=0)
+    parameters_m: float = option(
+        0.0, 'Parameters of the networks that serve, in millions, about; 0: unknown', low=0
+    )
     sha256: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -141,6 +154,8 @@ def resolve(name: str) -> Path:
     :raises FileNotFoundError: there is none.
     :raises ValueError: a location on the hub that is malformed.
     """
+    if name in UNSUPPORTED:
+        raise ValueError(f"checkpoint '{name}' is not supported: {UNSUPPORTED[name]}")
     shipped = SHIPPED / name / FILE
     path = on_disk(name) if is_on_hub(name) else Path(name)
     with contextlib.suppress(RuntimeError):  # ~name of an unknown user

@@ -1,92 +1,237 @@
-"""Models on the Hugging Face hub, at one commit, through its local cache."""
+"""Models on the Hugging Face hub, at one commit, by way of its cache on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 import json
+import logging
 from pathlib import Path
 import re
+from typing import Any, NamedTuple, TypeVar
 
+from sd_perception_ros.checkpoint import lock
 from sd_perception_ros.checkpoint.weight_files import has_weights, INDEXES, WEIGHT_FILES
 
+LOG = logging.getLogger(__name__)
+T = TypeVar('T')
+
 SCHEME = 'hub:'
-PLACE = re.compile(r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<sub>.+))?')
+LOCATION = re.compile(
+    r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<path>[^@\s]+))?'
+)
+COMMIT = re.compile(r'[0-9a-f]{40}')
+TIMEOUT_S = 10  # of each request for the list of files
 # Files beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
 SMALL = ('.json', '.txt', '.md', '.npy', '.yaml')
 PARTS = ('unet', 'transformer', 'vae', 'text_encoder')
 UNUSED = ('safety_checker', 'image_encoder', 'feature_extractor')  # folders of pipelines
 
 
-def is_on_hub(place: str) -> bool:
+class HubLocation(NamedTuple):
+    """
+    A folder or file on the hub.
+
+    :ivar repo: owner/name.
+    :ivar revision: commit of 40 characters, branch or tag.
+    :ivar path: in the repository; '' is its root.
+    """
+
+    repo: str
+    revision: str
+    path: str
+
+    def __str__(self) -> str:
+        """Write it as in checkpoint.yaml."""
+        return f'{SCHEME}{self.repo}@{self.revision}' + (f'/{self.path}' if self.path else '')
+
+
+def is_on_hub(location: str) -> bool:
     """Return whether a location in checkpoint.yaml is on the hub."""
-    return place.startswith(SCHEME)
+    return location.startswith(SCHEME)
 
 
-def on_disk(place: str, without: Collection[str] = ()) -> Path:
+def parse(location: str) -> HubLocation:
     """
-    Return the local folder of `hub:owner/name@commit/subfolder`.
+    Read `hub:owner/name[@revision][/path]`; without a revision it is the branch main.
 
-    A complete copy in the cache is used without the network. Otherwise the needed files of that
-    commit are downloaded: small files, and one format of weights per model folder, never a pickle.
-
-    :param without: names of model folders whose weights will not be read.
-    :raises ValueError: another form of location; a name or commit that the hub does not have; or
-        huggingface_hub is not installed.
-    :raises FileNotFoundError: not in the cache, and the hub cannot be reached.
+    :raises ValueError: another form.
     """
-    found = PLACE.fullmatch(place)
-    if found is None:
+    match = LOCATION.fullmatch(location)
+    if match is None:
         raise ValueError(
-            f"expected hub:owner/name@commit, perhaps with /subfolder, got '{place}'; the commit "
-            'is the 40 characters of the history on the page of the model, so that the weights '
-            'stay what they are'
+            'expected hub:owner/name, hub:owner/name@revision, or one of them with /path, got '
+            f"'{location}'"
         )
-    repo, commit, sub = found['repo'], found['commit'], (found['sub'] or '').strip('/')
+    return HubLocation(
+        match['repo'], match['revision'] or 'main', (match['path'] or '').strip('/')
+    )
+
+
+def commit_of(location: HubLocation) -> str:
+    """
+    Return the commit of a location: its own, that of the lock file, or the newest of its branch.
+
+    A branch is resolved once. Its commit is written to the lock file, and logged.
+
+    :raises ValueError: the hub does not know the repository or revision.
+    :raises FileNotFoundError: the hub cannot be reached.
+    """
+    if COMMIT.fullmatch(location.revision):
+        return location.revision
+    commit = lock.locked_commit(location.repo, location.revision)
+    if commit:
+        return commit
+    commit = _ask(
+        location,
+        lambda api: (
+            api.model_info(location.repo, revision=location.revision, timeout=TIMEOUT_S).sha
+        ),
+    )
+    lock.record(location.repo, location.revision, commit)
+    LOG.info('%s is commit %s from now on (written to %s)', location, commit, lock.lock_file())
+    return commit
+
+
+def on_disk(location: str, without: Collection[str] = (), offline: bool = False) -> Path:
+    """
+    Return the local path of `hub:owner/name[@revision][/path]`, after a download if necessary.
+
+    Files in the cache are used without network access. Otherwise the needed files of the commit
+    are downloaded: small ones, and of weights one format for each model folder, never a pickle.
+
+    :param without: names of model folders whose weights are not needed.
+    :param offline: never use the network.
+    :raises ValueError: a malformed location, an unknown name or revision, no weights in
+        safetensors, or huggingface_hub is not installed.
+    :raises FileNotFoundError: the hub cannot be reached.
+    """
+    parsed = parse(location)
+    if offline and not COMMIT.fullmatch(parsed.revision):
+        commit = lock.locked_commit(parsed.repo, parsed.revision)
+        if not commit:
+            raise FileNotFoundError(f'{location} was never downloaded')
+        parsed = parsed._replace(revision=commit)
+    parsed = parsed._replace(revision=commit_of(parsed))
+    path = cached_path(parsed, without)
+    if path is None and offline:
+        raise FileNotFoundError(f'{parsed} is not in the cache')
+    return path if path is not None else download(parsed, without)
+
+
+def snapshot_folder(location: HubLocation) -> Path | None:
+    """Return the cache's folder of a repository at a commit; None if nothing was downloaded."""
+    hub = _client(location)
     try:
-        from huggingface_hub import HfApi, snapshot_download  # only for the hub
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-            OfflineModeIsEnabled,
+        # No file: otherwise it refuses a snapshot that lacks files which are not needed.
+        return Path(
+            hub.snapshot_download(
+                location.repo,
+                revision=location.revision,
+                local_files_only=True,
+                allow_patterns=['/nothing'],
+            )
         )
+    except hub.errors.LocalEntryNotFoundError:
+        return None
+
+
+def cached_path(location: HubLocation, without: Collection[str] = ()) -> Path | None:
+    """
+    Return the path in the cache; None if something needed is not there.
+
+    :param location: at a commit.
+    """
+    snapshot = snapshot_folder(location)
+    if snapshot is None or not _is_complete(snapshot, location.path, without):
+        return None
+    return snapshot / location.path
+
+
+def download(location: HubLocation, without: Collection[str] = ()) -> Path:
+    """
+    Download what serving a location needs; an interrupted download is continued.
+
+    :param location: at a commit.
+    :param without: names of model folders whose weights are not needed.
+    :returns: the local path. Errors are those of `on_disk`.
+    """
+    needed = [file for file, _, _ in remote_files(location, without)]
+    hub = _client(location)
+    folder = _ask(
+        location,
+        lambda api: hub.snapshot_download(
+            location.repo, revision=location.revision, allow_patterns=needed
+        ),
+    )
+    return Path(folder) / location.path
+
+
+def remote_files(
+    location: HubLocation, without: Collection[str] = ()
+) -> list[tuple[str, int, str]]:
+    """
+    List the needed files of a location: path, size in bytes, and SHA-256 of weight files.
+
+    Size is 0 and SHA-256 is '' where the hub does not state them. Errors are those of `on_disk`.
+    """
+    siblings = _ask(
+        location,
+        lambda api: (
+            api.model_info(
+                location.repo, revision=location.revision, timeout=TIMEOUT_S, files_metadata=True
+            ).siblings
+            or []
+        ),
+    )
+    by_path = {sibling.rfilename: sibling for sibling in siblings}
+    needed = needed_files(list(by_path), location.path, without)
+    if not needed:
+        raise ValueError(
+            f'expected weights in safetensors at {location}, found none; it has '
+            f'{", ".join(list(by_path)[:8])}'
+        )
+    return [
+        (
+            path,
+            int(by_path[path].size or 0),
+            str(getattr(by_path[path].lfs, 'sha256', '') or ''),
+        )
+        for path in needed
+    ]
+
+
+def _client(location: object) -> Any:
+    """Import huggingface_hub; ValueError if it is not installed."""
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
     except ImportError:
-        raise ValueError(f"{place} needs 'pip install huggingface_hub', or a local copy") from None
-    try:
-        # allow_patterns matches no file: otherwise incomplete snapshots are refused.
-        cached = Path(
-            snapshot_download(
-                repo, revision=commit, local_files_only=True, allow_patterns=['/nothing']
-            )
-        )
-        if _is_complete(cached, sub, without):
-            return cached / sub
-    except LocalEntryNotFoundError:
-        pass
+        raise ValueError(
+            f"{location} needs 'pip install huggingface_hub', or a local copy"
+        ) from None
+    return huggingface_hub
+
+
+def _ask(location: HubLocation, request: Callable[[Any], T]) -> T:
+    """Send a request to the hub, and explain what went wrong in one line."""
+    hub = _client(location)
+    errors = hub.errors
     # Errors of the HTTP library, which differs between versions of huggingface_hub.
-    bases = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
-    unreached: tuple[type[Exception], ...] = (OSError, OfflineModeIsEnabled, *bases)
+    bases = [base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    unreached: tuple[type[Exception], ...] = (OSError, errors.OfflineModeIsEnabled, *bases)
     try:
-        siblings = HfApi().model_info(repo, revision=commit, timeout=10).siblings or []
-        files = [sibling.rfilename for sibling in siblings]
-        needed = needed_files(files, sub, without)
-        if not needed:
-            raise ValueError(
-                f'expected weights in safetensors at {place}, found none; it has '
-                f'{", ".join(files[:8])}'
-            )
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=needed))
-    except HfHubHTTPError as error:
+        return request(hub.HfApi())
+    except errors.HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f'the hub does not have {place} ({reason}); correct its name or commit'
+            f'the hub does not have {location} ({reason}); correct its name or revision'
         ) from None
     except unreached as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f'{place} is not in the cache, and the hub was not reached ({reason}); copy the '
-            'folder here and name it, or go online once'
+            f'{location} is not in the cache, and the hub was not reached ({reason}); copy the '
+            'folder to this machine and name it, or go online once'
         ) from None
-    return folder / sub
 
 
 def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> list[str]:
@@ -113,7 +258,7 @@ def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> l
                 wanted.append(f'{folder}/{name}' if folder else name)
     if not without and not any(path.endswith('.safetensors') for path in wanted):
         return []
-    cards = [path for path in ('README.md', 'LICENSE.md') if path in files]
+    cards = [path for path in files if path == 'README.md' or path.startswith('LICENSE')]
     return [*wanted, *(path for path in cards if path not in wanted)]
 
 

@@ -43,18 +43,20 @@ class BackboneFiles:
 @dataclass(frozen=True)
 class Locations:
     """
-    The locations that a checkpoint names: paths, or `hub:owner/name@commit/subfolder`.
+    The locations that a checkpoint names: paths, or `hub:owner/name[@revision][/subfolder]`.
 
     :param root: folder that relative paths start from.
     :param base: diffusers pipeline that completes a denoiser; '': none.
     :param vae: autoencoder; '': that of the base, otherwise the one beside the denoiser.
     :param prompt: embedding of the empty prompt; '': likewise.
+    :param offline: never use the network; a location that is not in the cache is missing.
     """
 
     root: Path
     base: str = ''
     vae: str = ''
     prompt: str = ''
+    offline: bool = False
 
     def local_path(self, location: str, without: Collection[str] = ()) -> Path:
         """
@@ -62,7 +64,9 @@ class Locations:
 
         :param without: subfolders whose weights are not needed from the hub.
         """
-        return on_disk(location, without) if is_on_hub(location) else self.root / location
+        if is_on_hub(location):
+            return on_disk(location, without, self.offline)
+        return self.root / location
 
     def files_of(self, location: str) -> BackboneFiles:
         """
@@ -116,7 +120,7 @@ class Locations:
 
     def _prompt(self, layout: DenoiserLayout, base: Path | None) -> Path | None:
         if self.prompt:
-            return self.local_path(self.prompt)
+            return self.local_path(self.prompt, [*DENOISERS, 'vae'])
         outer = layout.denoiser.parent if layout.denoiser is not None else None
         folders = [f for f in (base, layout.pipeline, outer) if f is not None]
         files = [folder / name for folder in folders for name in STORED_PROMPTS]
