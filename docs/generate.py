@@ -1,6 +1,7 @@
 """
-Write the generated pages of this folder: parameters.md, topics.md, benchmarks.md, and the table in
-checkpoints.md.
+Write the generated pages of this folder.
+
+parameters.md and topics.md are written as a whole; in benchmarks.md and checkpoints.md only tables.
 
     python docs/generate.py
 
