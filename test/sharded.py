@@ -28,7 +28,7 @@ from sd_perception_ros.cli import train
 from sd_perception_ros.training import loop
 
 _start = AcceleratorState.__init__
-_save = loop._save
+_save = loop.save_state
 
 
 def start_sharded(self: Any, *args: Any, **options: Any) -> None:
@@ -39,7 +39,7 @@ def start_sharded(self: Any, *args: Any, **options: Any) -> None:
         self.distributed_type = DistributedType.FSDP
 
 
-def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: loop.Run) -> None:
+def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: dict[str, Any]) -> None:
     assert accelerator.distributed_type == DistributedType.FSDP
     _save(accelerator, folder, done, run)
     if os.environ.get('STOP_AFTER') == str(done):
@@ -48,5 +48,5 @@ def save_and_stop(accelerator: Accelerator, folder: Path, done: int, run: loop.R
 
 
 AcceleratorState.__init__ = start_sharded
-loop._save = save_and_stop
+loop.save_state = save_and_stop
 sys.exit(train.main(sys.argv[1:]))

@@ -396,7 +396,7 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
     run = train_denoiser(
         unet, latents, lambda rng: 0, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )
-    losses = [losses['velocity'] for _, losses in run]
+    losses = [losses['v_prediction'] for _, losses in run]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -407,14 +407,14 @@ def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
     run = train_denoiser(
         tiny_unet(), latents, lambda rng: 1, torch.zeros(1, 1, 8), config, (4, 4), tmp_path, ONES
     )
-    assert all(np.isfinite(losses['velocity']) for _, losses in run)
+    assert all(np.isfinite(losses['v_prediction']) for _, losses in run)
 
 
 @pytest.mark.parametrize('task', ['normals', 'matting', 'human_pose'])
 def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
     task: str, tmp_path: Path
 ) -> None:
-    message = f"stretches each answer .* choose 'light' for {task}"
+    message = f"stretches each output .* choose 'light' for {task}"
     plain = save_base(tmp_path / 'plain', 'sd')
     begun = save_tiny(tmp_path / 'begun', {'depth': 'light'})  # has no readout for it yet
     for base in (plain, begun):

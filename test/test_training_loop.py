@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn, Tensor
 
-from sd_perception_ros.training.loop import discard_state, rate_factor, run_training
+from sd_perception_ros.training.loop import rate_factor, run_training
 from sd_perception_ros.training.options import TrainingConfig
+from sd_perception_ros.training.state import discard_state
 
 # What the weights of a line are fitted to: 2 x + 1.
 X = torch.linspace(-1, 1, 8).view(8, 1)
@@ -111,7 +112,7 @@ def test_a_run_that_went_astray_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
 
 def test_a_model_of_which_nothing_moves_is_refused(tmp_path: Path) -> None:
     still = line().requires_grad_(False)
-    with pytest.raises(ValueError, match=r'no weight would move.*--trainable full'):
+    with pytest.raises(ValueError, match=r'expected weights to train, got none.*--trainable full'):
         next(run_training(still, squares, TrainingConfig(steps=1, **FAST), tmp_path, {}))
 
 
@@ -156,7 +157,7 @@ def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> No
         file = tmp_path / 'state' / name
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=r'state does not fit this model, or is broken'):
+        with pytest.raises(ValueError, match=r'state does not fit this model, or is damaged'):
             fit(tmp_path, TrainingConfig(steps=2, **FAST))
         file.write_bytes(whole)
     fit(tmp_path, TrainingConfig(steps=2, **FAST))
@@ -190,7 +191,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_moves_weights(
         return {'root': (model(X[part]) * 0).abs().sqrt().sum()}  # 0, with an infinite slope
 
     model = line()
-    with pytest.raises(FloatingPointError, match='step 0: the norm of gradients is nan'):
+    with pytest.raises(FloatingPointError, match='step 0: the gradient norm is nan'):
         list(run_training(model, steep, TrainingConfig(steps=1, **FAST), tmp_path, {}))
     assert_equal(model, line())
 
@@ -202,7 +203,7 @@ def test_on_a_full_disk_the_last_state_stays_and_the_run_can_go_on(tmp_path: Pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:  # no file may grow beyond 100 bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-        with pytest.raises(OSError, match=r'state after step 4 could not be written .* is whole'):
+        with pytest.raises(OSError, match=r'cannot write the state after step 4 .* is complete'):
             fit(tmp_path / 'full', config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -46,8 +46,9 @@ from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation.evaluate import measure, Measured, summarize  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
 from sd_perception_ros.training.finetune import train  # noqa: E402
-from sd_perception_ros.training.loop import device, discard_state  # noqa: E402
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig  # noqa: E402
+from sd_perception_ros.training.processes import device  # noqa: E402
+from sd_perception_ros.training.state import discard_state  # noqa: E402
 
 STARTS = ('scratch', 'pretrained', 'frozen')
 TASKS = ('depth', 'human_pose')

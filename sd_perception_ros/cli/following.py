@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from sd_perception_ros.training.loop import is_main
+from sd_perception_ros.training.processes import is_main
 
 LOG = 'log'
 EVERY = 50  # steps between two points of a curve

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained denoiser and its readouts in one deterministic step."""
+"""Fine-tune a pre-trained denoiser and task heads for prediction in one denoising step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from sd_perception_ros.data.windows import center_crop
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
 from sd_perception_ros.training.batches import BatchOptions, is_resident, open_batches
-from sd_perception_ros.training.loop import device, is_main, run_training
+from sd_perception_ros.training.loop import run_training
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
+from sd_perception_ros.training.processes import device, is_main
 from sd_perception_ros.types import Sample
 
 

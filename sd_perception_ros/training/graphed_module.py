@@ -1,4 +1,4 @@
-"""A network in training whose kernels are launched all at once: CUDA graphs."""
+"""A module in training that runs as CUDA graphs: all its kernels are launched at once."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from torch import nn, Tensor
 
 class GraphedModule:
     """
-    Runs a module forwards and backwards by replaying what was recorded, once a set of shapes.
+    Runs a module forwards and backwards by CUDA graphs, captured once for each set of shapes.
 
-    A small network is a thousand short kernels, and a processor needs longer to launch them than
-    the GPU to run them. Where recording fails, the module runs as it is.
+    A small network consists of about a thousand short kernels, which take a CPU longer to launch
+    than a GPU to run. Where capturing fails, the module runs without graphs.
 
-    Gradients lie in memory that the next replay writes to: descend after each backward pass.
+    The next replay overwrites the gradients: step the optimizer after each backward pass.
 
-    :param module: takes tensors without gradients; gives tensors, in any nest of containers.
+    :param module: takes tensors that require no gradients; returns tensors, in any containers.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.recorded: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
+        self.graphed: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the module on inputs."""
         shapes = tuple(tensor.shape for tensor in inputs)
-        if shapes not in self.recorded:
-            self.recorded[shapes] = self._record(inputs)
-        return self.recorded[shapes](*inputs)
+        if shapes not in self.graphed:
+            self.graphed[shapes] = self._capture(inputs)
+        return self.graphed[shapes](*inputs)
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+    def _capture(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
         samples = tuple(tensor.detach().clone() for tensor in inputs)
         try:
             graphed: Callable[..., Any] = torch.cuda.make_graphed_callables(
-                _Holder(self.module).train(self.module.training), samples, allow_unused_input=True
+                _Wrapper(self.module).train(self.module.training), samples, allow_unused_input=True
             )
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            warnings.warn(f'no CUDA graph of the network, it runs slower: {reason}', stacklevel=2)
+            warnings.warn(f'training runs slower, without CUDA graphs: {reason}', stacklevel=2)
             return self.module
         return graphed
 
 
-class _Holder(nn.Module):
-    """A module behind one more: recording changes the one that it is given."""
+class _Wrapper(nn.Module):
+    """Protects the module: `make_graphed_callables` replaces the forward of what it is given."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

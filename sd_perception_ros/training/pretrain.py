@@ -1,4 +1,4 @@
-"""Pre-train a small latent diffusion model on pictures without labels: autoencoder, denoiser."""
+"""Pre-train a small latent diffusion model on images without labels: autoencoder, denoiser."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Log = Iterator[tuple[int, dict[str, float]]]
 
 
 class _Autoencoder(nn.Module):
-    """An autoencoder behind one forward pass: a picture, and noise for its latent."""
+    """An autoencoder whose forward pass takes an image and the noise of its latent."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) and (B, c, h, w) -> the painted picture and each latent's divergence."""
+        """(B, 3, H, W) and (B, c, h, w) -> reconstruction and KL divergence of each latent."""
         posterior = self.vae.encode(image).latent_dist
         latent = posterior.mean + posterior.std * noise
         return self.vae.decode(latent).sample, posterior.kl()
@@ -43,46 +43,49 @@ def train_autoencoder(
     folder: Path,
 ) -> Log:
     """
-    Fit an autoencoder to crops of pictures; yields (steps done, losses by name).
+    Train an autoencoder on crops of images; yields (steps done, losses by name).
 
-    The loss is the error of pixels, absolute and squared, of their slopes (for the edges), of
-    each 8 x 8 block's mean colour (a small autoencoder learns brightness first and colour late or
-    never), and a very weak pull of the latent towards the unit normal distribution. Stable
-    Diffusion weighs it with 1e-6 against the *sum* over all pixels; against their mean that is
-    next to nothing. With 1e-5 against the mean the latents lost their colours.
+    =========== =================================================================================
+    pixels      absolute and squared error
+    gradients   error of the image gradients, for sharp edges
+    blocks      error of the mean colour of each 8 x 8 block: without it, a small autoencoder
+                learns brightness first and colours late or never
+    kl          1e-6 x KL divergence of the latents from the unit normal distribution
+    =========== =================================================================================
+
+    Stable Diffusion weighs KL by 1e-6 against the *sum* over pixels, which is next to nothing
+    against their mean. With 1e-5 against the mean, the latents lost their colours.
 
     :param vae: trained in place.
     :param size: (height, width) of the crops, multiples of 8.
-    :param folder: where the state lies that a stopped run goes on from.
+    :param folder: for the training state, from which a stopped run is resumed.
     """
-    everywhere = torch.ones(1, 1, *size, dtype=torch.bool)
-
     stride = 2 ** (len(vae.config.block_out_channels) - 1)
-    cells = (config.batch_size, vae.config.latent_channels, size[0] // stride, size[1] // stride)
+    latents = (config.batch_size, vae.config.latent_channels, size[0] // stride, size[1] // stride)
 
-    def losses_of(repaint: Any, step: int, part: slice) -> dict[str, Tensor]:
+    def losses_of(autoencoder: Any, step: int, part: slice) -> dict[str, Tensor]:
         image = _crops(dataset, config, size, step, part).to(vae.device)
-        painted, divergence = repaint(image, torch.randn(cells)[part].to(vae.device))
-        valid = everywhere.to(vae.device).expand(len(image), -1, -1, -1)
+        output, divergence = autoencoder(image, torch.randn(latents)[part].to(vae.device))
+        valid = image.new_ones(len(image), 1, *size, dtype=torch.bool)
         return {
-            'pixels': F.l1_loss(painted, image) + F.mse_loss(painted, image),
-            'slopes': gradient_loss(painted, image, valid),
-            'cells': F.l1_loss(F.avg_pool2d(painted, 8), F.avg_pool2d(image, 8)),
-            'prior': 1e-6 / image[0].numel() * divergence.mean(),
+            'pixels': F.l1_loss(output, image) + F.mse_loss(output, image),
+            'gradients': gradient_loss(output, image, valid),
+            'blocks': F.l1_loss(F.avg_pool2d(output, 8), F.avg_pool2d(image, 8)),
+            'kl': 1e-6 / image[0].numel() * divergence.mean(),
         }
 
-    about = {'data': dataset.fingerprint(), 'size': size}
-    yield from run_training(_Autoencoder(vae.train()), losses_of, config, folder, about)
+    identity = {'data': dataset.fingerprint(), 'size': size}
+    yield from run_training(_Autoencoder(vae.train()), losses_of, config, folder, identity)
 
 
 @torch.inference_mode()
 def measure_scaling_factor(vae: Any, dataset: Dataset, frames: int = 64) -> float:
     """Return the factor that gives the latents of some frames a standard deviation of 1."""
-    chosen = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
+    indices = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
     latents = [
-        vae.encode(dataset.images([int(i)]).to(vae.device)).latent_dist.mean for i in chosen
+        vae.encode(dataset.images([int(i)]).to(vae.device)).latent_dist.mean for i in indices
     ]
-    # Pictures may differ in size.
+    # Images may differ in size.
     return 1 / float(torch.cat([latent.flatten() for latent in latents]).std())
 
 
@@ -94,38 +97,36 @@ def train_denoiser(
     config: TrainingConfig,
     size: tuple[int, int],
     folder: Path,
-    origin: Mapping[str, object],
+    identity: Mapping[str, object],
 ) -> Log:
     """
-    Fit a denoiser to noisy latents by v-prediction; yields (steps done, losses by name).
+    Train a denoiser by v-prediction; yields (steps done, losses by name).
 
-    The noise schedule is Stable Diffusion's (scaled linear, 1000 steps, arXiv 2112.10752); the
-    target is v = sqrt(a) noise - sqrt(1 - a) latent (arXiv 2202.00512).
+    The noise schedule is that of Stable Diffusion (scaled linear, 1000 steps, arXiv 2112.10752);
+    the target is v = sqrt(alpha) noise - sqrt(1 - alpha) latent (arXiv 2202.00512).
 
     :param latents: (V, N, c, h, w) float16: V variants of N frames.
-    :param draw: returns the index of a random frame, as the data's weights have it.
+    :param draw: returns the index of a random frame; a mixture of data sets weighs them here.
     :param prompt: (1, T, D), the frozen embedding.
-    :param size: (height, width) of latent windows.
-    :param origin: what the latents are of and what the denoiser was, so that a run goes on with
-        the same ones only.
+    :param size: (height, width) of the windows, in cells of the latent.
+    :param identity: of latents and denoiser; see `run_training`.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
-    signal = torch.cumprod(1 - betas, 0).float()
+    alphas = torch.cumprod(1 - betas, 0).float()
 
-    def losses_of(denoise: Any, step: int, part: slice) -> dict[str, Tensor]:
+    def losses_of(denoiser: Any, step: int, part: slice) -> dict[str, Tensor]:
         latent = _latent_windows(latents, draw, config, size, step)
         timestep = torch.randint(0, 1000, (len(latent),))[part].to(unet.device)
         noise = torch.randn_like(latent)[part].to(unet.device)
         latent = latent[part].to(unet.device)
-        share = signal.to(unet.device)[timestep].view(-1, 1, 1, 1)
-        noisy = share.sqrt() * latent + (1 - share).sqrt() * noise
-        velocity = share.sqrt() * noise - (1 - share).sqrt() * latent
-        words = prompt.to(unet.device).expand(len(latent), -1, -1)
-        predicted = denoise(noisy, timestep, words).sample
-        return {'velocity': F.mse_loss(predicted, velocity)}
+        alpha = alphas.to(unet.device)[timestep].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latent
+        embedding = prompt.to(unet.device).expand(len(latent), -1, -1)
+        predicted = denoiser(noisy, timestep, embedding).sample
+        return {'v_prediction': F.mse_loss(predicted, velocity)}
 
-    about = {**origin, 'size': size}
-    yield from run_training(unet.train(), losses_of, config, folder, about)
+    yield from run_training(unet.train(), losses_of, config, folder, {**identity, 'size': size})
 
 
 def _crops(
@@ -136,18 +137,18 @@ def _crops(
     part: slice,
 ) -> Tensor:
     rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch_size)[part]]
-    chosen = [dataset.draw(rng) for rng in rngs]
+    frames = [dataset.draw(rng) for rng in rngs]
     images = (
-        torch.split(dataset.images(chosen), 1) if dataset.uniform else map(dataset.image, chosen)
+        torch.split(dataset.images(frames), 1) if dataset.uniform else map(dataset.image, frames)
     )
     crops = []
     for image, rng in zip(images, rngs, strict=True):
-        seen = image.flip(-1) if rng.random() < 0.5 else image
-        sample = resize_to_cover({'image': seen}, size, enlarge_only=True)
+        mirrored = image.flip(-1) if rng.random() < 0.5 else image
+        sample = resize_to_cover({'image': mirrored}, size, enlarge_only=True)
         crops.append(crop(sample, *random_position(sample, size, rng), *size)['image'])
-    plain = torch.cat(crops)
-    changed = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(plain.device)
-    return torch.where(changed.view(-1, 1, 1, 1), color_jitter(plain, rngs), plain)
+    original = torch.cat(crops)
+    jittered = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(original.device)
+    return torch.where(jittered.view(-1, 1, 1, 1), color_jitter(original, rngs), original)
 
 
 def _latent_windows(

@@ -1,4 +1,4 @@
-"""What one training step reports, without making the device wait for it."""
+"""The losses of one training step, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from torch.distributed.tensor import DTensor
 
 class StepLosses:
     """
-    The losses of one step, on the device until somebody reads them.
+    Collects the losses of the slices of a step, and checks that they are finite.
 
-    :param checks_gradients: whether a norm must be finite.
-    :param at_once: check before the weights move. A GPU that checks later does not wait: its
-        weights are spoilt by then, but no state of them was saved.
+    :param check_gradients: whether the norm of the gradients must be finite, too.
+    :param check_early: check before the weights are updated. Otherwise `read` checks, so that a
+        GPU need not be waited for: the weights are spoilt by then, but were not saved.
     """
 
-    def __init__(self, step: int, checks_gradients: bool, at_once: bool) -> None:
+    def __init__(self, step: int, check_gradients: bool, check_early: bool) -> None:
         self.step = step
-        self.checks_gradients = checks_gradients
-        self.at_once = at_once
+        self.check_gradients = check_gradients
+        self.check_early = check_early
         self.names: list[str] = []
-        self.parts: list[Tensor] = []  # of the step's pictures, (losses,) each
+        self.slices: list[Tensor] = []  # (losses,) for each slice of the batch
         self.norms: list[Tensor] = []
         self.values = torch.empty(0)
 
     def add(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> None:
         """
-        Note the losses of some of the step's pictures, and the norm of gradients if known.
+        Add the losses of a slice, and the norm of the gradients after the last one.
 
-        :raises FloatingPointError: one of them is not finite, where that is checked at once.
+        :raises FloatingPointError: with `check_early`, where one of them is not finite.
         """
         self.names = list(losses)
-        self.parts.append(torch.stack([loss.detach() for loss in losses.values()]))
-        if norm is not None and self.checks_gradients:
-            # Shards give their norm as a distributed tensor.
-            whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            self.norms.append(whole.detach())
-        if self.at_once:
-            self._check(self.parts[-1].tolist(), [one.item() for one in self.norms])
+        self.slices.append(torch.stack([loss.detach() for loss in losses.values()]))
+        if norm is not None and self.check_gradients:
+            # FSDP returns a distributed tensor.
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.norms.append(norm.detach())
+        if self.check_early:
+            self._check(self.slices[-1].tolist(), [norm.item() for norm in self.norms])
 
-    def close(self, accelerator: Any) -> None:
-        """Take means over pictures and processes."""
-        means = accelerator.reduce(torch.stack(self.parts).mean(0), 'mean')
+    def reduce(self, accelerator: Any) -> None:
+        """Average over slices and processes."""
+        means = accelerator.reduce(torch.stack(self.slices).mean(0), 'mean')
         self.values = torch.cat([means, *(norm.to(means).view(1) for norm in self.norms)])
 
     def read(self) -> tuple[int, dict[str, float]]:
         """
-        Return the steps done and the losses by name.
+        Copy the averages from the device: the number of steps done, and the losses by name.
 
-        :raises FloatingPointError: a loss or a gradient is not finite.
+        :raises FloatingPointError: a loss or the norm of the gradients is not finite.
         """
         values = self.values.tolist()
         count = len(self.names)
@@ -61,13 +61,11 @@ class StepLosses:
         return self.step + 1, dict(zip(self.names, values, strict=False))
 
     def _check(self, losses: list[float], norms: list[float]) -> None:
-        for what, value in (
-            ('the loss', sum(losses)),
-            *(('the norm of gradients', norm) for norm in norms),
-        ):
+        checked = [('the loss', sum(losses)), *(('the gradient norm', norm) for norm in norms)]
+        for name, value in checked:
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f'step {self.step}: {what} is {value}; the last state is whole: train goes on '
-                    'from it with a lower --learning-rate. Or look for broken frames (data '
-                    'inspect --read 0), and train without them, into another --out'
+                    f'step {self.step}: {name} is {value}; the last saved state is good: resume '
+                    'with a lower --learning-rate. Or look for broken frames (data inspect '
+                    '--read 0) and train without them into another --out'
                 )

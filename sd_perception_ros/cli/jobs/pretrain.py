@@ -30,13 +30,14 @@ from sd_perception_ros.data.dataset import Dataset, size_mismatch
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.training.loop import device, discard_state, processes
 from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
     train_denoiser,
 )
+from sd_perception_ros.training.processes import device, processes
+from sd_perception_ros.training.state import discard_state
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,8 +23,9 @@ from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.loop import device, discard_state, is_main
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
+from sd_perception_ros.training.processes import device, is_main
+from sd_perception_ros.training.state import discard_state
 
 SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
 
