@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.geometry.pinhole import ray_slopes
 from sd_perception_ros.types import Camera, Float, Poses
 
 # Depth is read at 7 x 7 pixels around a joint, farther apart the taller the person is: a person
@@ -105,13 +106,7 @@ def _near_depth_m(windows: Float) -> Float:
 
 
 def _along_rays(uv: Float, camera: Camera, z: Float) -> Float:
-    points = np.stack(
-        [
-            (uv[..., 0] - np.float32(camera.cx)) / np.float32(camera.fx) * z,
-            (uv[..., 1] - np.float32(camera.cy)) / np.float32(camera.fy) * z,
-            z,
-        ],
-        axis=-1,
-    )
+    x, y = ray_slopes(uv[..., 0], uv[..., 1], camera)
+    points = np.stack([x * z, y * z, z], axis=-1)
     points[np.isnan(points).any(-1)] = np.nan
     return points

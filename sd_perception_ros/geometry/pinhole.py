@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +139,20 @@ def crop_and_bin(
     )
 
 
+def ray_slopes(
+    u: NDArray[Any], v: NDArray[Any], camera: Camera
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """
+    Return x / z and y / z of the rays through pixels, in the optical frame.
+
+    :param u: columns of any shape, not rounded; `v`: rows.
+    :returns: float32 for float32 coordinates, else float64.
+    """
+    x = (u - float(camera.cx)) / float(camera.fx)
+    y = (v - float(camera.cy)) / float(camera.fy)
+    return x, y
+
+
 def back_project(
     depth_m: Float, camera: Camera, stride: int = 1, out: Float | None = None
 ) -> Float:
@@ -163,8 +178,8 @@ def back_project(
     v = np.arange(0, camera.height, stride, dtype=np.float32)
     # Infinity times a ray is infinite or NaN by luck of the pixel: make it NaN before.
     out[..., 2] = np.where(np.isfinite(z), z, np.float32(np.nan))
-    np.multiply(out[..., 2], (u - np.float32(camera.cx)) / np.float32(camera.fx), out=out[..., 0])
-    ray_y = (v - np.float32(camera.cy)) / np.float32(camera.fy)
+    ray_x, ray_y = ray_slopes(u, v, camera)
+    np.multiply(out[..., 2], ray_x, out=out[..., 0])
     np.multiply(out[..., 2], ray_y[:, None], out=out[..., 1])
     return out
 
@@ -181,7 +196,6 @@ def project(points: Float, camera: Camera) -> Float:
 
 
 def rays(rows: NDArray[np.intp], columns: NDArray[np.intp], camera: Camera) -> Float:
-    """Return the points of pixels at a depth of 1 m, (N, 3)."""
-    x = (columns - camera.cx) / camera.fx
-    y = (rows - camera.cy) / camera.fy
+    """Return the points of pixels at a depth of 1 m, (N, 3) float32."""
+    x, y = ray_slopes(columns, rows, camera)
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)

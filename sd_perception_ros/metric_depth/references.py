@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.geometry.pinhole import project, Transform
+from sd_perception_ros.geometry.pinhole import project, ray_slopes, Transform
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.types import Camera, Float, Poses
 
@@ -87,9 +87,8 @@ def from_other_depth(depth_m: Float, own: Camera, camera: Camera) -> References:
     """
     chosen = from_depth(depth_m)
     z = chosen.depth_m
-    x = (chosen.columns - np.float32(own.cx)) / np.float32(own.fx) * z
-    y = (chosen.rows - np.float32(own.cy)) / np.float32(own.fy) * z
-    return from_points(np.stack([x, y, z], axis=1), camera)
+    x, y = ray_slopes(chosen.columns, chosen.rows, own)
+    return from_points(np.stack([x * z, y * z, z], axis=1), camera)
 
 
 def from_scan(

@@ -13,6 +13,7 @@ from embreex.mesh_construction import TriangleMesh
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.geometry.pinhole import ray_slopes
 from sd_perception_ros.synthetic.meshes import face_normals, Material, merged, Mesh
 from sd_perception_ros.types import Camera
 
@@ -80,8 +81,7 @@ class View:
         """
         c = self.camera
         v, u = np.mgrid[0 : c.height : step, 0 : c.width : step]
-        x = (u + offset_px[0] - c.cx) / c.fx
-        y = (v + offset_px[1] - c.cy) / c.fy
+        x, y = ray_slopes(u + offset_px[0], v + offset_px[1], c)
         optical = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
         return (optical @ self.rotation().T.astype(np.float64)).astype(np.float32)
 
