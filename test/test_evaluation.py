@@ -246,7 +246,7 @@ def test_tasks_that_the_data_has_no_truth_for_are_named(
     folder = save_tiny(tmp_path, {'depth': 'light', 'human_pose': 'light'})
     assert command.main(['--checkpoint', str(folder), '--data', str(frames)]) == 0
     out = capsys.readouterr().out
-    assert 'not measured, as the data has no truth for them: human_pose' in out
+    assert 'not measured, the data has no truth for: human_pose' in out
     assert 'pck' not in out
 
 

@@ -1,4 +1,4 @@
-"""Command line options: from options dataclasses, of data, and from recipe files."""
+"""Command line options from options dataclasses, for data, and from recipe files."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def add_options(
 
     A boolean field `cuda_graphs` becomes two flags: --cuda-graphs and --no-cuda-graphs.
 
-    :param only: names of the fields that get one, where not all do.
-    :param defaults: what this command uses where the dataclass has another default.
+    :param only: names of the fields to add; empty: all.
+    :param defaults: of this command, where they differ from those of the dataclass.
     """
     hints = get_type_hints(cls)
     for f in [f for f in fields(cls) if not only or f.name in only]:

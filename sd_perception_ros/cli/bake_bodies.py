@@ -30,9 +30,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('--out', type=Path, required=True, help='file (.npz) to write')
-    made.add_argument('--count', type=int, default=240, help='number of bodies (default 240)')
-    made.add_argument('--seed', type=int, default=1, help='same seed, same bodies (default 1)')
+    made.add_argument('--out', type=Path, required=True, help='File (.npz) to write')
+    made.add_argument('--count', type=int, default=240, help='Bodies (default: %(default)s)')
+    made.add_argument(
+        '--seed',
+        type=int,
+        default=1,
+        help='Random seed; equal seeds give equal bodies (default: %(default)s)',
+    )
     return made
 
 

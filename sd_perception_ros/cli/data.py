@@ -1,4 +1,4 @@
-"""Look at data before a training: contact sheets and statistics; or write it into shards."""
+"""Inspect data before a training (contact sheet, statistics), or write WebDataset shards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ examples:
   python -m sd_perception_ros data inspect --data hypersim:data/hypersim --read 0
   python -m sd_perception_ros data shards --data hypersim:data/hypersim --out data/shards
 
-inspect reads some frames, evenly chosen; --read 0 reads all of them and names every broken one.
-docs/data.md has the layout of every kind of data, and how to bring your own.
+inspect reads evenly spaced frames; --read 0 reads all frames and lists the broken ones.
+Formats, and how to add your own data: docs/data.md
 """
 
 
@@ -27,27 +27,32 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = made.add_subparsers(dest='action', required=True, metavar='inspect or shards')
-    inspect = commands.add_parser('inspect', help='draw a contact sheet and print statistics')
+    inspect = commands.add_parser('inspect', help='write a contact sheet and print statistics')
     add_data(inspect, required=True)
     add = inspect.add_argument
-    add('--out', type=Path, default=Path('data.png'), help='the sheet (default: %(default)s)')
-    add('--rows', type=int, default=8, help='frames on the sheet (default: %(default)s)')
+    add(
+        '--out',
+        type=Path,
+        default=Path('data.png'),
+        help='Image file to write (default: %(default)s)',
+    )
+    add('--rows', type=int, default=8, help='Frames on the contact sheet (default: %(default)s)')
     add(
         '--read',
         type=int,
         default=100,
-        help='frames that are read for the statistics; 0: all (default: %(default)s)',
+        help='Frames to read for the statistics; 0: all (default: %(default)s)',
     )
-    shards = commands.add_parser('shards', help='write WebDataset shards, for clusters')
+    shards = commands.add_parser('shards', help='write WebDataset shards (tar files)')
     add_data(shards, required=True)
     add = shards.add_argument
-    add('--out', type=Path, required=True, help='folder to write')
-    add('--frames-each', type=int, default=1000, help='of a tar file (default: %(default)s)')
+    add('--out', type=Path, required=True, help='Folder to write')
+    add('--frames-each', type=int, default=1000, help='Frames per tar file (default: %(default)s)')
     add(
         '--frame-size',
         type=size,
         metavar='WIDTHxHEIGHT',
-        help='bring every picture to this size and cut its middle out',
+        help='Resize every image to cover this size, then crop its centre',
     )
     return made
 

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on frames with ground truth, beside a guess that never looks."""
+"""Measure a checkpoint on frames with ground truth, beside a baseline without an input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ examples:
   python -m sd_perception_ros evaluate --data data/rooms/heldout --checkpoint runs/new \\
       --against bundled
 
-Depth is compared after each image's least-squares scale and shift, as affine-invariant depth is,
-and disparity likewise in 1 / depth; a protocol says in which range and in which part of a picture.
-GenPercept's figures are in fp32 at the pictures' own size: --precision fp32 --long-side-px 640 for
-NYU and ScanNet, 1216 for KITTI; 756 for ETH3D, 640 for DIODE. COCO's AP is over all pictures of a
-split, with the areas of its outlines.
---against answers whether one checkpoint is better: differences with 95 % intervals of a paired
-bootstrap over the pictures, and a * where zero is outside.
+metrics:
+  depth       after a least-squares fit of scale and shift to each image (affine-invariant depth),
+              in the range and the crop of --protocol; disparity: fitted in 1 / depth
+  human_pose  COCO AP over all images of a split, with the areas of the annotated outlines
+  mean target baseline of --train: the mean training target, predicted for every image
+  --against   differences with 95 % intervals of a paired bootstrap over the images; * marks
+              intervals without zero
+
+GenPercept measures in fp32: --precision fp32 --long-side-px 640 (NYU, ScanNet, DIODE), 1216
+(KITTI), 756 (ETH3D).
 """
 
 RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')  # of EngineConfig
@@ -38,18 +41,33 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    add_data(made, required=True, help='Frames to measure on')
-    add_data(made, '--train', help='Frames whose mean target is the guess')
+    add(
+        '--checkpoint',
+        default=EngineConfig.checkpoint,
+        help='Known name, folder or checkpoint.yaml (default: %(default)s)',
+    )
+    add_data(made, required=True, help='Data to measure on')
+    add_data(made, '--train', help='Training data, for the baseline')
     add_options(made, EngineConfig, only=RUN_OPTIONS)
-    add('--protocol', choices=PROTOCOLS, default='any', help='Range and part of depth that count')
-    add('--against', help='Another checkpoint, to compare with')
-    add('--resamples', type=int, default=1000, help='Of the bootstrap (default: %(default)s)')
-    add('--seed', type=int, default=0, help='Of the bootstrap (default: %(default)s)')
-    add('--json', type=Path, help='File for all figures, of every frame, too, and versions')
-    add('--record', action='store_true', help="Write the figures into the checkpoint's file, too")
-    add('--pictures', type=Path, help='Folder for a sheet of the worst pictures of each task')
-    add('--worst', type=int, default=8, help='Pictures on a sheet (default: %(default)s)')
+    add(
+        '--protocol',
+        choices=PROTOCOLS,
+        default='any',
+        help='Depth range and crop of a benchmark (default: %(default)s)',
+    )
+    add('--against', metavar='CHECKPOINT', help='Compare with another checkpoint')
+    add('--resamples', type=int, default=1000, help='Bootstrap resamples (default: %(default)s)')
+    add('--seed', type=int, default=0, help='Bootstrap seed (default: %(default)s)')
+    add(
+        '--json',
+        type=Path,
+        help='Write metrics of the data and of each frame, options and versions',
+    )
+    add('--record', action='store_true', help='Write the metrics into checkpoint.yaml')
+    add(
+        '--pictures', type=Path, help='Folder for a contact sheet of the worst images of each task'
+    )
+    add('--worst', type=int, default=8, help='Images on a contact sheet (default: %(default)s)')
     return made
 
 
@@ -63,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what would only fail after everything was measured; make the folders."""
+    """Check options that are used after measuring, which takes long; create the folders."""
     EngineConfig(**{name: getattr(arguments, name) for name in RUN_OPTIONS})
     for name in ('resamples', 'worst'):
         if getattr(arguments, name) < 1:

@@ -30,8 +30,8 @@ examples:
   python -m sd_perception_ros synthesize --assets furniture --out data/film --sequence 60 \\
       --width 320 --height 240 --seed 900101 --heldout
 
-A stopped run continues where it was. Frames may be read while the folder grows: one is complete
-as soon as its .camera.json is there.
+Run the same command again to resume a stopped run. A frame is complete when its .camera.json
+exists, so frames can be read while others are rendered.
 """
 
 
@@ -43,28 +43,48 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('--out', type=Path, required=True, help='folder to write to')
+    made.add_argument('--out', type=Path, required=True, help='Folder to write')
     made.add_argument(
-        '--assets', default='none', help="folder with the *.sh3f catalogues, or 'none' (default)"
+        '--assets',
+        default='none',
+        help='Folder with *.sh3f furniture catalogues (default: none)',
     )
     made.add_argument(
-        '--bodies', type=Path, help='bank of people from bake-bodies: half of all people'
+        '--bodies', type=Path, help='File from bake-bodies; half of the people come from it'
     )
-    made.add_argument('--cache', type=Path, default=Path('data/meshes'), help='parsed models')
-    made.add_argument('--scenes', type=int, default=100, help='number of scenes (default 100)')
-    made.add_argument('--views', type=int, default=3, help='frames of each scene (default 3)')
-    made.add_argument('--seed', type=int, default=1, help='same seed, same bytes (default 1)')
-    made.add_argument('--workers', type=int, default=2, help='processes (default 2)')
-    made.add_argument('--width', type=int, default=256, help='pixels (default 256)')
-    made.add_argument('--height', type=int, default=192, help='pixels (default 192)')
     made.add_argument(
-        '--heldout', action='store_true', help='use only the models reserved for evaluation'
+        '--cache',
+        type=Path,
+        default=Path('data/meshes'),
+        help='Folder for parsed models (default: %(default)s)',
+    )
+    made.add_argument('--scenes', type=int, default=100, help='Scenes (default: %(default)s)')
+    made.add_argument(
+        '--views', type=int, default=3, help='Frames of each scene (default: %(default)s)'
+    )
+    made.add_argument(
+        '--seed',
+        type=int,
+        default=1,
+        help='Random seed; equal seeds give equal files (default: %(default)s)',
+    )
+    made.add_argument('--workers', type=int, default=2, help='Processes (default: %(default)s)')
+    made.add_argument(
+        '--width', type=int, default=256, help='Image width, pixels (default: %(default)s)'
+    )
+    made.add_argument(
+        '--height', type=int, default=192, help='Image height, pixels (default: %(default)s)'
+    )
+    made.add_argument(
+        '--heldout',
+        action='store_true',
+        help='Use only furniture reserved for evaluation',
     )
     made.add_argument(
         '--sequence',
         type=int,
         metavar='FRAMES',
-        help='instead of single frames: a film of one room, 10 Hz (not used: --scenes, --views)',
+        help='Render a film of one room at 10 Hz instead (ignores --scenes, --views)',
     )
     return made
 

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained denoiser for some tasks and write a checkpoint."""
+"""Fine-tune a pre-trained denoiser for one or more tasks and write a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ examples:
       --fsdp_transformer_layer_cls_to_wrap ResnetBlock2D,BasicTransformerBlock \\
       -m sd_perception_ros train --recipe ...
 
-A stopped run goes on where it was. All tasks share one denoiser: a robot pays for it once.
---base is any folder in the layout of diffusers: vae, unet, text encoder or prompt.safetensors;
-or a checkpoint, whose readouts go on, too: --base bundled fits the small model to your pictures.
---data is of any kind that docs/data.md lists; look at it first: data inspect.
-Several processes do the same steps as one, each with its part of the batch; with FSDP, each
-also keeps only its part of the weights.
-Curves and pictures: tensorboard --logdir runs
+resume            run the same command again
+--base            a folder in the layout of diffusers: vae, unet, and a text encoder or
+                  prompt.safetensors; or a checkpoint, whose heads are trained further, too:
+                  --base bundled adapts the small model to your images
+--data            formats: docs/data.md; check your data first: data inspect
+--tasks           all tasks share one denoiser, which runs once per frame
+several GPUs      each process trains on its share of a batch; with FSDP it also stores only its
+                  share of the weights
+loss and images   tensorboard --logdir runs
 """
 
 
@@ -50,30 +52,46 @@ def parser() -> argparse.ArgumentParser:
         '--base',
         type=Path,
         required=True,
-        help='Folder with vae and unet, or a checkpoint to go on from, such as bundled',
+        help='Folder with vae and unet, or a checkpoint, such as bundled',
     )
     add_data(made, required=True)
     made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
     made.add_argument(
-        '--latents', type=Path, help='Latents that pretrain made of this data (default: in --base)'
+        '--latents',
+        type=Path,
+        metavar='FILE',
+        help='Latents of this data from pretrain (default: those in --base, if they match)',
     )
-    made.add_argument('--tasks', nargs='+', choices=TASKS, default=['depth', 'normals'])
-    made.add_argument('--head', choices=HEADS, default='light', help='default: %(default)s')
+    made.add_argument(
+        '--tasks',
+        nargs='+',
+        choices=TASKS,
+        default=['depth', 'normals'],
+        metavar='TASK',
+        help=f'Any of {", ".join(TASKS)} (default: depth normals)',
+    )
+    made.add_argument(
+        '--head', choices=HEADS, default='light', help='Head of new tasks (default: %(default)s)'
+    )
     made.add_argument(
         '--task-options',
         nargs='+',
         default=[],
         metavar='TASK.NAME=VALUE',
-        help="Such as 'segmentation.classes=[road, grass, other]'",
+        help="Options of tasks, such as 'segmentation.classes=[road, grass, other]'",
     )
     made.add_argument(
         '--sizes',
         nargs='+',
         type=size,
         default=[(128, 192), (192, 256)],
-        help='Windows, each for an equal share of the steps (default: 192x128 256x192)',
+        metavar='WIDTHxHEIGHT',
+        help='Training windows, in order, each for an equal share of the steps '
+        '(default: 192x128 256x192)',
     )
-    made.add_argument('--license', help="Of the weights (default: as the base's model card says)")
+    made.add_argument(
+        '--license', help="Licence of the weights (default: from the base's model card)"
+    )
     add_options(made, TrainingConfig)
     add_options(made, FinetuneConfig)
     add_options(made, WindowConfig)
@@ -95,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(words: list[str]) -> dict[str, dict[str, Any]]:
-    """Read 'task.name=value' words, the values in YAML, as options by task."""
+    """Parse 'task.name=value' words, the values in YAML, into options by task."""
     options: dict[str, dict[str, Any]] = {}
     for word in words:
         path, equals, text = word.partition('=')

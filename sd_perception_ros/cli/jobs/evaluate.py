@@ -1,9 +1,9 @@
-"""Measure a checkpoint on frames with ground truth, beside a guess that never looks."""
+"""Measure a checkpoint on frames with ground truth, beside a baseline without an input."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 import json
 import math
@@ -35,78 +35,62 @@ from sd_perception_ros.evaluation.evaluate import (
     worst,
 )
 from sd_perception_ros.evaluation.protocols import Protocol, PROTOCOLS
+from sd_perception_ros.tasks.task import Task
 
-MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # names of rows, and keys of the JSON
+MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # columns, and keys of the JSON
+BASELINE_FRAMES = 500  # of each training set; more change the mean target little
 Differences = Mapping[str, Mapping[str, Difference]]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table for each task, and write figures and pictures if asked to."""
+    """Print a table for each task; write metrics and sheets where an option requests them."""
     protocol = PROTOCOLS[arguments.protocol]
     options = {name: getattr(arguments, name) for name in RUN_OPTIONS}
     engine = Engine.load(arguments.checkpoint, **options)
     other = Engine.load(arguments.against, **options) if arguments.against else None
     print(engine.summary())
-    classes = next((t.class_names for t in engine.tasks.values() if hasattr(t, 'class_names')), ())
-    dataset = relabel(open_data(arguments.data, measuring=True), classes)
+    dataset = _open(arguments.data, engine, measuring=True)
     dataset.check()
     tasks = measurable(engine.tasks, dataset)
-    left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
-    for why, names in (
-        ('has no truth for them', [n for n, t in left_out.items() if t not in dataset.truths]),
-        ('has other classes', [n for n, t in left_out.items() if t in dataset.truths]),
-    ):
-        if names:
-            print(f'not measured, as the data {why}: {", ".join(names)}')
-    guessed: Measured = {}
-    if arguments.train:  # first: it is quick, and may not fit the data
-        train = relabel(open_data(arguments.train, 500), classes)
-        steps = measure_mean(measurable(tasks, train), train, dataset, guessed, protocol)
-        for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
-            pass
+    _print_left_out(engine, tasks, dataset)
+    results: dict[str, dict[str, Figures]] = {}
+    if arguments.train:  # first: it is fast, and may not fit the data
+        train = _open(arguments.train, engine, limit=BASELINE_FRAMES)
+        results[MEAN] = _measure_baseline(tasks, train, dataset, protocol)
     measured = _measure(engine, dataset, protocol, 'evaluate')
-    results = {MODEL: summarize(measured, tasks)}
-    if guessed:
-        results[MEAN] = summarize(guessed, tasks)
+    results = {MODEL: summarize(measured, tasks), **results}
     differences: Differences = {}
     if other:
         compared = _measure(other, dataset, protocol, AGAINST)
         results[AGAINST] = summarize(compared, other.tasks)
-        both = [name for name in measured if name in compared]
-        differences = {
-            name: paired_bootstrap(
-                (tasks[name], other.tasks[name]),
-                (measured[name], compared[name]),
-                arguments.resamples,
-                arguments.seed,
-            )
-            for name in tqdm(both, 'bootstrap', unit='task')
-        }
+        differences = _compare(engine, other, measured, compared, arguments)
     _print(results, differences, len(dataset))
     frames = each_frame(measured, tasks)
     if arguments.json:
-        report = {
-            **results,
-            'difference': {
-                t: {n: d._asdict() for n, d in f.items()} for t, f in differences.items()
-            },
-            'frames': [
-                {'key': key, **{name: frames[name][index] for name in frames}}
-                for index, key in enumerate(map(dataset.key, range(len(dataset))))
-            ],
-            'about': _about(arguments, dataset, protocol),
-        }
-        arguments.json.write_text(json.dumps(_strict(report), indent=2, allow_nan=False) + '\n')
+        _write_json(arguments, dataset, protocol, results, differences, frames)
     if arguments.record:
-        recorded = {name: results[name] for name in (MODEL, MEAN) if name in results}
-        rounded = {
-            who: {t: {n: round(v, 4) for n, v in f.items()} for t, f in of.items()}
-            for who, of in recorded.items()
-        }
-        config_file.record_metrics(config_file.resolve(arguments.checkpoint), rounded)
+        _record(arguments.checkpoint, results)
     if arguments.pictures:
         _write_sheets(engine, dataset, protocol, frames, arguments.pictures, arguments.worst)
     return 0
+
+
+def _open(
+    names: Sequence[str], engine: Engine, limit: int = 0, measuring: bool = False
+) -> Dataset:
+    """Open data with the class ids of the model, where it has the same classes."""
+    classes = next((t.class_names for t in engine.tasks.values() if hasattr(t, 'class_names')), ())
+    return relabel(open_data(names, limit, measuring=measuring), classes)
+
+
+def _print_left_out(engine: Engine, tasks: Mapping[str, Task], dataset: Dataset) -> None:
+    left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
+    without_truth = [name for name, truth in left_out.items() if truth not in dataset.truths]
+    other_classes = [name for name in left_out if name not in without_truth]
+    if without_truth:
+        print(f'not measured, the data has no truth for: {", ".join(without_truth)}')
+    if other_classes:
+        print(f'not measured, the data has other classes: {", ".join(other_classes)}')
 
 
 def _measure(engine: Engine, dataset: Dataset, protocol: Protocol, title: str) -> Measured:
@@ -117,25 +101,92 @@ def _measure(engine: Engine, dataset: Dataset, protocol: Protocol, title: str) -
     return measured
 
 
+def _measure_baseline(
+    tasks: Mapping[str, Task], train: Dataset, dataset: Dataset, protocol: Protocol
+) -> dict[str, Figures]:
+    """Measure the mean target of the training data as a prediction of every frame."""
+    measured: Measured = {}
+    steps = measure_mean(measurable(tasks, train), train, dataset, measured, protocol)
+    for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
+        pass
+    return summarize(measured, tasks)
+
+
+def _compare(
+    engine: Engine,
+    other: Engine,
+    measured: Measured,
+    compared: Measured,
+    arguments: argparse.Namespace,
+) -> Differences:
+    """Return the difference of each metric of the tasks that both checkpoints have."""
+    names = [name for name in measured if name in compared]
+    return {
+        name: paired_bootstrap(
+            (engine.tasks[name], other.tasks[name]),
+            (measured[name], compared[name]),
+            arguments.resamples,
+            arguments.seed,
+        )
+        for name in tqdm(names, 'bootstrap', unit='task')
+    }
+
+
+def _write_json(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    protocol: Protocol,
+    results: Mapping[str, Mapping[str, Figures]],
+    differences: Differences,
+    frames: Mapping[str, list[Figures]],
+) -> None:
+    """Write the metrics of the data set and of each frame, and how they were measured."""
+    report = {
+        **results,
+        'difference': {
+            task: {name: difference._asdict() for name, difference in by_metric.items()}
+            for task, by_metric in differences.items()
+        },
+        'frames': [
+            {'key': dataset.key(index), **{task: frames[task][index] for task in frames}}
+            for index in range(len(dataset))
+        ],
+        'about': _about(arguments, dataset, protocol),
+    }
+    text = json.dumps(_without_nan(report), indent=2, allow_nan=False)
+    arguments.json.write_text(text + '\n')
+
+
+def _record(checkpoint: str, results: Mapping[str, Mapping[str, Figures]]) -> None:
+    """Write the metrics of model and baseline into the checkpoint.yaml."""
+    rounded = {
+        predictor: {
+            task: {name: round(value, 4) for name, value in metrics.items()}
+            for task, metrics in results[predictor].items()
+        }
+        for predictor in (MODEL, MEAN)
+        if predictor in results
+    }
+    config_file.record_metrics(config_file.resolve(checkpoint), rounded)
+
+
 def _print(
     results: Mapping[str, Mapping[str, Figures]], differences: Differences, frames: int
 ) -> None:
-    for task, figures in results[MODEL].items():
-        columns = [who for who, of in results.items() if task in of]
+    """Print a table for each task: a row for each metric, a column for each predictor."""
+    for task, metrics in results[MODEL].items():
+        columns = [predictor for predictor, by_task in results.items() if task in by_task]
         compared = differences.get(task, {})
         head = [f'{task}, {frames} frames', *columns]
-        rows = [
-            [
-                name,
-                *(_number(results[who][task].get(name, math.nan)) for who in columns),
-                *([_change(compared[name])] if name in compared else []),
-            ]
-            for name in figures
-        ]
         if compared:
             head.append(f'{MODEL} - {AGAINST}')
-        widest = [line + [''] * (len(head) - len(line)) for line in rows]
-        print('\n' + '\n'.join(aligned([head, *widest])))
+        rows = [head]
+        for name in metrics:
+            row = [name, *(_number(results[c][task].get(name, math.nan)) for c in columns)]
+            if compared:
+                row.append(_change(compared[name]) if name in compared else '')
+            rows.append(row)
+        print('\n' + '\n'.join(aligned(rows)))
 
 
 def _number(value: float) -> str:
@@ -151,7 +202,7 @@ def _change(difference: Difference) -> str:
 
 
 def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) -> dict[str, Any]:
-    """Return what was measured on what, with which versions."""
+    """Return options, data, commit and versions of this measurement."""
     return {
         'checkpoint': arguments.checkpoint,
         'against': arguments.against,
@@ -168,12 +219,12 @@ def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) 
     }
 
 
-def _strict(value: Any) -> Any:
-    """Replace what JSON has no number for by null."""
+def _without_nan(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, Mapping):
-        return {name: _strict(one) for name, one in value.items()}
+        return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(one) for one in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
