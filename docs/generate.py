@@ -1,11 +1,8 @@
 """
-Write the generated pages of this folder.
+Write the generated pages of this folder: `python docs/generate.py`.
 
-parameters.md and topics.md are written as a whole; in benchmarks.md and checkpoints.md only tables.
-
-    python docs/generate.py
-
-`topics.md` needs the ROS messages (rclpy need not run); the other pages need only this package.
+parameters.md and topics.md are written as a whole, in benchmarks.md and checkpoints.md the tables.
+topics.md needs the ROS messages (rclpy need not run); the other pages need only this package.
 """
 
 from __future__ import annotations

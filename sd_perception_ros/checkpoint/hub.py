@@ -81,12 +81,11 @@ def commit_of(location: HubLocation) -> str:
     commit = lock.locked_commit(location.repo, location.revision)
     if commit:
         return commit
-    commit = _ask(
+    info = _ask(
         location,
-        lambda api: (
-            api.model_info(location.repo, revision=location.revision, timeout=TIMEOUT_S).sha
-        ),
+        lambda api: api.model_info(location.repo, revision=location.revision, timeout=TIMEOUT_S),
     )
+    commit = str(info.sha)
     lock.record(location.repo, location.revision, commit)
     LOG.info('%s is commit %s from now on (written to %s)', location, commit, lock.lock_file())
     return commit
