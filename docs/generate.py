@@ -41,6 +41,8 @@ def parameters() -> str:
     )
     from sd_perception_ros.ros.options import (
         CameraOptions,
+        change_of,
+        CHANGES,
         InputOptions,
         NodeOptions,
         OLD_PARAMETERS,
@@ -57,20 +59,12 @@ def parameters() -> str:
         'choice or a wrong type is refused with the reason; a name that looks like a typing error '
         'gives a warning. `ros2 param describe` shows the same texts.',
         '**Change**: when `ros2 param set` on the running node takes effect.',
-        table(
-            ('change', 'meaning'),
-            (
-                ('frame', 'from the next frame'),
-                ('reload', 'at the next `configure`, or by the service `~/reload_model`'),
-                ('configure', 'at the next `configure` transition'),
-                ('start', 'only at the start of the node'),
-            ),
-        ),
+        table(('change', 'meaning'), CHANGES.items()),
         '## perception_node',
-        _parameter_section('Node', NodeOptions, '', lambda name: 'start'),
-        _parameter_section('Model', EngineConfig, '', lambda name: 'reload'),
-        _parameter_section('Input', InputOptions, '', lambda name: 'configure'),
-        *(_parameter_section(name, cls, f'{name}.', _output_change) for name, cls in tasks),
+        _parameter_section('Node', NodeOptions, '', change_of),
+        _parameter_section('Model', EngineConfig, '', change_of),
+        _parameter_section('Input', InputOptions, '', change_of),
+        *(_parameter_section(name, cls, f'{name}.', change_of) for name, cls in tasks),
         '## camera_node',
         _parameter_section('Replay', CameraOptions, '', lambda name: 'start'),
         '## checkpoint.yaml',
@@ -103,11 +97,6 @@ def parameters() -> str:
         ),
     ]
     return '\n\n'.join(blocks) + '\n'
-
-
-def _output_change(name: str) -> str:
-    last = name.rpartition('.')[2]
-    return {'enabled': 'frame', 'checkpoint': 'reload'}.get(last, 'configure')
 
 
 def _parameter_section(

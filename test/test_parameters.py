@@ -27,11 +27,13 @@ from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
 from sd_perception_ros.ros.options import (
     CameraOptions,
+    change_of,
     DepthOptions,
     InputOptions,
     NodeOptions,
     OLD_PARAMETERS,
     OutputOptions,
+    when_used,
 )
 from sd_perception_ros.types import Camera
 
@@ -99,6 +101,26 @@ def test_a_range_that_is_upside_down_is_refused(peer):
         declare(
             node_with(peer, depth__min_range_m=5.0, depth__max_range_m=2.0), DepthOptions, 'depth.'
         )
+
+
+@pytest.mark.parametrize(
+    ('name', 'used'),
+    [
+        ('human_pose.enabled', 'frame'),
+        ('human_pose.checkpoint', 'reload'),
+        ('checkpoint', 'reload'),
+        ('qos_reliability', 'configure'),
+        ('depth.scale.source', 'configure'),
+        ('diagnostics_rate_hz', 'start'),
+    ],
+)
+def test_every_parameter_has_a_time_from_which_a_change_is_used(name, used):
+    assert change_of(name) == used
+
+
+def test_changes_together_are_used_when_the_last_of_them_is():
+    assert when_used(['depth.enabled']) == 'used from the next frame on'
+    assert when_used(['depth.enabled', 'rectify', 'device']) == 'used at the next configure'
 
 
 def test_a_change_is_checked_before_it_is_made(peer):

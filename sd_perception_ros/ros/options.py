@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 import re
 
@@ -168,6 +169,30 @@ class OutputOptions:
             for task, group in groups.items()
             if isinstance(group, TaskOptions) and group.checkpoint
         }
+
+
+# When the perception node uses a changed parameter: the soonest first.
+CHANGES = {
+    'frame': 'used from the next frame on',
+    'reload': 'used at the next configure or ~/reload_model',
+    'configure': 'used at the next configure',
+    'start': 'used at the next start of the node',
+}
+
+
+def change_of(name: str) -> str:
+    """Return when the perception node uses a change of a parameter: a key of `CHANGES`."""
+    group, _, last = name.rpartition('.')
+    if group in {f.name for f in fields(OutputOptions)} and last in ('enabled', 'checkpoint'):
+        return 'frame' if last == 'enabled' else 'reload'
+    if name in {f.name for f in fields(EngineConfig)}:
+        return 'reload'
+    return 'start' if name in {f.name for f in fields(NodeOptions)} else 'configure'
+
+
+def when_used(names: Iterable[str]) -> str:
+    """Return when the node has used all of some changes, as it answers `ros2 param set`."""
+    return CHANGES[max(map(change_of, names), key=list(CHANGES).index, default='frame')]
 
 
 @dataclass(frozen=True)

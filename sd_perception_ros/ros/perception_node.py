@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 import sys
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -34,11 +33,11 @@ from sd_perception_ros.ros.options import (
     NODES,
     OLD_PARAMETERS,
     OutputOptions,
+    when_used,
 )
 from sd_perception_ros.ros.pipeline import FramePipeline
 from sd_perception_ros.ros.reloading import Reloading
 from sd_perception_ros.ros.serving import load, Served, Serving
-from sd_perception_ros.tasks import TASKS
 
 GROUPS = tuple((cls, '') for cls in NODES['perception'])
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -192,20 +191,12 @@ class PerceptionNode(LifecycleNode):
                 read(self, cls, prefix, change)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True, reason=_when_used(change))
+        return SetParametersResult(successful=True, reason=when_used(change))
 
     def _time_jumped(self, jump: object) -> None:
         if self._pipeline is not None and self._pipeline.image_topics:
             self._stats.count('time_jumps')
             self._pipeline.reset()
-
-
-def _when_used(names: Collection[str]) -> str:
-    if all(name.endswith('.enabled') for name in names):
-        return 'used from the next frame on'
-    if set(names) <= {*names_of(EngineConfig), *(f'{task}.checkpoint' for task in TASKS)}:
-        return 'used at the next configure or ~/reload_model'
-    return 'used at the next configure'
 
 
 def main(argv: list[str] | None = None) -> int:
