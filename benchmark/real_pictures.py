@@ -52,8 +52,8 @@ from sd_perception_ros.cli.evaluate_sheets import sheet  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
-from sd_perception_ros.data.dataset import to_tensor  # noqa: E402
 from sd_perception_ros.data.opening import open_data  # noqa: E402
+from sd_perception_ros.data.samples import to_tensor  # noqa: E402
 from sd_perception_ros.drawing import draw_people, true_poses  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation.evaluate import mean_raw  # noqa: E402

@@ -74,7 +74,7 @@ def test_a_file_that_is_missing_or_cut_off_is_named_before_a_training(
         if file.suffix not in BY_HEAD and 'ground_truth_depth' not in file.parts:
             file.write_bytes(whole[: len(whole) // 2])
             with pytest.raises(
-                OSError, match=r'expected a whole file.* copy or download it again'
+                OSError, match=r'expected a complete file.* copy or download it again'
             ):
                 dataset.check()
             with pytest.raises(OSError, match=file.name):
@@ -383,7 +383,7 @@ def test_a_jpeg_of_a_phone_may_carry_a_film_behind_it_and_a_preview_in_it(tmp_pa
     file.write_bytes(large[:2] + preview + large[2:] + bytes(5000))
     assert read_rgb(file).shape == (48, 64, 3)
     file.write_bytes((large[:2] + preview + large[2:])[:-400])
-    with pytest.raises(OSError, match='expected a whole file, but its end is missing'):
+    with pytest.raises(OSError, match='expected a complete file, but its end is missing'):
         read_rgb(file)
 
 

@@ -313,12 +313,12 @@ def test_inspect_names_every_broken_frame(
     file = tmp_path / 'mine' / 'alpha' / 'b.png'
     file.write_bytes(file.read_bytes()[:-20])
     words = ['inspect', '--data', str(tmp_path / 'mine'), '--out', str(tmp_path / 'sheet.png')]
-    with pytest.raises(OSError, match=r'alpha/b.png: expected a whole file'):
+    with pytest.raises(OSError, match=r'alpha/b.png: expected a complete file'):
         data_command.main(words)
     assert data_command.main([*words, '--read', '0']) == 1
     errors = capsys.readouterr().err
     assert 'b.png: ' in errors
-    assert 'alpha/b.png: expected a whole file' in errors
+    assert 'alpha/b.png: expected a complete file' in errors
     assert 'error: 1 of 2 frames are broken' in errors
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from sd_perception_ros.data.dataset import Arrays, collate, FrameFiles
+from sd_perception_ros.data.dataset import Arrays, FrameFiles
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
+from sd_perception_ros.data.samples import collate
 from sd_perception_ros.data.windows import center_crop, prefetch, resize_sample, resize_to_cover
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
@@ -293,7 +294,7 @@ def test_frames_are_kept_while_there_is_room_and_given_back(
     for index in (1, 2, 2):
         dataset[index]
     assert len(read) == 4
-    dataset.forget()
+    dataset.free_memory()
     dataset[0]
     assert len(read) == 5
 

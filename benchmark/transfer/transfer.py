@@ -119,7 +119,7 @@ def run(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(everything))[:frames]).tolist()
     labelled = RoomsDataset(options.data, keep=True)
-    labelled.choose(chosen)
+    labelled.select(chosen)
     dataset = ResidentDataset(ResizedDataset(labelled, options.size), device())
     torch.manual_seed(seed)
     model = begin(options.base, start, options.timestep)

@@ -1,1 +1,1 @@
-"""Data sets: pictures and what is true about them."""
+"""Data sets: images with ground truth."""

@@ -1,4 +1,4 @@
-"""Changes that leave the truth true: mirror, crop, colours, blur and noise."""
+"""Augmentation that keeps the ground truth valid: mirror, crop, colours, blur and noise."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from sd_perception_ros.types import Sample
 
 
 def mirror(sample: Sample) -> Sample:
-    """
-    Swap left and right.
-
-    Normals point the other way along x, too, and a left hand becomes a right one.
-    """
+    """Mirror left and right, including x of normals and the names of joints."""
     mirrored = {name: value.flip(-1) for name, value in sample.items() if name != 'joints'}
     if 'normals' in mirrored:
         signs = mirrored['normals'].new_tensor([-1.0, 1, 1]).view(1, 3, 1, 1)
@@ -33,7 +29,7 @@ def mirror(sample: Sample) -> Sample:
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cut the same window, in pixels, out of every map; joints know that they are outside."""
+    """Crop every map to a window, in pixels; joints outside of it are flagged as `OUTSIDE`."""
     cut = {
         name: value[..., top : top + height, left : left + width]
         for name, value in sample.items()
@@ -51,10 +47,10 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
 def subsample(sample: Sample, cell: int, row: int, column: int) -> Sample:
     """
-    Keep one pixel of every cell x cell block of every map: the one at (row, column) in it.
+    Keep the pixel at (row, column) of every cell x cell block of every map; drops joints.
 
-    Values stay values of real pixels: a mean of two depths is the depth of nothing. Over random
-    rows and columns, the middle of the kept pixels is the middle of their blocks. No joints.
+    No averaging: a mean of two depths lies on no surface. With random rows and columns, the kept
+    pixels lie at the centres of their blocks on average.
     """
     return {
         name: value[..., row::cell, column::cell]
@@ -65,12 +61,12 @@ def subsample(sample: Sample, cell: int, row: int, column: int) -> Sample:
 
 def color_jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     """
-    Change pictures as other cameras would: exposure, tint, saturation, contrast, blur, noise.
+    Change exposure, tint, saturation, contrast, blur and noise, as between cameras.
 
-    A tenth of them lose their colours.
+    A tenth of the images become grey.
 
     :param images: (B, 3, H, W) in -1..1, on any device.
-    :param rngs: one for each picture, so that it does not matter which pictures are beside it.
+    :param rngs: one for each image, which makes the result independent of the rest of the batch.
     """
     changes = [_Change.random(rng) for rng in rngs]
 
@@ -84,13 +80,13 @@ def color_jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     light = gray + (light - gray) * each('saturation')
     middle = light.mean((1, 2, 3), keepdim=True)
     light = middle + (light - middle) * each('contrast')
-    blurred = [place for place, change in enumerate(changes) if change.blur_px]
+    blurred = [index for index, change in enumerate(changes) if change.blur_px]
     if blurred:
         light[blurred] = _blur(light[blurred], each('blur_px').flatten()[blurred])
     noise = torch.zeros_like(light)
     for row, change in zip(noise, changes, strict=True):
         if change.noise:
-            # Drawn where the picture is: 150,000 numbers for each one are slow to bring there.
+            # Drawn on the device of the image: copying 150,000 numbers for each image is slow.
             generator = torch.Generator(images.device).manual_seed(change.seed)
             row.normal_(generator=generator)
     return ((light + noise * each('noise')).clamp(0, 1) * 2 - 1).float()
@@ -98,7 +94,7 @@ def color_jitter(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Change:
-    """How one picture is changed."""
+    """Parameters of the changes to one image."""
 
     gamma: float
     gain: NDArray[np.float64]  # of red, green and blue
@@ -110,7 +106,7 @@ class _Change:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> _Change:
-        """Draw one; the spreads are those of cheap cameras."""
+        """Draw random parameters; the ranges are those of cheap cameras."""
         return cls(
             gamma=float(np.exp(rng.normal(0, 0.2))),
             gain=np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.08, 3)),
@@ -123,7 +119,7 @@ class _Change:
 
 
 def _blur(images: Tensor, sigmas_px: Tensor) -> Tensor:
-    """Blur each of (B, 3, H, W) pictures with its own Gaussian, standard deviations in pixels."""
+    """Blur each of (B, 3, H, W) images with its own Gaussian; standard deviations in pixels."""
     offsets = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
     variances = sigmas_px.square()[:, None]
     weights = torch.exp(-offsets.square() / (2 * variances))

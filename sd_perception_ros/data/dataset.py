@@ -1,4 +1,4 @@
-"""What a data set is: pictures with truths, of any sizes, drawn at random or one by one."""
+"""The interface of data sets: images of any size with ground truth."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.data.files import check_whole
+from sd_perception_ros.data.samples import collate, OF_PEOPLE, size_mismatch, to_tensor
 from sd_perception_ros.types import Sample
 
-# What `read` gives: image (H, W, 3) uint8, depth_m (H, W) float32, normals (H, W, 3) float32,
+# Result of `read`: image (H, W, 3) uint8, depth_m (H, W) float32, normals (H, W, 3) float32,
 # labels (H, W) uint8, foreground and matte (H, W) float32, joints (P, 17, 3) and bodies (Q, 6)
 # float32.
 Arrays = Mapping[str, NDArray[Any]]
-MOST_FULL_PERCENT = 60  # of the machine's memory: then no further frame is kept
-OF_PEOPLE = ('joints', 'bodies')  # rows of people; all others are maps
+MAX_MEMORY_PERCENT = 60  # of the machine's memory in use: no further frame is cached
 
 
 class FrameFiles(NamedTuple):
     """
-    One picture and its truths.
+    The files of one frame: an image and its ground truth.
 
-    :ivar key: its name in the set, for people.
-    :ivar files: by what they hold; `image` always.
+    :ivar key: name of the frame, for messages.
+    :ivar files: by name of the content, such as `depth_m`; `image` always.
     """
 
     key: str
@@ -38,12 +38,12 @@ class FrameFiles(NamedTuple):
 
 class Dataset(ABC):
     """
-    Pictures and what is true about them; all of `Sample`'s conventions hold.
+    Images with ground truth, in the conventions of `Sample`.
 
-    :ivar name: what messages call it, such as 'hypersim:data/hypersim'.
-    :ivar truths: names of the truths that every frame has.
-    :ivar classes: what the ids of `labels` stand for; empty: as whoever made them knows.
-    :ivar uniform: whether all frames are known to have one size, and room for as many people.
+    :ivar name: for messages, such as 'hypersim:data/hypersim'.
+    :ivar truths: names of the ground truth that every frame has, such as 'depth_m'.
+    :ivar classes: class names of the ids in `labels`; empty: not known.
+    :ivar uniform: all frames have one size and the same number of rows for people.
     """
 
     name: str
@@ -61,32 +61,32 @@ class Dataset(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a short name of this very set: of its frames and the sizes of their pictures."""
+        """Return a short hash of the names of all frames and the sizes of their image files."""
 
     @abstractmethod
     def key(self, index: int) -> str:
-        """Return a frame's name."""
+        """Return the name of a frame."""
 
     @abstractmethod
     def check(self) -> None:
         """
-        Look at every file without reading it, so that a broken one is found before a training.
+        Check the start and end of every file, which finds broken files before a training.
 
-        :raises OSError: a file is missing, empty or cut off; the message names it.
+        :raises OSError: a file is missing, empty or truncated; the message names it.
         """
 
-    def forget(self) -> None:  # noqa: B027 (most sets hold nothing)
-        """Give memory back that holds decoded frames."""
+    def free_memory(self) -> None:  # noqa: B027 (most sets cache nothing)
+        """Drop cached frames."""
 
     def image(self, index: int) -> Tensor:
-        """Return the picture alone, (1, 3, H, W) in -1..1."""
+        """Return only the image, (1, 3, H, W) in -1..1."""
         return self[index]['image']
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """
-        Return the pictures alone of frames of one size, (B, 3, H, W) in -1..1.
+        Return only the images of frames of one size, (B, 3, H, W) in -1..1.
 
-        :raises ValueError: they have several sizes.
+        :raises ValueError: the frames differ in size.
         """
         images = [self.image(index) for index in indices]
         for index, image in zip(indices, images, strict=True):
@@ -104,20 +104,20 @@ class Dataset(ABC):
         return int(rng.integers(len(self)))
 
     def evenly_spaced(self, count: int) -> list[int]:
-        """Return the indices of at most `count` frames, evenly chosen."""
+        """Return the indices of at most `count` evenly spaced frames."""
         return [int(i) for i in np.linspace(0, len(self) - 1, min(count, len(self)))]
 
     def sets_without(self, truth: str) -> list[str]:
-        """Return the names of the sets in here that do not have a truth."""
+        """Return the names of the data sets without this ground truth."""
         return [] if truth in self.truths else [self.name]
 
     def recipe(self) -> dict[str, Any]:
-        """Return how the frames were made, where that is known."""
+        """Return how the frames were rendered, if known."""
         return {}
 
 
 class DatasetWrapper(Dataset):
-    """Another set, of which a subclass gives the frames in another way."""
+    """Base of data sets that modify the frames of another data set."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -135,7 +135,7 @@ class DatasetWrapper(Dataset):
         return self.dataset[index]
 
     def key(self, index: int) -> str:
-        """Return a frame's name."""
+        """Return the name of a frame."""
         return self.dataset.key(index)
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -143,43 +143,43 @@ class DatasetWrapper(Dataset):
         return self.dataset.draw(rng)
 
     def evenly_spaced(self, count: int) -> list[int]:
-        """Return the indices of at most `count` frames of each set, evenly chosen."""
+        """Return the indices of at most `count` evenly spaced frames of each data set."""
         return self.dataset.evenly_spaced(count)
 
     def sets_without(self, truth: str) -> list[str]:
-        """Return the names of the sets in here that do not have a truth."""
+        """Return the names of the data sets without this ground truth."""
         return self.dataset.sets_without(truth)
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set."""
+        """Return a short hash of the data set."""
         return self.dataset.fingerprint()
 
     def check(self) -> None:
-        """Look at every file."""
+        """Check every file."""
         self.dataset.check()
 
     def recipe(self) -> dict[str, Any]:
-        """Return how the frames were made."""
+        """Return how the frames were rendered."""
         return self.dataset.recipe()
 
-    def forget(self) -> None:
-        """Give memory back that holds decoded frames."""
-        self.dataset.forget()
+    def free_memory(self) -> None:
+        """Drop cached frames."""
+        self.dataset.free_memory()
 
 
 class FolderDataset(Dataset):
     """
-    A set that lies in a folder, in the layout that its authors gave it.
+    A data set in a folder, in the layout of its authors.
 
-    :cvar kind: what --data calls it.
-    :cvar layout: where a frame's files lie, for people.
-    :cvar signs: patterns of paths, of which only a folder of this kind has one.
-    :cvar splits: parts of the set by name; the first is used where none is named.
-    :cvar keeps: whether decoded frames are small enough to be kept in memory while it has room.
-    :param limit: use only the first frames; 0 uses all.
-    :param keep: keep the decoded pixels in memory, if frames of this kind are small.
-    :param split: which part of the set.
-    :param measuring: also frames that teach nothing, and what only measuring asks for.
+    :cvar kind: its name for --data.
+    :cvar layout: description of the files of a frame, for messages.
+    :cvar signs: glob patterns by which a folder of this kind is recognised.
+    :cvar splits: names of the splits; the first is the default.
+    :cvar keeps: decoded frames are small enough to be cached in memory.
+    :param limit: use only the first frames; 0: all.
+    :param keep: cache decoded frames in memory, if `keeps`.
+    :param split: one of `splits`.
+    :param measuring: include frames and ground truth that only evaluation uses.
     :raises FileNotFoundError: the folder holds no frame in this layout.
     :raises ValueError: no such split.
     """
@@ -212,23 +212,19 @@ class FolderDataset(Dataset):
 
     @abstractmethod
     def find(self) -> list[FrameFiles]:
-        """
-        List the frames of the split, sorted; sets `truths`.
-
-        Files are not opened.
-        """
+        """List the frames of the split, sorted, without opening their files; sets `truths`."""
 
     @abstractmethod
     def read(self, frame: FrameFiles) -> Arrays:
         """
-        Read a frame's files.
+        Read the files of a frame.
 
-        :raises OSError: one is missing or broken; the message names it.
-        :raises ValueError: one holds something else; the message names it.
+        :raises OSError: a file is missing or broken; the message names it.
+        :raises ValueError: a file has unexpected content; the message names it.
         """
 
     def decode(self, arrays: Arrays) -> Arrays:
-        """Turn what is kept in memory into values in units."""
+        """Convert cached arrays to values in physical units."""
         return arrays
 
     def __len__(self) -> int:
@@ -236,7 +232,7 @@ class FolderDataset(Dataset):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return a frame as a batch of one; keys and units as `Sample` says."""
+        """Return a frame as a batch of one, with keys and units of `Sample`."""
         arrays = self.decode(self._arrays(index))
         frame = self.frames[index]
         height, width = arrays['image'].shape[:2]
@@ -244,31 +240,31 @@ class FolderDataset(Dataset):
             if name not in OF_PEOPLE and array.shape[:2] != (height, width):
                 raise ValueError(
                     f'{frame.files.get(name, frame.key)}: expected {name} of {width} x {height} '
-                    f'pixels, as the picture has, got {array.shape[1]} x {array.shape[0]}; take '
-                    'both from the same camera'
+                    f'pixels, the size of the image, got {array.shape[1]} x {array.shape[0]}; '
+                    'use image and ground truth of the same camera'
                 )
         return {name: to_tensor(name, array) for name, array in arrays.items()}
 
     def image(self, index: int) -> Tensor:
-        """Return the picture alone, (1, 3, H, W) in -1..1."""
+        """Return only the image, (1, 3, H, W) in -1..1."""
         return to_tensor('image', self._arrays(index)['image'])
 
     def key(self, index: int) -> str:
-        """Return a frame's name."""
+        """Return the name of a frame."""
         return self.frames[index].key
 
-    def choose(self, indices: Sequence[int]) -> None:
-        """Leave only these frames, in this order."""
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep only these frames, in this order."""
         self.frames = [self.frames[index] for index in indices]
         self._kept = None if self._kept is None else {}
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set: of its frames and the sizes of their pictures."""
+        """Return a short hash of the names of all frames and the sizes of their image files."""
         sizes = [f'{frame.key} {frame.files["image"].stat().st_size}' for frame in self.frames]
         return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Look at every file, once."""
+        """Check every file once."""
         for file in dict.fromkeys(file for frame in self.frames for file in frame.files.values()):
             check_whole(file)
 
@@ -283,51 +279,13 @@ class FolderDataset(Dataset):
             kept[index] = arrays
         return arrays
 
-    def forget(self) -> None:
-        """Give the memory of kept frames back, and keep no more."""
+    def free_memory(self) -> None:
+        """Drop cached frames, and cache no more."""
         self._kept = None
 
 
 def has_room() -> bool:
-    """Return whether most of the machine's memory is free still, whoever uses the rest."""
-    import psutil  # here: a robot runs without it
+    """Return whether the machine has memory for more cached frames."""
+    import psutil  # not needed for inference
 
-    return bool(psutil.virtual_memory().percent < MOST_FULL_PERCENT)
-
-
-def size_mismatch(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
-    """Return the message about a frame that has not the (height, width) of those before it."""
-    return (
-        f'{key}: expected a picture of {wanted[1]} x {wanted[0]} pixels, as those before it, got '
-        f'{came[1]} x {came[0]}; bring all to one size: --frame-size {wanted[1]}x{wanted[0]}'
-    )
-
-
-def to_tensor(name: str, array: NDArray[Any]) -> Tensor:
-    """Return what `Sample` wants of an array that `read` gives, as a batch of one."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    if name in OF_PEOPLE:
-        return tensor[None]
-    if name == 'image':
-        tensor = tensor / 255 * 2 - 1
-    maps = tensor if tensor.ndim == 3 else tensor[..., None]
-    return maps.permute(2, 0, 1)[None].contiguous()
-
-
-def collate(samples: Sequence[Sample]) -> Sample:
-    """Return samples of one size as a batch; rows of zeros make their people as many."""
-    people = max(
-        (sample['joints'].shape[1] for sample in samples if 'joints' in sample), default=0
-    )
-    batch = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name == 'joints':
-            values = [_with_people(joints, people) for joints in values]
-        batch[name] = torch.cat(values)
-    return batch
-
-
-def _with_people(joints: Tensor, people: int) -> Tensor:
-    nobody = joints.new_zeros(len(joints), people - joints.shape[1], *joints.shape[2:])
-    return torch.cat([joints, nobody], 1)
+    return bool(psutil.virtual_memory().percent < MAX_MEMORY_PERCENT)

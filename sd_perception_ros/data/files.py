@@ -1,4 +1,4 @@
-"""Files of data sets: read, or refused with their name, what was expected and what to do."""
+"""Read files of data sets; errors name the file, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-AGAIN = 'copy or download it again, or leave the frame out'
-# Last bytes of a whole file; some writers put a little more behind them.
+AGAIN = 'copy or download it again, or remove the frame'
+# Last bytes of a complete file; some writers append a few more.
 _ENDS = {'.png': b'IEND', '.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9'}
 _TAIL = 64
 _HEADS = Lock()
@@ -20,12 +20,12 @@ _HEADS = Lock()
 
 def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
     """
-    Return a picture as (H, W, 3) uint8 RGB.
+    Read an image as (H, W, 3) uint8 RGB.
 
-    :param turned: as its EXIF orientation says, as viewers show it. What public sets say about
-        their pictures is about the pixels as they are stored.
+    :param turned: apply the EXIF orientation, as viewers do. Ground truth of public data sets
+        refers to the pixels as stored.
     """
-    # IMREAD_COLOR_RGB would do, but OpenCV before 4.10 does not know it.
+    # Not IMREAD_COLOR_RGB, which OpenCV has since 4.10 only.
     stored = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = _read(file, stored)[..., ::-1]
     return np.asarray(pixels, np.uint8, order='C')
@@ -33,11 +33,11 @@ def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
 
 def read_levels(file: Path, dtype: type[np.generic], what: str) -> NDArray[Any]:
     """
-    Return a picture of one channel as it is, (H, W).
+    Read an image of one channel without conversion, (H, W).
 
     :param dtype: np.uint8 or np.uint16.
-    :param what: what the levels mean, for messages.
-    :raises ValueError: other levels, or colours that are not gray.
+    :param what: meaning of the values, for messages.
+    :raises ValueError: another number of bits, or an image in colour.
     """
     pixels = _read(file, cv2.IMREAD_UNCHANGED)
     if pixels.ndim == 3 and (pixels[..., :3] == pixels[..., :1]).all():
@@ -52,7 +52,7 @@ def read_levels(file: Path, dtype: type[np.generic], what: str) -> NDArray[Any]:
 
 
 def read_shares(file: Path) -> NDArray[np.float32]:
-    """Return a gray picture of 8 bits, or of 16, as shares 0..1, (H, W) float32."""
+    """Read a grey image of 8 or 16 bits as (H, W) float32 in 0..1."""
     wide = _read(file, cv2.IMREAD_UNCHANGED).dtype == np.uint16
     levels = read_levels(file, np.uint16 if wide else np.uint8, 'shares of pixels')
     return levels.astype(np.float32) / np.float32(65535 if wide else 255)
@@ -60,11 +60,11 @@ def read_shares(file: Path) -> NDArray[np.float32]:
 
 def read_npy(file: Path, *shapes: int) -> NDArray[Any]:
     """
-    Return an array of a .npy file.
+    Read the array of a .npy file.
 
-    :param shapes: how many axes it may have.
+    :param shapes: allowed numbers of axes.
     """
-    data = _there(file).read_bytes()
+    data = _existing(file).read_bytes()
     try:
         array = array_of(data)
     except (ValueError, EOFError) as error:
@@ -80,11 +80,11 @@ def read_npy(file: Path, *shapes: int) -> NDArray[Any]:
 
 def array_of(data: bytes) -> NDArray[Any]:
     """
-    Return the array in the bytes of a .npy file.
+    Parse the bytes of a .npy file.
 
-    :raises ValueError: it is none.
+    :raises ValueError: not a .npy file.
     """
-    # Heads are Python literals, which Python 3.11 cannot parse in two threads at once
+    # Headers are Python literals, which Python 3.11 cannot parse in two threads at once
     # (SystemError: AST constructor recursion depth mismatch, cpython issue 106905).
     with _HEADS:
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
@@ -92,10 +92,10 @@ def array_of(data: bytes) -> NDArray[Any]:
 
 
 def read_hdf5(file: Path) -> NDArray[Any]:
-    """Return the array `dataset` of an HDF5 file, as Hypersim has them."""
+    """Read the array `dataset` of an HDF5 file (Hypersim)."""
     import h5py
 
-    _there(file)
+    _existing(file)
     try:
         with h5py.File(file, 'r') as opened:
             array: NDArray[Any] = opened['dataset'][:]
@@ -106,15 +106,15 @@ def read_hdf5(file: Path) -> NDArray[Any]:
 
 def check_whole(file: Path) -> None:
     """
-    Look at both ends of a file, without decoding it.
+    Check the start and end of a file, without decoding it.
 
-    :raises OSError: it is missing, empty or cut off.
+    :raises OSError: it is missing, empty or truncated.
     """
     if file.is_dir():  # a recording
         return
-    size = _there(file).stat().st_size
+    size = _existing(file).stat().st_size
     if size == 0:
-        raise _broken(file, 'a file with something in it')
+        raise _broken(file, 'a file that is not empty')
     with file.open('rb') as opened:
         head = opened.read(_TAIL)
         opened.seek(max(size - _TAIL, 0))
@@ -124,21 +124,23 @@ def check_whole(file: Path) -> None:
     if not ended and head.startswith(b'\xff\xd8'):
         ended = _jpeg_ends(file.read_bytes())
     if not ended or _hdf5_size(head) > size:
-        raise _broken(file, 'a whole file, but its end is missing')
+        raise _broken(file, 'a complete file, but its end is missing')
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG is whole, whatever a phone put behind it, such as a film."""
-    place = 2
-    # Segments before the scan say how long they are; one of them may hold a whole small JPEG.
-    while data[place : place + 1] == b'\xff' and data[place + 1 : place + 2] != b'\xda':
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
-    # In a scan, 0xff is followed by 0x00 or by a restart, never by the end's 0xd9.
-    return data.find(_ENDS['.jpg'], place) >= 0
+    """Whether a JPEG has its end marker; phones may append more, such as a video."""
+    position = 2
+    # Segments before the scan have a length; one of them may contain a complete thumbnail.
+    while (
+        data[position : position + 1] == b'\xff' and data[position + 1 : position + 2] != b'\xda'
+    ):
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+    # Within a scan, 0xff is followed by 0x00 or a restart marker, never by 0xd9 of the end.
+    return data.find(_ENDS['.jpg'], position) >= 0
 
 
 def _hdf5_size(head: bytes) -> int:
-    """Return how long an HDF5 file says that it is (its superblock); 0 for other files."""
+    """Return the file size in the superblock of an HDF5 file; 0 for other files."""
     if not head.startswith(b'\x89HDF\r\n\x1a\n') or len(head) < 48:
         return 0
     start = 40 if head[8] < 2 else 28
@@ -146,14 +148,14 @@ def _hdf5_size(head: bytes) -> int:
 
 
 def _read(file: Path, flags: int) -> NDArray[Any]:
-    check_whole(file)  # OpenCV paints what is missing gray, and says nothing
+    check_whole(file)  # OpenCV fills missing parts with grey, without an error
     pixels: NDArray[Any] | None = cast('Any', cv2.imread(str(file), flags))
     if pixels is None:
-        raise _broken(file, 'a picture')
+        raise _broken(file, 'an image')
     return pixels
 
 
-def _there(file: Path) -> Path:
+def _existing(file: Path) -> Path:
     if not file.is_file():
         raise FileNotFoundError(f'expected a file at {file}, found none; {AGAIN}')
     return file

@@ -1,4 +1,4 @@
-"""Latents of a data set, encoded once: the encoder is frozen, so training need not repeat it."""
+"""Latents of a data set, encoded once and reused in training: the encoder is frozen."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.data.augment import color_jitter, mirror
-from sd_perception_ros.data.dataset import Dataset, size_mismatch
+from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.samples import size_mismatch
 from sd_perception_ros.safe_save import save_safetensors
 
-# Variants come in pairs: even as it is, odd mirrored. The first pair keeps its colours.
+# Even variants are as they are, odd ones mirrored. The first pair keeps its colours.
 VARIANTS = 4
 
 
 def latents_of(file: Path, source: str) -> Tensor | None:
     """
-    Return (VARIANTS, N, c, h, w) float16 latents from a file, if they are of this source.
+    Load (VARIANTS, N, c, h, w) float16 latents; None if the file is missing or of another source.
 
-    :param source: names the data set and the encoder, as `encode_dataset` was told.
+    :param source: identifies data set and encoder, as in `encode_dataset`.
     """
     if not file.is_file():
         return None
@@ -43,14 +44,14 @@ def encode_dataset(
     batch_size: int = 2,
 ) -> Iterator[int]:
     """
-    Encode every variant of every frame and write the file; yields the frames that are done.
+    Encode every variant of every frame and write the file; yields the number of frames done.
 
     :param encode: (B, 3, H, W) in -1..1 -> (B, c, h, w).
-    :param source: names the data set and the encoder, for `latents_of`.
+    :param source: identifies data set and encoder, for `latents_of`.
     :param batch_size: frames encoded together. More are slower on a CPU, which returns the memory
         of each large map to the system and requests it again.
-    :raises ValueError: the pictures are not all of one size.
-    :raises OSError: there is no room for the file, or no right to write it.
+    :raises ValueError: the images differ in size.
+    :raises OSError: the file cannot be written.
     """
     size = dataset.image(0).shape[-2:]
     chunks = []
@@ -60,14 +61,14 @@ def encode_dataset(
         if images.shape[-2:] != size:
             raise ValueError(size_mismatch(dataset.key(indices[0]), size, images.shape[-2:]))
         latents = encode(_variants(images, indices, seed))
-        parts = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
-        chunks.append(parts)
+        latents = latents.half().cpu().view(VARIANTS, len(indices), *latents.shape[1:])
+        chunks.append(latents)
         yield indices[-1] + 1
     save_safetensors(file, {'latents': torch.cat(chunks, 1).contiguous()}, {'source': source})
 
 
 def _variants(images: Tensor, indices: list[int], seed: int) -> Tensor:
-    """(B, 3, H, W) -> (VARIANTS * B, 3, H, W), one variant of all pictures after the other."""
+    """(B, 3, H, W) -> (VARIANTS * B, 3, H, W), ordered by variant, then by image."""
     variants = []
     for pair in range(VARIANTS // 2):
         rngs = [np.random.default_rng((seed, index, pair)) for index in indices]

@@ -1,4 +1,4 @@
-"""Sets made of sets: several of them mixed by weight, and one brought to a single size."""
+"""Data sets made of others: a weighted mixture, and images resized to one size."""
 
 from __future__ import annotations
 
@@ -19,92 +19,92 @@ from sd_perception_ros.types import Sample
 
 class Mixture(Dataset):
     """
-    Several sets as one: drawn by weight, counted one after the other.
+    Several data sets as one: indices are concatenated, random frames are drawn by weight.
 
-    Frames have what all sets have; class ids only where they mean the same in all.
+    Frames have the ground truth that all data sets have; labels only if all have the same classes.
 
-    :param weights: how many of the pictures that are drawn come from each set, as shares.
+    :param weights: relative frequency of each data set among random frames.
     """
 
     def __init__(self, sets: Sequence[Dataset], weights: Sequence[float]) -> None:
         self.sets = tuple(sets)
-        self.name = ' + '.join(one.name for one in sets)
+        self.name = ' + '.join(dataset.name for dataset in sets)
         self.shares = np.cumsum(weights) / np.sum(weights)
         self.weights = list(weights)
-        self.ends = list(accumulate(len(one) for one in sets))
-        known = [set(one[0]) for one in sets]
-        if len({one.classes for one in sets}) > 1:
-            known.append(known[0] - {'labels'})
-        self._names = set.intersection(*known)
+        self.ends = list(accumulate(len(dataset) for dataset in sets))
+        names = [set(dataset[0]) for dataset in sets]
+        if len({dataset.classes for dataset in sets}) > 1:
+            names.append(names[0] - {'labels'})
+        self._names = set.intersection(*names)
         self.truths = tuple(t for t in sets[0].truths if not self.sets_without(t))
         self.classes = sets[0].classes if 'labels' in self.truths else ()
 
     def __len__(self) -> int:
-        """Return the number of frames of all sets."""
+        """Return the number of frames of all data sets."""
         return self.ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
         """Return a frame as a batch of one."""
-        one, place = self._place(index)
-        return {name: value for name, value in one[place].items() if name in self._names}
+        dataset, frame = self._locate(index)
+        return {name: value for name, value in dataset[frame].items() if name in self._names}
 
     def image(self, index: int) -> Tensor:
-        """Return the picture alone, (1, 3, H, W) in -1..1."""
-        one, place = self._place(index)
-        return one.image(place)
+        """Return only the image, (1, 3, H, W) in -1..1."""
+        dataset, frame = self._locate(index)
+        return dataset.image(frame)
 
     def key(self, index: int) -> str:
-        """Return a frame's name."""
-        one, place = self._place(index)
-        return f'{one.name} {one.key(place)}'
+        """Return the name of a frame."""
+        dataset, frame = self._locate(index)
+        return f'{dataset.name} {dataset.key(frame)}'
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Return the index of a random frame: of a set by its weight, of it any frame."""
+        """Return the index of a random frame of a data set, which is drawn by weight."""
         chosen = min(int(np.searchsorted(self.shares, rng.random(), 'right')), len(self.sets) - 1)
         return self.ends[chosen] - len(self.sets[chosen]) + self.sets[chosen].draw(rng)
 
     def evenly_spaced(self, count: int) -> list[int]:
-        """Return the indices of frames of every set, at most `count` of each."""
-        starts = [end - len(one) for one, end in zip(self.sets, self.ends, strict=True)]
+        """Return the indices of at most `count` evenly spaced frames of each data set."""
+        starts = [end - len(dataset) for dataset, end in zip(self.sets, self.ends, strict=True)]
         return [
             start + i
-            for one, start in zip(self.sets, starts, strict=True)
-            for i in one.evenly_spaced(count)
+            for dataset, start in zip(self.sets, starts, strict=True)
+            for i in dataset.evenly_spaced(count)
         ]
 
     def sets_without(self, truth: str) -> list[str]:
-        """Return the names of the sets in here that do not have a truth."""
-        lacking = [name for one in self.sets for name in one.sets_without(truth)]
-        if not lacking and truth not in self._names:
-            return [self.name]  # class ids that mean different things
-        return lacking
+        """Return the names of the data sets without this ground truth."""
+        names = [name for dataset in self.sets for name in dataset.sets_without(truth)]
+        if not names and truth not in self._names:
+            return [self.name]  # labels of different classes
+        return names
 
     def fingerprint(self) -> str:
-        """Return a short name of these very sets in this mixture."""
-        parts = zip(self.sets, self.weights, strict=True)
-        words = '\n'.join(f'{one.fingerprint()} {weight:g}' for one, weight in parts)
-        return hashlib.sha256(words.encode()).hexdigest()[:16]
+        """Return a short hash of the data sets and their weights."""
+        weighted = zip(self.sets, self.weights, strict=True)
+        text = '\n'.join(f'{dataset.fingerprint()} {weight:g}' for dataset, weight in weighted)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Look at every file of every set."""
-        for one in self.sets:
-            one.check()
+        """Check every file of every data set."""
+        for dataset in self.sets:
+            dataset.check()
 
     def recipe(self) -> dict[str, Any]:
-        """Return how the frames of each set were made."""
-        parts = enumerate(zip(self.sets, self.weights, strict=True), 1)
-        # Where their folders lay is the business of that machine.
+        """Return how the frames of each data set were rendered."""
+        weighted = enumerate(zip(self.sets, self.weights, strict=True), 1)
+        # Without the folder, which is of this machine only.
         return {
-            f'{number}: {Path(one.name).name}': {'weight': weight, **one.recipe()}
-            for number, (one, weight) in parts
+            f'{number}: {Path(dataset.name).name}': {'weight': weight, **dataset.recipe()}
+            for number, (dataset, weight) in weighted
         }
 
-    def forget(self) -> None:
-        """Give memory back that holds decoded frames."""
-        for one in self.sets:
-            one.forget()
+    def free_memory(self) -> None:
+        """Drop cached frames."""
+        for dataset in self.sets:
+            dataset.free_memory()
 
-    def _place(self, index: int) -> tuple[Dataset, int]:
+    def _locate(self, index: int) -> tuple[Dataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self.ends, index)
@@ -113,7 +113,7 @@ class Mixture(Dataset):
 
 class ResizedDataset(DatasetWrapper):
     """
-    A set whose pictures all have one size: scaled until they cover it, their middle cut out.
+    Images of one size: resized to cover it, then cropped to the centre.
 
     :param size: (height, width), pixels.
     """
@@ -127,10 +127,10 @@ class ResizedDataset(DatasetWrapper):
         return center_crop(self.dataset[index], self.size)
 
     def image(self, index: int) -> Tensor:
-        """Return the picture alone, (1, 3, H, W) in -1..1."""
+        """Return only the image, (1, 3, H, W) in -1..1."""
         return center_crop({'image': self.dataset.image(index)}, self.size)['image']
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set at this size."""
-        words = f'{self.dataset.fingerprint()} {self.size}'
-        return hashlib.sha256(words.encode()).hexdigest()[:16]
+        """Return a short hash of the data set and the size."""
+        text = f'{self.dataset.fingerprint()} {self.size}'
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Class ids of a data set as another list of classes counts them."""
+"""Labels of a data set, renumbered to the class ids of a model."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ UNKNOWN = 255
 
 class RelabelledDataset(DatasetWrapper):
     """
-    A set with the class ids of a list that holds all its classes, perhaps among others.
+    A data set with the class ids of another list of classes.
 
-    :param classes: the list; names are equal where they differ in case, spaces and underscores.
+    :param classes: contains all classes of the data set; case, spaces and underscores of names are
+        ignored.
     """
 
     def __init__(self, dataset: Dataset, classes: Sequence[str]) -> None:
         super().__init__(dataset)
         self.classes = tuple(classes)
-        places = {_plain(name): place for place, name in enumerate(classes)}
+        ids = {_normalized(name): number for number, name in enumerate(classes)}
         self._ids = torch.full((UNKNOWN + 1,), float(UNKNOWN))
         for number, name in enumerate(dataset.classes):
-            self._ids[number] = places[_plain(name)]
+            self._ids[number] = ids[_normalized(name)]
 
     def __getitem__(self, index: int) -> Sample:
         """Return a frame as a batch of one."""
@@ -34,13 +35,13 @@ class RelabelledDataset(DatasetWrapper):
 
 
 def relabel(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """Return a set with the ids of these classes, or itself where they are not the same things."""
-    names = {_plain(name) for name in classes}
+    """Renumber labels to these classes; without all classes in common, return it unchanged."""
+    names = {_normalized(name) for name in classes}
     same = dataset.classes == tuple(classes)
-    if same or not dataset.classes or not names.issuperset(map(_plain, dataset.classes)):
+    if same or not dataset.classes or not names.issuperset(map(_normalized, dataset.classes)):
         return dataset
     return RelabelledDataset(dataset, classes)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.strip().lower().replace('_', ' ')

@@ -1,4 +1,4 @@
-"""A data set that lies decoded in the memory of the device that trains on it."""
+"""A data set decoded into the memory of the training device."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import Tensor
 from sd_perception_ros.data.dataset import Dataset, DatasetWrapper
 from sd_perception_ros.types import Sample
 
-# Metres and pixels keep their precision; everything else is a share, a class or a unit vector.
+# Metres and pixel coordinates keep their precision; the rest fits float16: alpha, class ids, unit
+# vectors.
 STORED = {'image': torch.uint8, 'depth_m': torch.float32, 'joints': torch.float32}
 CHUNK = 64
-# A GPU does a step of a small model in the time that a processor core decodes a few frames in.
-MOST_SHARE = 0.3  # of the device's memory
+# A GPU trains one step of a small model while a CPU core decodes a few frames.
+MAX_MEMORY_SHARE = 0.3  # of the device's memory
 
 
 class ResidentDataset(DatasetWrapper):
     """
-    The same frames as another set, read once, batches without a copy from the host.
+    The frames of another data set in device memory: batches need no copy from the host.
 
     :param dataset: frames of one size.
-    :param device: where they go: 0.9 MB for a 256 x 192 frame with everything known about it.
-    :param readers: threads that decode.
-    :raises ValueError: frames of several sizes.
+    :param device: a 256 x 192 frame with all ground truth takes 0.9 MB.
+    :param readers: threads that decode frames.
+    :raises ValueError: the frames differ in size.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device, readers: int = 8) -> None:
@@ -38,17 +39,17 @@ class ResidentDataset(DatasetWrapper):
                 samples = list(pool.map(dataset.__getitem__, indices))
                 for name, first in samples[0].items():
                     shapes = {tuple(sample[name].shape[1:]) for sample in samples}
-                    whole = self._maps.setdefault(name, _room(count, name, first, device))
-                    if shapes != {tuple(whole.shape[1:])}:
+                    stored = self._maps.setdefault(name, _room(count, name, first, device))
+                    if shapes != {tuple(stored.shape[1:])}:
                         raise ValueError(
                             f'expected frames of one size, got {name} of {sorted(shapes)}'
                         )
                     chunk = torch.cat([_packed(name, sample[name]) for sample in samples])
-                    whole[indices.start : indices.stop] = chunk.to(device)
-                dataset.forget()  # they lie on the device now
+                    stored[indices.start : indices.stop] = chunk.to(device)
+                dataset.free_memory()  # the frames are on the device now
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Return the pictures alone, (B, 3, H, W) in -1..1, on the device."""
+        """Return only the images, (B, 3, H, W) in -1..1, on the device."""
         return self._take('image', torch.tensor(list(indices)))
 
     def batch(self, indices: Sequence[int]) -> Sample:
@@ -57,18 +58,18 @@ class ResidentDataset(DatasetWrapper):
         return {name: self._take(name, chosen) for name in self._maps}
 
     def _take(self, name: str, chosen: Tensor) -> Tensor:
-        whole = self._maps[name]
-        values = whole[chosen.to(whole.device)].float()
+        stored = self._maps[name]
+        values = stored[chosen.to(stored.device)].float()
         return values / 127.5 - 1 if name == 'image' else values
 
 
 def resident(dataset: Dataset, device: torch.device) -> Dataset:
     """
-    Copy a set to a GPU, where it fits into a third of its memory; else return it.
+    Copy a data set to a GPU if it fits into 30 % of its memory; else return it unchanged.
 
-    Sets of frames of several sizes stay where they are.
+    Data sets with frames of several sizes are returned unchanged, too.
 
-    :raises ValueError: it would fit, but somebody else uses the memory.
+    :raises ValueError: it would fit, but other processes use the memory.
     """
     if device.type != 'cuda' or not dataset.uniform:
         return dataset
@@ -76,16 +77,16 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     if any(dataset.image(i).shape != first['image'].shape for i in dataset.evenly_spaced(8)):
         return dataset
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
-    # All of it, not what is free: a run that goes on must find the same answer.
+    # The total, not the free memory: a resumed run must decide equally.
     _, total = torch.cuda.mem_get_info(device)
-    if size >= MOST_SHARE * total:
+    if size >= MAX_MEMORY_SHARE * total:
         return dataset
     try:
         return ResidentDataset(dataset, device)
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f'expected {size / 2**30:.1f} GiB of free memory on {device} for the data: stop what '
-            'else uses it'
+            f'expected {size / 2**30:.1f} GiB of free memory on {device} for the data; stop other '
+            'processes on this GPU'
         ) from error
 
 

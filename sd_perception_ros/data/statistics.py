@@ -1,4 +1,4 @@
-"""What is in a data set: one line for the pictures and for each truth."""
+"""Statistics of a data set: one line for the images and for each ground truth."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MOST_PIXELS = 4096  # of a frame: enough for quantiles of thousands of frames
 
 class DataStatistics:
     """
-    Gathers frames and describes them.
+    Collects statistics of frames.
 
-    :param classes: names of the class ids, where they are known.
+    :param classes: names of the class ids, if known.
     """
 
     def __init__(self, classes: Sequence[str] = ()) -> None:
@@ -28,7 +28,7 @@ class DataStatistics:
         self.values: dict[str, list[NDArray[np.float32]]] = {}
 
     def add(self, sample: Sample) -> None:
-        """Take a frame in."""
+        """Add a frame, a batch of one."""
         self.frames += 1
         height, width = sample['image'].shape[-2:]
         self.sizes.add((width, height))
@@ -44,8 +44,8 @@ class DataStatistics:
             self.values.setdefault(name, []).append(pixels[:, ::step])
 
     def lines(self) -> dict[str, str]:
-        """Return a line of text for each name in the samples; none without a frame."""
-        about: Mapping[str, Callable[[NDArray[np.float32]], str]] = {
+        """Return a line of text for each name in the samples; empty without frames."""
+        describers: Mapping[str, Callable[[NDArray[np.float32]], str]] = {
             'image': self._image,
             'depth_m': _depth,
             'normals': _normals,
@@ -55,7 +55,7 @@ class DataStatistics:
         }
         lines = {
             name: describe(np.concatenate(self.values[name], 1))
-            for name, describe in about.items()
+            for name, describe in describers.items()
             if name in self.values
         }
         if self.people:
@@ -65,9 +65,9 @@ class DataStatistics:
     def _image(self, pixels: NDArray[np.float32]) -> str:
         red, green, blue = ((pixels + 1) / 2 * 255).mean(1)
         sizes = sorted(self.sizes)
-        some = ', '.join(f'{width}x{height}' for width, height in sizes[:3])
+        listed = ', '.join(f'{width}x{height}' for width, height in sizes[:3])
         more = f' and {len(sizes) - 3} sizes more' if len(sizes) > 3 else ''
-        return f'{some}{more}; mean red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255'
+        return f'{listed}{more}; mean red {red:.0f}, green {green:.0f}, blue {blue:.0f} of 255'
 
     def _labels(self, pixels: NDArray[np.float32]) -> str:
         known = pixels[pixels != 255].astype(int)
@@ -78,8 +78,8 @@ class DataStatistics:
             for i, count in zip(ids[order], counts[order], strict=True)
         ]
         more = f' and {len(ids) - 8} classes more' if len(ids) > 8 else ''
-        parts = [f'{", ".join(names)}{more}'] if names else []
-        return '; '.join([*parts, _known(known.size, pixels.size)])
+        shares = [f'{", ".join(names)}{more}'] if names else []
+        return '; '.join([*shares, _known(known.size, pixels.size)])
 
 
 def _depth(pixels: NDArray[np.float32]) -> str:

@@ -1,4 +1,4 @@
-"""Windows of one size from pictures of any: scaled, then cut, the truth with them."""
+"""Training windows: resize and crop images together with their ground truth."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ T = TypeVar('T')
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:
     """
-    Scale a picture and its truth.
+    Resize an image and its ground truth.
 
-    Pictures, shares and normals are means over what a new pixel covers, where half of it or more
-    is known; normals are unit vectors again. A mean of two depths is the depth of nothing, and
-    of two class ids the id of another class: they are those of the nearest pixel. Joints move
-    along.
+    =================  ============================================================================
+    image, alpha       mean over the area of the new pixel, where at least half of it is known
+    normals            the same, normalised to unit length
+    depth, labels      nearest pixel: a mean would mix surfaces or classes
+    joints             scaled coordinates
+    =================  ============================================================================
     """
     if sample['image'].shape[-2:] == (height, width):
         return sample
@@ -54,10 +56,10 @@ def resize_sample(sample: Sample, height: int, width: int) -> Sample:
 
 def resize_to_cover(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
     """
-    Scale a picture and its truth until it just covers a window.
+    Resize an image and its ground truth until it just covers a window.
 
     :param size: (height, width) of the window.
-    :param enlarge_only: leave pictures that are larger than the window as they are.
+    :param enlarge_only: do not shrink images that are larger than the window.
     """
     height, width = sample['image'].shape[-2:]
     scale = max(size[0] / height, size[1] / width)
@@ -70,9 +72,9 @@ def resize_to_cover(sample: Sample, size: tuple[int, int], enlarge_only: bool = 
 
 def center_crop(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:
     """
-    Return the window of a size in the middle of a picture that just covers it.
+    Resize an image to cover a window, then crop its centre.
 
-    :param enlarge_only: leave pictures that are larger than the window at their scale.
+    :param enlarge_only: do not shrink images that are larger than the window.
     """
     sample = resize_to_cover(sample, size, enlarge_only)
     height, width = sample['image'].shape[-2:]
@@ -82,7 +84,7 @@ def center_crop(sample: Sample, size: tuple[int, int], enlarge_only: bool = Fals
 def random_position(
     sample: Sample, size: tuple[int, int], rng: np.random.Generator, stride: int = 1
 ) -> tuple[int, int]:
-    """Return (top, left) of a random window within a picture, in multiples of a stride."""
+    """Return (top, left) of a random window within an image, in multiples of a stride."""
     height, width = sample['image'].shape[-2:]
     top = stride * int(rng.integers((height - size[0]) // stride + 1))
     left = stride * int(rng.integers((width - size[1]) // stride + 1))
@@ -91,43 +93,44 @@ def random_position(
 
 class Prefetcher(Generic[T]):
     """
-    Makes the things of a step while the step before it is still computed, in threads.
+    Loads the items of the next step in threads while the present step is computed.
 
-    What is made depends on (step, place) alone, so it is the same with any number of threads.
+    An item depends on (step, index) alone, so it is the same with any number of threads.
 
-    :param make: called with (step, place in the batch).
+    :param load: called with (step, index in the batch).
+    :param pool: None: items are loaded when they are taken.
     """
 
-    def __init__(self, make: Callable[[int, int], T], pool: ThreadPoolExecutor | None) -> None:
-        self._make = make
+    def __init__(self, load: Callable[[int, int], T], pool: ThreadPoolExecutor | None) -> None:
+        self._load = load
         self._pool = pool
-        self._begun: dict[tuple[int, int], Future[T]] = {}
+        self._futures: dict[tuple[int, int], Future[T]] = {}
 
-    def take(self, step: int, places: range) -> list[T]:
-        """Return the things at some places of a step, and begin with those of the next step."""
+    def take(self, step: int, indices: range) -> list[T]:
+        """Return items of a step, and start to load the same items of the next step."""
         if self._pool is None:
-            return [self._make(step, place) for place in places]
-        for key in [(s, place) for s in (step, step + 1) for place in places]:
-            if key not in self._begun:
-                self._begun[key] = self._pool.submit(self._make, *key)
-        return [self._begun.pop((step, place)).result() for place in places]
+            return [self._load(step, index) for index in indices]
+        for key in [(s, index) for s in (step, step + 1) for index in indices]:
+            if key not in self._futures:
+                self._futures[key] = self._pool.submit(self._load, *key)
+        return [self._futures.pop((step, index)).result() for index in indices]
 
 
 @contextmanager
-def prefetch(make: Callable[[int, int], T], workers: int) -> Iterator[Prefetcher[T]]:
-    """Make things ahead with so many threads, which end with the block."""
+def prefetch(load: Callable[[int, int], T], workers: int) -> Iterator[Prefetcher[T]]:
+    """Load items in threads, which end with the block; 0 workers: without threads."""
     if not workers:
-        yield Prefetcher(make, None)
+        yield Prefetcher(load, None)
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        yield Prefetcher(make, pool)
+        yield Prefetcher(load, pool)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _mean_of_known(value: Tensor, height: int, width: int) -> Tensor:
-    """Resize the values that are not NaN; a pixel of which less than half is known is NaN."""
+    """Resize values; NaN where less than half of the area of the new pixel is known."""
     known = ~value.isnan()
     share = resize(known.float(), height, width)
     mean = resize(value.nan_to_num(0.0), height, width) / share.clamp(min=1e-6)

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.data.augment import color_jitter, crop, mirror
-from sd_perception_ros.data.dataset import collate, Dataset
+from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.resident import ResidentDataset
+from sd_perception_ros.data.samples import collate
 from sd_perception_ros.data.windows import prefetch, Prefetcher, random_position, resize_to_cover
 from sd_perception_ros.model import Model
 from sd_perception_ros.training.options import TrainingConfig, WindowConfig

@@ -37,10 +37,8 @@ def run_training(
     Train the weights of a module that require gradients; yields (steps done, losses by name).
 
     Randomness of a step depends on (seed, step) alone and is drawn for the whole batch, of which
-    each process uses its slice. Therefore, with losses that are means over images:
-
-    - two processes with half of the batch each compute what one computes, up to rounding;
-    - a stopped run is resumed exactly.
+    each process uses its slice. Therefore a stopped run is resumed exactly, and several processes
+    compute what one computes, up to rounding.
 
     :param losses_of: returns losses, each a mean over images; their sum is minimised.
     :param folder: the training state is saved in `state` below it.

@@ -26,10 +26,11 @@ from sd_perception_ros.checkpoint.weights import (
     weights_fingerprint,
 )
 from sd_perception_ros.cli.following import follow
-from sd_perception_ros.data.dataset import Dataset, size_mismatch
+from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
+from sd_perception_ros.data.samples import size_mismatch
 from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained denoiser for some tasks and write a checkpoint."""
+"""Fine-tune a pre-trained denoiser for one or more tasks and write a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, W
 from sd_perception_ros.training.processes import device, is_main
 from sd_perception_ros.training.state import discard_state
 
-SMALL_PART = 3  # times as long as a window: pictures of which it shows no whole thing
+LARGE_IMAGE = 3  # times as long as a window, which then shows only parts of objects
 
 
 def run(
@@ -51,31 +51,12 @@ def run(
     dataset = resident(opened, device())
     model = model_to_finetune(arguments.base, arguments.tasks, arguments.head, options=options)
     base = base_folder(arguments.base)
-    file = arguments.latents or base / 'latents.safetensors'
-    latents = None
-    if file.is_file() and windows.fit == 'crop':  # latents are of pictures at their own scale
-        source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
-        latents = latents_of(file, source)
-    if arguments.latents and latents is None:
-        raise ValueError(
-            f'{file} is not of this data, at its own scale, and this encoder; make it anew with '
-            'pretrain, and train with --fit crop'
-        )
-    known = f'latents from {file}' if latents is not None else 'pictures encoded in each step'
-    if latents is not None:
-        latents = latents.to(device())
-    if is_main():
-        print(f'{len(dataset)} frames in {dataset.name}, {known}')
+    latents = _latents(arguments.latents, base, dataset, windows)
     long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)
-    if (
-        is_main()
-        and windows.fit == 'crop'
-        and long_side_px > SMALL_PART * max(arguments.sizes[-1])
-    ):
-        print(
-            f'note: windows of {max(arguments.sizes[-1])} px are small parts of pictures that are '
-            f'served at {long_side_px} px; --fit cover shows the network whole ones'
-        )
+    if is_main():
+        input_ = 'latents of pretrain' if latents is not None else 'images encoded in each step'
+        print(f'{len(dataset)} frames in {dataset.name}, {input_}')
+        _warn_of_small_windows(max(arguments.sizes[-1]), long_side_px, windows)
     losses = follow(
         '+'.join(arguments.tasks),
         train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning, windows),
@@ -86,40 +67,70 @@ def run(
     )
     if not is_main():
         return 0
-    made = CheckpointConfig(
-        long_side_px=long_side_px,
-        license=_license(arguments.license, base),
-        provenance={
-            'base': arguments.base.name,
-            'commit': commit(),
-            'frames': len(dataset),
-            'data': dataset.fingerprint(),
-            'recipe': dataset.recipe(),
-            'windows': [f'{width}x{height}' for height, width in arguments.sizes],
-            'training': asdict(config),
-            'finetuning': asdict(tuning),
-            'fit': windows.fit,
-            'losses': losses,
-        },
+    provenance = {
+        'base': arguments.base.name,
+        'commit': commit(),
+        'frames': len(dataset),
+        'data': dataset.fingerprint(),
+        'recipe': dataset.recipe(),
+        'windows': [f'{width}x{height}' for height, width in arguments.sizes],
+        'training': asdict(config),
+        'finetuning': asdict(tuning),
+        'fit': windows.fit,
+        'losses': losses,
+    }
+    licence = _license(arguments.license, base)
+    checkpoint_config = CheckpointConfig(
+        long_side_px=long_side_px, license=licence, provenance=provenance
     )
-    checkpoint.save(arguments.out, model, made)
+    checkpoint.save(arguments.out, model, checkpoint_config)
     discard_state(arguments.out)
     print(f'wrote {arguments.out / config_file.FILE}')
     return 0
 
 
+def _latents(
+    file: Path | None, base: Path, dataset: Dataset, windows: WindowConfig
+) -> torch.Tensor | None:
+    """
+    Load the latents that pretrain made of this data, to the device; None: there are none.
+
+    :param file: None: those in `base`, if they match.
+    :raises ValueError: `file` is of other data, or does not match the options.
+    """
+    path = file or base / 'latents.safetensors'
+    latents = None
+    if path.is_file() and windows.fit == 'crop':  # latents are of images at their own scale
+        source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
+        latents = latents_of(path, source)
+    if file and latents is None:
+        raise ValueError(
+            f'expected latents of this data at its own scale and of this encoder, got {file}; '
+            'make them again with pretrain, and train with --fit crop'
+        )
+    return latents if latents is None else latents.to(device())
+
+
+def _warn_of_small_windows(window_px: int, long_side_px: int, windows: WindowConfig) -> None:
+    if windows.fit == 'crop' and long_side_px > LARGE_IMAGE * window_px:
+        print(
+            f'note: windows of {window_px} px are small parts of images of {long_side_px} px; '
+            '--fit cover trains on whole images'
+        )
+
+
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
-    """Return the longer side at which the model sees whole pictures as large as in training."""
+    """Return the longer side at which the model sees images at the scale of its training."""
     sides = []
     for index in dataset.evenly_spaced(16):
         height, width = dataset.image(index).shape[-2:]
-        covers = max(window[0] / height, window[1] / width)
-        sides.append(max(height, width) * (covers if fit == 'cover' else max(covers, 1)))
+        scale = max(window[0] / height, window[1] / width)
+        sides.append(max(height, width) * (scale if fit == 'cover' else max(scale, 1)))
     return min(round(float(np.median(sides))), MOST_PX)
 
 
 def _license(given: str | None, base: Path) -> str:
-    """Return the licence given, else the base's, which binds what is made of it."""
+    """Return the licence given, else that of the base, which also binds derived weights."""
     if given:
         return given
     if is_checkpoint(base):

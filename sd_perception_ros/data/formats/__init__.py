@@ -1,4 +1,4 @@
-"""Every kind of data by its name: add a file here and a line to this table."""
+"""Formats of data sets. To add one: add a file to this folder and a line to this table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sd_perception_ros.data.dataset import FolderDataset
 
-# Name, which is that of the file, and class. A kind is imported when it is used: the command line
-# reads the names without torch.
+# Name of the file: class. Files are imported when used, as the command line needs only the names,
+# not torch.
 KINDS = {
     'rooms': 'RoomsDataset',
     'folder': 'PicturesDataset',
@@ -27,8 +27,8 @@ KINDS = {
     'coco': 'CocoDataset',
 }
 HELP = (
-    'kind:path, kind:path:split or a plain path, of which the kind is found out; several are '
-    'mixed, @9 behind one of them is its weight (1). Kinds: ' + ', '.join(KINDS)
+    'kind:path, kind:path:split, or a path whose kind is recognised; several are mixed, with '
+    'weights such as @9 (default 1). Kinds: ' + ', '.join(KINDS)
 )
 
 
