@@ -323,9 +323,7 @@ def test_classes_of_another_meaning_are_refused_at_once(
     config = TrainingConfig(steps=1, batch_size=1)
     model = tiny_model({'segmentation': 'light'})
     run = train(model, dataset, None, config, [(8, 8)], tmp_path, None, windows)
-    with pytest.raises(
-        ValueError, match=r'those of .* are grass, path; give them with --task-opt'
-    ):
+    with pytest.raises(ValueError, match=r'but .* has grass, path; set them with --task-opt'):
         next(run)
     task = make_task('segmentation', {'classes': ['grass', 'path']})
     assert task.target(dataset[0])[0].shape[1] == 2

@@ -100,7 +100,9 @@ def test_a_sample_without_depth_is_left_as_it_is() -> None:
 def test_tasks_are_measured_where_the_data_has_their_truth(frames: Path) -> None:
     tasks = {name: make_task(name) for name in ('depth', 'human_pose')}
     assert list(measurable(tasks, RoomsDataset(frames))) == ['depth']
-    with pytest.raises(ValueError, match=r"expected data with one of \['joints'\]"):
+    with pytest.raises(
+        ValueError, match=r"expected data with ground truth for .* \(one of \['joints'\]\)"
+    ):
         measurable({'human_pose': tasks['human_pose']}, RoomsDataset(frames))
 
 
@@ -168,7 +170,7 @@ def test_a_class_that_few_pictures_have_is_compared_where_it_is_drawn() -> None:
 
 def test_other_pictures_are_no_pairs() -> None:
     task = make_task('depth')
-    with pytest.raises(ValueError, match='the same pictures for both, got 3 and 2'):
+    with pytest.raises(ValueError, match='the same images for both, got 3 and 2'):
         paired_bootstrap((task, task), (depth_rows(np.ones(3)), depth_rows(np.ones(2))), 10, 0)
 
 

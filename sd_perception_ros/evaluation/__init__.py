@@ -1,1 +1,1 @@
-"""How good a checkpoint is: protocols of data sets, and the comparison of two checkpoints."""
+"""Evaluation of checkpoints: metrics, protocols of benchmarks, comparison of two checkpoints."""

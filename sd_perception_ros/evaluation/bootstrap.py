@@ -1,4 +1,4 @@
-"""Whether one checkpoint is better than another: paired bootstrap over the same pictures."""
+"""Comparison of two checkpoints by a paired bootstrap over the same images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from sd_perception_ros.tasks.task import Task
 
-SHARE = 0.95  # of the resamples whose difference lies within the interval
+CONFIDENCE = 0.95  # of the interval
 
 
 class Difference(NamedTuple):
     """
-    How much a figure of one exceeds that of the other.
+    The difference of a metric between two checkpoints, first minus second.
 
-    :ivar value: the difference on the pictures themselves.
-    :ivar low: of the 95 % interval over pictures; NaN if no resample has the figure.
-    :ivar high: its other end.
+    :ivar value: on all images.
+    :ivar low: lower end of the 95 % interval over images; NaN if no resample has the metric.
+    :ivar high: upper end of the interval.
     """
 
     value: float
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -38,26 +38,26 @@ def paired_bootstrap(
     seed: int,
 ) -> dict[str, Difference]:
     """
-    Compare two checkpoints on the same pictures (percentile bootstrap; Efron and Tibshirani).
+    Compare two checkpoints on the same images (percentile bootstrap; Efron and Tibshirani).
 
-    Pictures are drawn with replacement, the same ones for both, so that what makes a picture hard
-    for both does not count.
+    Images are drawn with replacement, the same ones for both checkpoints, so that images that are
+    difficult for both do not widen the interval.
 
-    :param tasks: one task, as either checkpoint has it.
-    :param measured: what its `measure` gave for each picture, in the same order.
-    :param resamples: how often pictures are drawn.
-    :returns: first less second, for each figure that both have.
-    :raises ValueError: the numbers of pictures differ.
+    :param tasks: the same task of both checkpoints.
+    :param measured: results of `Task.measure` for each image, in the same order.
+    :param resamples: number of draws.
+    :returns: by name of each metric that both have.
+    :raises ValueError: the numbers of images differ.
     """
-    count, others = (len(one) for one in measured)
+    count, others = map(len, measured)
     if count != others:
-        raise ValueError(f'expected the same pictures for both, got {count} and {others}')
-    everything = _differences(tasks, measured, np.arange(count))
+        raise ValueError(f'expected the same images for both, got {count} and {others}')
+    observed = _differences(tasks, measured, np.arange(count))
     rng = np.random.default_rng(seed)
     drawn = [
         _differences(tasks, measured, rng.integers(count, size=count)) for _ in range(resamples)
     ]
-    return dict(_intervals(everything, drawn))
+    return dict(_intervals(observed, drawn))
 
 
 def _differences(
@@ -65,20 +65,20 @@ def _differences(
     measured: tuple[Sequence[Any], Sequence[Any]],
     indices: np.ndarray[Any, np.dtype[np.int64]],
 ) -> dict[str, float]:
-    one, other = (
+    first, second = (
         task.summarize([rows[i] for i in indices])
         for task, rows in zip(tasks, measured, strict=True)
     )
-    return {name: one[name] - other[name] for name in one if name in other}
+    return {name: first[name] - second[name] for name in first if name in second}
 
 
 def _intervals(
-    everything: dict[str, float], drawn: list[dict[str, float]]
+    observed: dict[str, float], drawn: list[dict[str, float]]
 ) -> Iterator[tuple[str, Difference]]:
-    tail = (1 - SHARE) / 2
-    for name, value in everything.items():
-        # Of a few pictures some figures do not exist, such as the IoU of a class.
-        values = np.array([one.get(name, np.nan) for one in drawn])
+    tail = (1 - CONFIDENCE) / 2
+    for name, value in observed.items():
+        # Some resamples lack a metric, such as the IoU of a rare class.
+        values = np.array([differences.get(name, np.nan) for differences in drawn])
         values = values[np.isfinite(values)]
         low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
         yield name, Difference(value, float(low), float(high))

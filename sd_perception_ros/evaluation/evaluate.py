@@ -1,4 +1,4 @@
-"""How good an engine is on frames with ground truth, beside predictors that know nothing."""
+"""Measure an engine on frames with ground truth, and a baseline that ignores its input."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ANY = Protocol()
 
 
 def to_rgb(sample: Sample) -> NDArray[np.uint8]:
-    """Return the picture of a batch of one, (H, W, 3) uint8."""
+    """Return the image of a batch of one, (H, W, 3) uint8."""
     levels = ((sample['image'][0] + 1) / 2 * 255).round().byte()
     return levels.permute(1, 2, 0).contiguous().numpy()
 
 
 def measurable(tasks: Mapping[str, Task], dataset: Dataset) -> dict[str, Task]:
     """
-    Return the tasks whose truth a data set has, class ids only where they mean the same.
+    Return the tasks that can be measured: the data has their ground truth and their classes.
 
-    :raises ValueError: there is none.
+    :raises ValueError: there are none.
     """
     truths = set(dataset.truths)
-    found = {
+    result = {
         name: task
         for name, task in tasks.items()
         if task.truth in truths
@@ -41,23 +41,23 @@ def measurable(tasks: Mapping[str, Task], dataset: Dataset) -> dict[str, Task]:
             not dataset.classes or dataset.classes == getattr(task, 'class_names', dataset.classes)
         )
     }
-    if not found:
+    if not result:
         wanted = sorted({task.truth for task in tasks.values()})
         raise ValueError(
-            f'expected data with one of {wanted}, which the tasks {list(tasks)} are measured '
-            f'against; {dataset.name} has {sorted(truths)}'
+            f'expected data with ground truth for {list(tasks)} (one of {wanted}); {dataset.name} '
+            f'has {sorted(truths)}'
         )
-    return found
+    return result
 
 
 def measure(
     engine: Engine, dataset: Dataset, measured: Measured, protocol: Protocol = ANY
 ) -> Iterator[int]:
     """
-    Predict every frame and add each task's errors to `measured`; yields the frames done.
+    Predict every frame and add the errors of each task to `measured`; yields the frames done.
 
-    :param measured: task name to one entry a frame, filled here; `summarize` turns it into
-        figures. Tasks whose truth the data does not have are left out.
+    :param measured: filled here: task name to one entry per frame, the input of `summarize`.
+        Tasks without ground truth in the data are skipped.
     """
     tasks = measurable(engine.tasks, dataset)
     for index in range(len(dataset)):
@@ -73,7 +73,7 @@ def measure_mean(
     measured: Measured,
     protocol: Protocol = ANY,
 ) -> Iterator[int]:
-    """Do as `measure` for a predictor that answers the mean target of `train` to every frame."""
+    """Measure the mean target of `train` as the prediction of every frame; see `measure`."""
     raw = mean_raw(tasks, train, protocol)
     guess = {name: tasks[name].decode(torch.from_numpy(mean)) for name, mean in raw.items()}
     for index in range(len(dataset)):
@@ -90,30 +90,31 @@ def add(
     predictions: Mapping[str, Prediction],
     sample: Sample,
 ) -> None:
-    """Add the errors of one frame's predictions."""
+    """Add the errors of the predictions of one frame."""
     for name, prediction in predictions.items():
         measured.setdefault(name, []).append(tasks[name].measure(prediction, sample))
 
 
 def summarize(measured: Measured, tasks: Mapping[str, Task]) -> dict[str, Figures]:
-    """Return each task's figures."""
+    """Return the metrics of each task."""
     return {name: tasks[name].summarize(errors) for name, errors in measured.items()}
 
 
 def each_frame(measured: Measured, tasks: Mapping[str, Task]) -> dict[str, list[Figures]]:
-    """Return each task's figures of every frame by itself."""
+    """Return the metrics of each task for every single frame."""
     return {
-        name: [tasks[name].summarize([one]) for one in errors] for name, errors in measured.items()
+        name: [tasks[name].summarize([error]) for error in errors]
+        for name, errors in measured.items()
     }
 
 
 def worst(task: Task, frames: Sequence[Figures], count: int) -> list[int]:
     """
-    Return the indices of the worst frames by the task's headline, the worst first.
+    Return the indices of the worst frames by the headline metric of a task, the worst first.
 
-    Frames of which the headline says nothing are left out.
+    Frames without that metric are left out.
 
-    :param frames: figures of every frame, as `each_frame` gives them.
+    :param frames: metrics of every frame, from `each_frame`.
     """
     scores = np.array([figures.get(task.headline, np.nan) for figures in frames])
     order = np.argsort(scores if task.higher_is_better else -scores, kind='stable')
@@ -124,10 +125,10 @@ def mean_raw(
     tasks: Mapping[str, Task], dataset: Dataset, protocol: Protocol = ANY
 ) -> dict[str, NDArray[np.float32]]:
     """
-    Return the mean target of each task at each pixel: the best guess without looking.
+    Return the mean target of each task at each pixel: a baseline that ignores its input.
 
     :returns: task name to (channels, H, W) raw output.
-    :raises ValueError: frames of several sizes.
+    :raises ValueError: the frames differ in size.
     """
     totals: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, NDArray[np.float64]] = {}
@@ -150,5 +151,5 @@ def _check_size(task: str, mean: tuple[int, ...], target: tuple[int, ...]) -> No
     if tuple(mean) != tuple(target):
         raise ValueError(
             f'the mean target of {task} is {mean[2]}x{mean[1]}, and a frame has one of '
-            f'{target[2]}x{target[1]}; leave --train out where frames differ in size'
+            f'{target[2]}x{target[1]}; omit --train for frames of several sizes'
         )

@@ -12,14 +12,14 @@ from sd_perception_ros.types import Sample
 @dataclass(frozen=True)
 class Protocol:
     """
-    The rules of one benchmark of depth.
+    The evaluation protocol of one depth benchmark.
 
-    :ivar near_m: truth at or below this does not count, and fitted depth is clipped to it.
-    :ivar far_m: truth at or above this does not count, likewise.
-    :ivar frame: (height, width) that is cut out of every picture before anything sees it, at the
-        bottom and in the middle; None: the whole picture.
-    :ivar window: rows and columns (top, bottom, left, right) in which depth counts; None: all.
-    :ivar size: (height, width) of the pictures that the window is made for.
+    :ivar near_m: ground truth at or below this is ignored; predicted depth is clipped to it.
+    :ivar far_m: ground truth at or above this is ignored; predicted depth is clipped to it.
+    :ivar frame: (height, width) of the crop at the bottom centre of every image, which the model
+        then receives; None: the whole image.
+    :ivar window: rows and columns (top, bottom, left, right) that are evaluated; None: all.
+    :ivar size: (height, width) of the images for which the window is defined.
     """
 
     near_m: float = RANGE_M[0]
@@ -30,9 +30,9 @@ class Protocol:
 
     def apply(self, sample: Sample) -> Sample:
         """
-        Return what counts of a sample: cut, depth NaN elsewhere, and the range as `range_m`.
+        Crop a sample, set depth outside the window to NaN, and add `range_m`.
 
-        :raises ValueError: the picture is smaller than the frame, or not of the window's size.
+        :raises ValueError: the image is smaller than the frame, or not of the window's size.
         """
         import torch  # here: the command line reads the names of protocols without it
 
@@ -59,9 +59,9 @@ class Protocol:
                     f'got {width}x{height}; give it the original pictures'
                 )
             top, bottom, left, right = self.window
-            counted = torch.zeros(height, width, dtype=torch.bool)
-            counted[top:bottom, left:right] = True
-            depth_m = torch.where(counted, depth_m, torch.nan)
+            evaluated = torch.zeros(height, width, dtype=torch.bool)
+            evaluated[top:bottom, left:right] = True
+            depth_m = torch.where(evaluated, depth_m, torch.nan)
         return {**sample, 'depth_m': depth_m, 'range_m': range_m}
 
 

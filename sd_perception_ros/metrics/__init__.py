@@ -1,1 +1,1 @@
-"""How good a prediction is: the field's measures, on numpy arrays, one file for each subject."""
+"""Metrics of the field, on numpy arrays, one file for each kind of prediction."""

@@ -1,4 +1,4 @@
-"""Average precision and recall of poses, as the COCO keypoint evaluation has them."""
+"""Average precision and recall of human poses, as in the COCO keypoint evaluation."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _box(points: Float) -> tuple[list[float], list[float]]:
 
 def _evaluated(true: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what COCOeval says of one image, for each range of areas."""
-    from pycocotools.coco import COCO  # here: a robot runs without it
+    from pycocotools.coco import COCO  # not needed for inference
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(None):  # it talks

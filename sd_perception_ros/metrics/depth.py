@@ -1,4 +1,4 @@
-"""How good relative depth and disparity are: the protocol of MiDaS, Marigold and GenPercept."""
+"""Metrics of relative depth and disparity: the protocol of MiDaS, Marigold and GenPercept."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sd_perception_ros.types import Float, Sample
 Bool = NDArray[np.bool_]
 
 FIGURES = ('abs_rel', 'delta1', 'delta2', 'delta3', 'rmse_m', 'log10')
-# Where a sample brings no range of its own. Outdoors 80 m is the end of the usual protocols.
+# For samples without `range_m`. Outdoors, the usual protocols end at 80 m.
 RANGE_M = (1e-3, 80.0)
-# Fitted disparity below this is behind the camera or nowhere; the protocol raises it to this.
+# Smaller fitted disparity (beyond 1 km, or negative) is raised to this by the protocol.
 LEAST_PER_M = 1e-3
 
 
 def fitted(values: Float, truth: Float, valid: Bool) -> Float:
     """
-    Fit an affine-invariant map to the truth with the image's own least-squares scale and shift.
+    Fit an affine-invariant map to the truth by least squares (scale and shift of each image).
 
-    It needs the truth, so it serves to measure and never to publish.
+    For evaluation only, as it uses the ground truth.
 
     :param values: (H, W) relative depth or disparity.
     :param truth: (H, W) metres or 1 / metres, read only where valid.
@@ -32,16 +32,16 @@ def fitted(values: Float, truth: Float, valid: Bool) -> Float:
     x, y = values[valid].astype(np.float64), truth[valid].astype(np.float64)
     variance = x.var()
     scale = ((x - x.mean()) * (y - y.mean())).mean() / variance if variance > 1e-12 else 0.0
-    found: Float = (scale * values + (y.mean() - scale * x.mean())).astype(np.float32)
-    return found
+    aligned: Float = (scale * values + (y.mean() - scale * x.mean())).astype(np.float32)
+    return aligned
 
 
 def measure_affine(values: Float, sample: Sample, inverse: bool = False) -> Float:
     """
-    Fit relative depth or disparity to one image's truth and return its errors.
+    Fit relative depth or disparity to the truth of one image and return the errors.
 
-    The fit of a disparity is made in 1 / depth. Fitted depth is clipped to the range of the
-    protocol, truth out of it does not count.
+    Disparity is fitted in 1 / depth. Fitted depth is clipped to the range of the protocol; ground
+    truth outside of it is ignored.
 
     :param values: (H, W) relative depth, or disparity where `inverse`.
     :param sample: its `depth_m`, and `range_m` if it is there.
@@ -54,19 +54,19 @@ def measure_affine(values: Float, sample: Sample, inverse: bool = False) -> Floa
         return np.empty((0, len(FIGURES)), np.float32)
     if inverse:
         per_m = np.where(valid, 1 / np.where(valid, depth_m, 1), 0).astype(np.float32)
-        # Zeros, what is cut off at the far end, have no say in the fit: so the protocol.
-        answered = valid & (values > 0)
-        fit = answered if answered.sum() > 1 else valid
-        found_m = (1 / np.maximum(fitted(values, per_m, fit), LEAST_PER_M)).astype(np.float32)
+        # The protocol excludes zeros (saturated far end) from the fit.
+        not_saturated = valid & (values > 0)
+        fit = not_saturated if not_saturated.sum() > 1 else valid
+        fitted_m = (1 / np.maximum(fitted(values, per_m, fit), LEAST_PER_M)).astype(np.float32)
     else:
-        found_m = fitted(values, depth_m, valid)
-    errors = depth_errors(np.clip(found_m, near_m, far_m), depth_m, valid)
+        fitted_m = fitted(values, depth_m, valid)
+    errors = depth_errors(np.clip(fitted_m, near_m, far_m), depth_m, valid)
     return np.array([[errors[name] for name in FIGURES]], np.float32)
 
 
 def depth_errors(predicted_m: Float, depth_m: Float, valid: Bool) -> dict[str, float]:
     """
-    Return the figures of one image over its valid pixels.
+    Return the metrics of one image over its valid pixels.
 
     `abs_rel` is the mean of error / truth, `delta1` to `delta3` the shares of pixels within a
     factor of 1.25, 1.25 ** 2 and 1.25 ** 3, `rmse_m` in metres, `log10` the mean difference of
@@ -86,7 +86,7 @@ def depth_errors(predicted_m: Float, depth_m: Float, valid: Bool) -> dict[str, f
 
 
 def mean_depth_errors(measured: Sequence[Float]) -> dict[str, float]:
-    """Return the means over images of the rows that `measure_affine` gives; NaN of no image."""
+    """Return means over images of the rows of `measure_affine`; NaN without images."""
     rows = np.concatenate(measured).astype(np.float64)
     means = rows.mean(0).tolist() if len(rows) else [math.nan] * len(FIGURES)
     return dict(zip(FIGURES, means, strict=True))

@@ -1,4 +1,4 @@
-"""How good foregrounds are: the measures of salient and dichotomous segmentation."""
+"""Metrics of salient and dichotomous segmentation."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from sd_perception_ros.types import Float
 FIGURES = ('mae', 'max_f', 'weighted_f', 's', 'mean_e', 'hce', 'boundary_iou')
 LEVELS = 256
 COLUMNS = 5 + 2 * LEVELS
-BORDER = 0.02  # of the picture's diagonal: the width of the band of `boundary_iou`
+BORDER = 0.02  # width of the band of `boundary_iou`, relative to the diagonal of the image
 
 
 def measure_foreground(alpha: Float, truth: Float) -> Float:
     """
-    Return the measures of one image, as pysodmetrics has them, and the boundary's IoU.
+    Return the metrics of pysodmetrics for one image, and boundary IoU.
 
-    As in all tables of the field, the map is taken in 8 bits and its lowest and highest value
-    become 0 and 1 first, and the truth is cut at one half. Pixels of which nothing is known are
-    background in both.
+    As usual in the field, the prediction is quantised to 8 bits and stretched to 0..1, and the
+    truth is thresholded at 0.5. Unknown pixels are background in both.
 
     :param alpha: (H, W) 0..1.
     :param truth: (H, W) 0..1, NaN where unknown.
     :returns: (1, 517) float32: MAE, weighted F, S, correction effort, boundary IoU, and F and E at
-        256 thresholds; (0, 517) where nothing is known.
+        256 thresholds; (0, 517) without known pixels.
     :raises ImportError: pysodmetrics is not installed.
     """
     valid = ~np.isnan(truth)
     if not valid.any():
         return np.empty((0, COLUMNS), np.float32)
     levels, mask = (
-        np.round(np.where(valid, share, 0) * (LEVELS - 1)).astype(np.uint8)
-        for share in (alpha, truth)
+        np.round(np.where(valid, matte, 0) * (LEVELS - 1)).astype(np.uint8)
+        for matte in (alpha, truth)
     )
-    found = _measured(levels, mask)
+    metrics = _pysodmetrics(levels, mask)
     row = [
-        found['MAE']['mae'],
-        found['WeightedFmeasure']['wfm'],
-        found['Smeasure']['sm'],
-        found['HumanCorrectionEffortMeasure']['hce'],
+        metrics['MAE']['mae'],
+        metrics['WeightedFmeasure']['wfm'],
+        metrics['Smeasure']['sm'],
+        metrics['HumanCorrectionEffortMeasure']['hce'],
         boundary_iou(levels > 127, mask > 127),
-        *found['Fmeasure']['fm']['curve'],
-        *found['Emeasure']['em']['curve'],
+        *metrics['Fmeasure']['fm']['curve'],
+        *metrics['Emeasure']['em']['curve'],
     ]
     return np.array([row], np.float32)
 
 
 def foreground_summary(measured: Sequence[Float]) -> dict[str, float]:
     """
-    Return means over images; NaN of no image.
+    Return means over images; NaN without images.
 
     `max_f` is the mean F-measure (beta squared 0.3) at the threshold that is best for all images,
     `mean_e` the mean over thresholds of the enhanced alignment, `hce` the human correction effort
@@ -67,9 +66,9 @@ def foreground_summary(measured: Sequence[Float]) -> dict[str, float]:
     means = rows.mean(0, dtype=np.float64)
     f, e = np.split(means[5:], 2)
     mae, weighted_f, _, hce, boundary = means[:5].tolist()
-    # Where all of the truth lies in the last row or column, pysodmetrics has no S.
-    known = rows[~np.isnan(rows[:, 2]), 2]
-    s = float(known.mean(dtype=np.float64)) if len(known) else math.nan
+    # pysodmetrics returns NaN for S where all of the truth lies in the last row or column.
+    s_values = rows[~np.isnan(rows[:, 2]), 2]
+    s = float(s_values.mean(dtype=np.float64)) if len(s_values) else math.nan
     values = (mae, float(f.max()), weighted_f, s, float(e.mean()), hce, boundary)
     return dict(zip(FIGURES, values, strict=True))
 
@@ -78,13 +77,13 @@ def boundary_iou(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> floa
     """
     Return the IoU of the inner borders of two masks (Cheng et al., arXiv 2103.16562).
 
-    A border is as wide as 2 % of the picture's diagonal, and runs along the picture's edge, too.
+    The border is 2 % of the diagonal of the image wide; the edge of the image is a border, too.
 
     :returns: 0..1; 1 where both are empty.
     """
-    one, other = _border(predicted), _border(truth)
-    either = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / either if either else 1.0
+    border, true_border = _border(predicted), _border(truth)
+    union = np.count_nonzero(border | true_border)
+    return np.count_nonzero(border & true_border) / union if union else 1.0
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -94,9 +93,9 @@ def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask & (inner[1:-1, 1:-1] == 0))
 
 
-def _measured(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return what each measure of pysodmetrics says of one image."""
-    import py_sod_metrics  # here: it takes a second, and a robot runs without it
+def _pysodmetrics(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the results of pysodmetrics for one image, by name of the metric."""
+    import py_sod_metrics  # slow to import, and not needed for inference
 
     names = (
         'MAE',
@@ -108,7 +107,7 @@ def _measured(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> dict[str, A
     )
     results = {}
     with warnings.catch_warnings():
-        # Fmeasure calls itself old, although the newer class computes the same more slowly.
+        # Fmeasure is deprecated; the new class computes the same, more slowly.
         warnings.simplefilter('ignore')
         for name in names:
             measure = getattr(py_sod_metrics, name)()

@@ -1,4 +1,4 @@
-"""How good poses are: who was found, and how near their joints are (OKS, PCK)."""
+"""Metrics of human poses: recall and precision of people, accuracy of joints (OKS, PCK)."""
 
 from __future__ import annotations
 

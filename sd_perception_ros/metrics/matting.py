@@ -1,4 +1,4 @@
-"""How good mattes are: the four errors of alpha matting, over the whole picture."""
+"""Metrics of mattes: the four errors of alpha matting, over the whole image."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sd_perception_ros.types import Float
 FIGURES = ('mad', 'mse', 'sad', 'grad', 'conn', 'soft_iou')
 GRADIENT_SIGMA_PX = 1.4
 STEP = 0.1  # between the thresholds of connectivity
-LEAST_GAP = 0.15  # a pixel that loses its connection this little above its alpha counts as whole
+MIN_GAP = 0.15  # smaller differences between alpha and the connected threshold are ignored
 
 
 def measure_alpha(alpha: Float, truth: Float) -> Float:
     """
     Return the errors of one matte, and the sums behind a soft IoU.
 
-    Sums over pixels (SAD, Grad, Conn) are in thousands, as in the field's tables. Pixels of which
-    nothing is known do not count: for the sums they are 0 in both mattes.
+    Sums over pixels (SAD, Grad, Conn) are in thousands, as usual. Unknown pixels are ignored: they
+    are set to 0 in both mattes.
 
     :param alpha: (H, W) 0..1.
     :param truth: (H, W) 0..1, NaN where unknown.
@@ -47,13 +47,13 @@ def measure_alpha(alpha: Float, truth: Float) -> Float:
 
 
 def mean_alpha_errors(measured: Sequence[Float]) -> dict[str, float]:
-    """Return means over images, and the soft IoU of all pixels; NaN of no image."""
+    """Return means over images, and the soft IoU of all pixels; NaN without images."""
     rows = np.concatenate(measured).astype(np.float64)
     if not len(rows):
         return dict.fromkeys(FIGURES, math.nan)
-    both, either = rows[:, 5:].sum(0).tolist()
+    intersection, union = rows[:, 5:].sum(0).tolist()
     means = rows[:, :5].mean(0).tolist()
-    return dict(zip(FIGURES, [*means, both / either if either else 1.0], strict=True))
+    return dict(zip(FIGURES, [*means, intersection / union if union else 1.0], strict=True))
 
 
 def gradient_error(alpha: Float, truth: Float) -> float:
@@ -61,8 +61,8 @@ def gradient_error(alpha: Float, truth: Float) -> float:
     Return the sum of squared differences of the lengths of gradients (Rhemann et al., CVPR 2009).
 
     Gradients are taken with derivatives of a Gaussian of 1.4 px, scaled to a Euclidean norm of 1,
-    as in the evaluation code that the field shares. P3M-10k's own script does not scale them so:
-    its figures are 1.036 times these.
+    as in the common evaluation code. The script of P3M-10k does not scale them: its values are
+    1.036 times larger.
     """
     difference = _slopes(alpha) - _slopes(truth)
     return float(np.square(difference, dtype=np.float64).sum())
@@ -83,7 +83,7 @@ def connectivity_error(alpha: Float, truth: Float) -> float:
     degrees = []
     for matte in (alpha, truth):
         gap = matte - level
-        degrees.append(1 - np.where(gap >= LEAST_GAP, gap, 0))
+        degrees.append(1 - np.where(gap >= MIN_GAP, gap, 0))
     return float(np.abs(degrees[0] - degrees[1]).sum(dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""How good surface normals are: angles of all pixels of all images together."""
+"""Metrics of surface normals: angular errors of the pixels of all images together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from sd_perception_ros.types import Float
 
 LIMITS_DEG = (5.0, 7.5, 11.25, 22.5, 30.0)
-# A power of two, so that every limit lies on the border of two bins and counts are exact.
+# A power of two, so that every limit lies on the edge of a bin and the counts are exact.
 BINS_PER_DEG = 32
 BINS = 180 * BINS_PER_DEG + 1
 
@@ -29,7 +29,7 @@ def angles_deg(predicted: Float, normals: Float) -> Float:
 
 def angle_counts(angles: Float) -> Float:
     """
-    Keep what the figures of a data set need of one image's angles, however large it is.
+    Return the sum and the histogram of the angles of one image, the input of `angle_summary`.
 
     :param angles: (N,) degrees.
     :returns: (1, 1 + 5761) float32: their sum, and how many there are in each 1/32 degree.

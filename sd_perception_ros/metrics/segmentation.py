@@ -1,4 +1,4 @@
-"""How good classes are: one confusion matrix for all pixels of a data set."""
+"""Metrics of semantic segmentation, from the confusion matrix of a whole data set."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def confusion_summary(measured: Sequence[Float], names: Sequence[str]) -> dict[s
     """
     Return mean intersection over union, pixel accuracy, mean class accuracy, and each IoU.
 
-    The counts of all images are summed before anything is divided. Means are over the classes
-    that occur in the truth, and only these have an IoU; all is NaN where none does.
+    The counts of all images are added first. Means and IoU are of the classes that occur in the
+    ground truth; NaN without any.
 
     :param measured: matrices of `confusion`.
     """

@@ -1,4 +1,4 @@
-"""Every task by its name: add a file here and a line to this table, and it is everywhere."""
+"""Tasks. To add one: add a file to this folder and a line to this table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sd_perception_ros.config import build
 if TYPE_CHECKING:
     from sd_perception_ros.tasks.task import Task
 
-# Name, which is that of the file, and class. A task is imported when it is made: the command line
-# reads the names without torch.
+# Name of the file: class. Files are imported when used, as the command line needs only the names,
+# not torch.
 TASKS = {
     'depth': 'Depth',
     'disparity': 'Disparity',
@@ -28,7 +28,7 @@ def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = 
     """
     Build a task by the name used in config files.
 
-    :param options: the task's own options, as checkpoint.yaml gives them.
+    :param options: of the task, from checkpoint.yaml.
     :raises ValueError: unknown name or option.
     """
     if name not in TASKS:

@@ -1,4 +1,4 @@
-"""What depth and disparity share: a range of the picture's own, and a fit to measure against."""
+"""Shared by depth and disparity: quantile normalisation, loss and colours."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def unit_range(raw: Tensor) -> NDArray[np.float32]:
 
 
 def paint(nearness: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Paint (H, W) values: 1 near and warm, 0 far and cold."""
+    """Colour (H, W) values: 1 near and warm, 0 far and cold."""
     levels = cv2.convertScaleAbs(nearness, alpha=255)
     return np.asarray(cv2.LUT(cv2.merge([levels] * 3), TURBO), np.uint8)
 
 
 def _quantiles(values: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """Return two quantiles of each image's finite values, (B, 1, 1, 1); 0 and 1 without any."""
-    some = values[..., ::2, ::2].flatten(1)  # a quarter of them says the same
-    finite = torch.where(some.isfinite(), some, torch.nan)
+    pixels = values[..., ::2, ::2].flatten(1)  # a quarter of the pixels is enough
+    finite = torch.where(pixels.isfinite(), pixels, torch.nan)
     bounds = finite.nanquantile(finite.new_tensor([low, high]), 1)
     fallback = bounds.new_tensor([[0.0], [1.0]])
     bounds = torch.where(bounds.isnan(), fallback, bounds).view(2, len(values), 1, 1, 1)

@@ -1,4 +1,4 @@
-"""What foreground and matting share: a share of each pixel, 0..1, painted as -1..1."""
+"""Shared by foreground and matting: alpha 0..1 of each pixel, predicted as -1..1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sd_perception_ros.types import Grid, Matte, Sample
 
 @dataclass(frozen=True)
 class Coverage(Task):
-    """How much of each pixel something covers; a subclass says what, and how it is measured."""
+    """Alpha: how much of each pixel is covered; a subclass defines by what, and the metrics."""
 
     @property
     def channels(self) -> int:
@@ -26,8 +26,8 @@ class Coverage(Task):
 
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Map 0..1 to -1..1."""
-        share = sample[self.truth]
-        return share.nan_to_num(0.0) * 2 - 1, ~share.isnan()
+        alpha = sample[self.truth]
+        return alpha.nan_to_num(0.0) * 2 - 1, ~alpha.isnan()
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Absolute and squared error, and the gradient's for the edges."""
@@ -39,6 +39,6 @@ class Coverage(Task):
         return Matte(to_numpy((raw[0] * 0.5 + 0.5).clamp(0, 1)))
 
     def colorize(self, prediction: Matte) -> NDArray[np.uint8]:
-        """White where something is, black elsewhere."""
+        """White where covered, black elsewhere."""
         level = cv2.convertScaleAbs(prediction.alpha, alpha=255)
         return np.asarray(cv2.merge([level] * 3), np.uint8)

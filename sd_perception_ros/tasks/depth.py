@@ -1,4 +1,4 @@
-"""Relative depth: 0 near .. 1 far, right up to a scale and a shift."""
+"""Relative depth: 0 near .. 1 far, up to an unknown scale and shift."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ class Depth(Task):
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """
-        Return GenPercept's sum of losses, and the relative error where it is asked for.
+        Return the losses of GenPercept, and the relative error with `relative`.
 
-        Of a yard, GenPercept's losses hardly see what is near: a metre is a fiftieth of the range.
+        Outdoors, the losses of GenPercept hardly depend on near things: a metre is a fiftieth of
+        the range.
         """
         loss = affine_loss(raw, target, valid)
         if self.relative:

@@ -1,4 +1,4 @@
-"""Relative disparity: 1 / depth, 0 far .. 1 near, right up to a scale and a shift."""
+"""Relative disparity (1 / depth): 0 far .. 1 near, up to an unknown scale and shift."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sd_perception_ros.types import DisparityMap, Grid, Sample
 
 @dataclass(frozen=True)
 class Disparity(Task):
-    """Affine-invariant inverse depth: it tells near things apart better than depth does."""
+    """Affine-invariant inverse depth, which resolves near things better than depth."""
 
     name: ClassVar[str] = 'disparity'
     truth: ClassVar[str] = 'depth_m'
@@ -34,12 +34,12 @@ class Disparity(Task):
         """Map each image's 2 % and 98 % quantiles of 1 / depth to -1 and 1; the sky is -1."""
         depth_m = sample['depth_m']
         per_m = 1 / depth_m.clamp(min=1e-3)
-        # The sky counts, but not among the quantiles: of a yard it would be the lower one.
+        # The sky is excluded from the quantiles, of which it would be the lower one outdoors.
         target = normalize_quantiles(torch.where(depth_m.isinf(), -torch.inf, per_m))
         return target, ~depth_m.isnan()
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return GenPercept's sum of losses."""
+        """Return the losses of GenPercept."""
         return affine_loss(raw, target, valid)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> DisparityMap:

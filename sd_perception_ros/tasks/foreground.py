@@ -1,4 +1,4 @@
-"""Foreground: things and people, apart from the floors, walls and skies that they stand before."""
+"""Foreground: objects and people, separated from floors, walls and the sky."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Foreground(Coverage):
     headline: ClassVar[str] = 'mae'
 
     def measure(self, prediction: Matte, sample: Sample) -> NDArray[np.float32]:
-        """Return one row of the measures of dichotomous segmentation."""
+        """Return one row of the metrics of dichotomous segmentation."""
         return measure_foreground(prediction.alpha, sample[self.truth][0, 0].numpy())
 
     def summarize(self, measured: Sequence[NDArray[np.float32]]) -> dict[str, float]:

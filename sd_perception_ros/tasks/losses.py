@@ -10,7 +10,8 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """
     Mean over images of each image's mean over valid pixels; zero where an image has none.
 
-    A mean of images, not of all pixels: so a batch may be run in parts, on several processes.
+    A mean over images, not over all pixels, so that gradient accumulation and several processes
+    give the same result.
     """
     valid = valid.expand_as(values)
     sums = torch.where(valid, values, 0).sum((1, 2, 3))
@@ -45,8 +46,8 @@ def relative_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """
     Mean of error / depth after the least-squares fit of each image: what AbsRel measures.
 
-    Depth is a target of -1..1 whose -1 is taken for 0.15 of the range, as in a room: how far it
-    really is, an affine-invariant target does not say.
+    An affine-invariant target of -1..1 does not contain absolute depth: -1 is taken as 0.15 of the
+    range, as is typical for rooms.
     """
     scale, shift = fit_scale_and_shift(raw, target, valid)
     return masked_mean((scale * raw + shift - target).abs() / (target + 1 + 0.3), valid)

@@ -1,4 +1,4 @@
-"""Matting: how much of each pixel belongs to a person, 0..1, exact at the edges."""
+"""Matting: alpha of people, 0..1, exact at edges and hair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sd_perception_ros.types import Matte, Sample
 
 @dataclass(frozen=True)
 class Matting(Coverage):
-    """Alpha of the people in a picture."""
+    """Alpha of the people in an image."""
 
     name: ClassVar[str] = 'matting'
     truth: ClassVar[str] = 'matte'

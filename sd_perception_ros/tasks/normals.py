@@ -36,7 +36,7 @@ class Normals(Task):
     z_sign: int = option(1, "1, or -1 where the checkpoint's z points backwards", low=-1, high=1)
 
     def __post_init__(self) -> None:
-        """Refuse signs that are not signs."""
+        """Check that signs are 1 or -1."""
         check(self)
         if 0 in self._signs():
             raise ValueError(f'x_sign, y_sign and z_sign are 1 or -1, got {self._signs()}')
@@ -57,12 +57,12 @@ class Normals(Task):
         return angular_loss(raw, target, valid)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> NormalMap:
-        """Normalize, and turn the checkpoint's axes to the optical frame's."""
+        """Normalise, and convert the axes of the checkpoint to the optical frame."""
         signs = self._signs()
         return NormalMap(_units_on_device(raw, signs) if raw.is_cuda else _units(raw, signs))
 
     def measure(self, prediction: NormalMap, sample: Sample) -> NDArray[np.float32]:
-        """Return how many valid pixels have which angle."""
+        """Return the histogram of the angular errors of valid pixels."""
         normals = sample['normals'][0].permute(1, 2, 0).numpy()
         valid = np.linalg.norm(normals, axis=-1) > 0.5
         return angle_counts(angles_deg(prediction.values[valid], normals[valid]))
@@ -81,7 +81,7 @@ class Normals(Task):
 
 
 def _units(raw: Tensor, signs: Sequence[int]) -> Float:
-    """Do it plane by plane in OpenCV: 0.8 instead of 2.1 ms at VGA."""
+    """Normalise plane by plane in OpenCV: 0.8 instead of 2.1 ms at VGA."""
     planes = list(raw.contiguous().numpy())
     length = cv2.sqrt(sum(cv2.multiply(plane, plane) for plane in planes))
     np.maximum(length, 1e-12, out=length)

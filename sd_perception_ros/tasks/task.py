@@ -1,4 +1,4 @@
-"""What a task is: a target, a loss, a decoder and a measure, in one file for each task."""
+"""The interface of a task: target, loss, decoder and metrics, in one file for each task."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from sd_perception_ros.types import Grid, Prediction, Sample
 @dataclass(frozen=True)
 class Task(ABC):
     """
-    One quantity that is read from a picture.
+    One quantity that is predicted from an image.
 
-    Targets and raw outputs of the network live in the same space, so decoding a sample's own
-    target scores perfectly. The fields of a subclass are its options in checkpoint.yaml.
+    Targets and raw outputs of the network have the same space, so decoding the target of a sample
+    scores perfectly. The fields of a subclass are its options in checkpoint.yaml.
 
-    :cvar truth: which of a data set's truths the target is made from.
-    :cvar headline: the figure by which pictures are ranked, the worst first.
-    :cvar dense: whether the raw output is brought to the picture's size before it is decoded;
-        otherwise it stays as the head gives it, and `decode` is told its grid.
-    :cvar meaning: options that say what the numbers of an answer mean; with others, a readout that
-        has learned goes on.
+    :cvar truth: name of the ground truth that the target is made from.
+    :cvar headline: the metric by which images are ranked.
+    :cvar higher_is_better: of `headline`.
+    :cvar dense: the raw output is resized to the image before it is decoded; otherwise `decode`
+        gets the raw output of the head and its grid.
+    :cvar meaning: options that define the meaning of the output: if they differ, training cannot
+        continue from a trained head.
     """
 
     name: ClassVar[str]
@@ -47,38 +48,38 @@ class Task(ABC):
         """
         Return what the head should output, (B, channels, h, w), and where, (B, 1, h, w) bool.
 
-        (h, w) is the sample's size for a dense task.
+        (h, w) is the size of the sample for a dense task.
         """
 
     @abstractmethod
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return one number that falls as raw nears target; all (B, C, h, w) float32."""
+        """Return the loss, a scalar; arguments (B, C, h, w) float32."""
 
     @abstractmethod
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Prediction:
         """
         Turn one image's raw output, (channels, h, w) float32 on any device, into a prediction.
 
-        :param grid: how raw lies on the picture; None: as a target of `target` does.
+        :param grid: position of raw on the image; None: that of a target.
         """
 
     @abstractmethod
     def measure(self, prediction: Any, sample: Sample) -> Any:
         """
-        Return what `summarize` needs of one prediction; the sample has a batch of one.
+        Return the errors of one prediction, the input of `summarize`; a sample is a batch of one.
 
-        It is small, however large the picture, and kept for every picture of a data set, so that
-        any selection of pictures can be summarized.
+        The result is small, as it is kept for every image, so that any selection of images can be
+        summarized.
         """
 
     @abstractmethod
     def summarize(self, measured: Sequence[Any]) -> dict[str, float]:
         """
-        Turn what `measure` gave for one or more images into figures, in the field's names.
+        Return the metrics of one or more images, from the results of `measure`.
 
-        A figure of which these images say nothing is NaN, or left out.
+        A metric that is undefined for these images is NaN, or left out.
         """
 
     @abstractmethod
     def colorize(self, prediction: Any) -> NDArray[np.uint8]:
-        """Return the prediction as a picture for people, (H, W, 3) uint8 RGB."""
+        """Visualise a prediction, (H, W, 3) uint8 RGB."""
