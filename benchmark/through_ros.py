@@ -10,11 +10,10 @@ subscribes to them, in several scenes one after the other:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 import os
 from pathlib import Path
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,11 @@ import cv2  # noqa: E402
 import psutil  # noqa: E402
 
 from benchmark.common import about_run, parser, run_command, write  # noqa: E402
-from sd_perception_ros.cli.up import node_environment, start, stop_all  # noqa: E402
+from sd_perception_ros.cli.processes import (  # noqa: E402
+    node_environment,
+    parameter_arguments,
+    Processes,
+)
 
 DOMAIN = 60 + os.getpid() % 40
 MEDIAN_BAR_MS, P99_BAR_MS = 10.0, 25.0  # of the node's own overhead, in the first scene
@@ -135,15 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result['passes'] for result in results) else 1
 
 
-def ros_arguments(parameters: Mapping[str, object]) -> list[str]:
-    """Write parameters as the ROS arguments of a node."""
-    pairs = [f'{name}:={value}' for name, value in parameters.items()]
-    return ['--ros-args', *(word for pair in pairs for word in ('-p', pair))]
-
-
 def measure(pictures: Path, scene: Scene, options: argparse.Namespace) -> Listener:
     """Run both nodes on the pictures and listen until the last result."""
-    children: list[subprocess.Popen[bytes]] = []
     perception = {
         'checkpoint': options.checkpoint,
         'device': options.device,
@@ -154,28 +150,26 @@ def measure(pictures: Path, scene: Scene, options: argparse.Namespace) -> Listen
         **METRES,
     }
     camera = {
-        'source': pictures,
-        'loop': 'false',
+        'source': str(pictures),
+        'loop': False,
         'rate_hz': float(scene.rate_hz),
-        'wait_for_subscribers': 'true',
+        'wait_for_subscribers': True,
     }
     listener = Listener(scene.topics)
-    try:
-        children.append(start(['perception', *ros_arguments(perception)], os.environ))
+    with Processes(os.environ) as nodes:
+        process = psutil.Process(nodes.start('perception', parameter_arguments(perception)))
         while not listener.node.count_publishers('depth/points'):
             listener.spin(0.2)
-            if children[0].poll() is not None:
+            if nodes.ended():
                 raise SystemExit('the perception node ended; see its message above')
         listener.spin(2.0)
-        node = psutil.Process(children[0].pid)
-        children.append(start(['camera', *ros_arguments(camera)], os.environ))
-        while children[1].poll() is None:
+        nodes.start('camera', parameter_arguments(camera))
+        while not nodes.ended('camera'):
             listener.spin(0.2)
-            used = node.cpu_times()
-            listener.usage.append((used.user + used.system, node.memory_info().rss / 2**20))
+            used = process.cpu_times()
+            memory_mib = process.memory_info().rss / 2**20
+            listener.usage.append((used.user + used.system, memory_mib))
         listener.spin(3.0)
-    finally:
-        stop_all(children)
     return listener
 
 

@@ -15,7 +15,6 @@ from std_msgs.msg import Header
 from tqdm import tqdm
 
 from sd_perception_ros.cli.demo.birdseye import birdseye, WITHHELD
-from sd_perception_ros.cli.demo.nodes import DemoError, Nodes
 from sd_perception_ros.cli.demo.pictures import (
     CELL_PX,
     GAP_PX,
@@ -29,6 +28,7 @@ from sd_perception_ros.cli.demo.play import one_round, Player
 from sd_perception_ros.cli.demo.recording import Part, record, Recording, rooms, shortened
 from sd_perception_ros.cli.demo.table import error_table, errors, poses_of, topic_table
 from sd_perception_ros.cli.demo.write import pictured
+from sd_perception_ros.cli.processes import Processes
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.messages.people import keypoints_message
@@ -159,9 +159,9 @@ def test_a_checkpoint_that_is_not_there_is_one_error_with_the_nodes_own_words(
 def test_a_node_that_never_gets_ready_is_an_error_after_the_patience(tmp_path: Path) -> None:
     recorder = Recorder()
     try:
-        player = Player(recorder, Nodes(tmp_path, {}), tqdm(disable=True), 0.5)
+        player = Player(recorder, Processes({}, tmp_path), tqdm(disable=True), 0.5)
         before = time.monotonic()
-        with pytest.raises(DemoError, match=r'not ready: 0\.5 s without an output'):
+        with pytest.raises(TimeoutError, match=r'not ready: 0\.5 s without an output'):
             player.wait_for_perception()
         assert 0.5 <= time.monotonic() - before < PATIENCE_S
     finally:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import os
 from pathlib import Path
 import signal
-import subprocess
 import sys
 import time
-import types
 
-from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
+from sd_perception_ros.cli.processes import (
+    find_config,
+    node_environment,
+    POLL_S,
+    Processes,
+    SIGNALS,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 NODES = ('camera', 'perception')
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_POLL_S = 0.05
-# A node answers SIGINT within one inference; a stuck one is killed.
-_PATIENCE_S = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 EXAMPLE = """example:
   python -m sd_perception_ros up --params-file config/perception.yaml
   python -m sd_perception_ros up -p camera:source:=skimage -p perception:device:=cpu
@@ -42,77 +40,28 @@ def main(argv: list[str] | None = None) -> int:
     if options.domain is not None:
         environ['ROS_DOMAIN_ID'] = str(options.domain)
     nodes = [name for name in NODES if name not in options.without]
-    commands = [(name, *ros_arguments(name, params, options)) for name in nodes]
+    commands = {name: ros_arguments(name, params, options) for name in nodes}
     return supervise(commands, environ)
 
 
-def supervise(commands: Sequence[Sequence[str]], environ: Mapping[str, str]) -> int:
+def supervise(commands: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> int:
     """
     Run commands of this package as child processes until the first of them ends.
 
-    :param commands: each a command and its arguments, for example ('camera', '--ros-args').
+    :param commands: name of a command to its arguments.
     :returns: 0 after SIGINT or SIGTERM, which are passed on; else the exit code of the first
         child that ended (128 + n if signal n killed it), after the others were stopped.
     """
-    stop: list[int] = []
-
-    def note(number: int, frame: types.FrameType | None) -> None:
-        stop.append(number)
-
-    children: list[subprocess.Popen[bytes]] = []
+    signals: list[int] = []
     for number in SIGNALS:
-        signal.signal(number, note)
-    try:
-        for command in commands:
-            children.append(start(command, environ))
-        while not stop and all(child.poll() is None for child in children):
-            time.sleep(_POLL_S)
-        ended = [child.returncode for child in children if child.returncode is not None]
-    finally:
-        stop_all(children)
-    if stop or not ended:
-        return 0
-    code: int = ended[0]
-    return 128 - code if code < 0 else code
-
-
-def start(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start one command of this package as a child process."""
-    with _blocked_signals():
-        return subprocess.Popen(
-            [sys.executable, '-m', 'sd_perception_ros', *command], env=dict(environ)
-        )
-
-
-def stop_all(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask every child to end, more firmly each time, and wait for all of them."""
-    for number, patience_s in _PATIENCE_S:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
-        deadline = time.monotonic() + patience_s
-        while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-
-
-def node_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Add what nodes need to an environment: our package, ROS's files, a transport that works."""
-    made = dict(environ)
-    made['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), environ.get('PYTHONPATH')]))
-    made.setdefault('AMENT_PREFIX_PATH', sys.prefix)  # where the ROS wheels lie
-    profile = find_config('fastdds.xml') or Path('fastdds.xml')
-    made.update(transport_environment(made, profile) | tuning_environment(made))
-    return made
-
-
-def find_config(name: str) -> Path | None:
-    """Find a file of config/, in a checkout or below an installed prefix."""
-    prefixes = filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep))
-    shares = [Path(prefix) / 'share' / 'sd_perception_ros' for prefix in prefixes]
-    for folder in (ROOT, *shares):
-        if (folder / 'config' / name).is_file():
-            return folder / 'config' / name
-    return None
+        signal.signal(number, lambda number, frame: signals.append(number))
+    with Processes(environ) as processes:
+        for name, arguments in commands.items():
+            processes.start(name, arguments)
+        while not signals and processes.ended() is None:
+            time.sleep(POLL_S)
+        ended = processes.ended()
+    return ended[1] if ended and not signals else 0
 
 
 def ros_arguments(node: str, params: Path, options: argparse.Namespace) -> list[str]:
@@ -130,17 +79,6 @@ def ros_arguments(node: str, params: Path, options: argparse.Namespace) -> list[
     if options.log_level:
         arguments += ['--log-level', options.log_level]
     return arguments
-
-
-@contextlib.contextmanager
-def _blocked_signals() -> Iterator[None]:
-    # A child inherits this mask and opens it when its handlers stand, so that a signal in its
-    # first milliseconds ends it quietly too.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,19 +15,19 @@ from sd_perception_ros.geometry.occupancy_grid import draw_grids, GridShape, mar
 from sd_perception_ros.geometry.pinhole import back_project, BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.metric_depth.estimator import MetricDepthEstimator
 from sd_perception_ros.metric_depth.options import ScaleOptions
+from sd_perception_ros.ros.replay.recorder import VALUE_TOPICS
 from sd_perception_ros.ros.replay.sources import read_camera
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
 from sd_perception_ros.types import DepthMap, Float, LabelMap, NormalMap, Prediction, UInt8
 
 LABEL, TRUE_LABEL = 'obstacles (red: phantoms)', 'true obstacles, to 4 m'
-# Topics that metres are made from here.
-NEEDED = ('depth/relative', 'normals/image', 'segmentation/labels')
 GRID = GridShape(resolution_m=0.1, range_m=4.0)
 NEAR_CELLS = 2  # 0.2 m: a cell counts as right with a true one so near
 MAX_RANGE_M = 10.0
 # Nominal mounting of the film's camera, as in config/nav2/perception.yaml: a robot knows no more.
 GROUND = ScaleOptions(source='ground', camera_height_m=1.15, camera_pitch_deg=6.5)
-TASKS = ('depth', 'normals', 'segmentation')
+TASKS = ('depth', 'normals', 'segmentation')  # what metres are made from here
+NEEDED = tuple(VALUE_TOPICS[task] for task in TASKS)  # their topics
 WITHHELD = (64, 64, 72)
 
 

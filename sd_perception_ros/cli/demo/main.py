@@ -15,8 +15,7 @@ from typing import Any, TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from sd_perception_ros.cli.demo.nodes import DemoError, Nodes
-from sd_perception_ros.cli.up import node_environment
+from sd_perception_ros.cli.processes import node_environment, parameter_arguments, Processes
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.replay.sources import DEMO
 
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:  # from _interrupt
         print('stopped', file=sys.stderr)
         return 0
-    except (DemoError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(f'\n{text}\n\nPictures, film and logs are in {options.out}/; begin with overview.png')
@@ -79,17 +78,17 @@ def _run(options: argparse.Namespace, scratch: Path) -> str:
         'depth.scale.scale_m': SCALE_M,
         'depth.scale.shift_m': SHIFT_M,
     }
-    with _bar() as bar, Nodes(options.out, environ) as nodes:
-        nodes.start('perception', parameters)
+    with _bar() as bar, Processes(environ, options.out) as nodes:
+        nodes.start('perception', parameter_arguments(parameters))
         # Here, so that torch and ROS are loaded in both processes at the same time.
         from sd_perception_ros.checkpoint.config_file import tasks_of
         from sd_perception_ros.cli.demo import play, write
         from sd_perception_ros.cli.demo.recording import record
-        from sd_perception_ros.ros.replay.recorder import OUTPUTS, Recorder, topics_of
+        from sd_perception_ros.ros.replay.recorder import RECORDED, Recorder, topics_of
 
         parts = _parts(options, scratch)
         bar.total = 2 * sum(len(part.names) for part in parts)  # played, and written
-        topics = tuple(OUTPUTS)
+        topics = tuple(RECORDED)
         with contextlib.suppress(OSError, ValueError):  # the node says what is wrong
             topics = topics_of(tasks_of(options.checkpoint))
         with contextlib.closing(Recorder(topics)) as recorder:

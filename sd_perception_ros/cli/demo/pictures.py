@@ -15,7 +15,7 @@ from sd_perception_ros.cli.demo.birdseye import birdseye, LABEL, NEEDED, TRUE_LA
 from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.drawing import draw_people, true_poses
-from sd_perception_ros.ros.replay.recorder import INPUT
+from sd_perception_ros.ros.replay.recorder import INPUT, PICTURE_TOPICS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Sample
 
@@ -32,16 +32,8 @@ HEADING_PX = 34
 MOSAIC_PX = (208, 156)  # width and height of a picture of the moving overview
 MOSAIC_COLUMNS = 4  # 844 px in all: the width of a README on GitHub
 NOT_IN_MOSAIC = ('foreground',)  # in the film it is hardly different from the matte
-# Task, what it is called in pictures, and the topic with its picture.
-SHOWN = (
-    ('depth', 'depth (red near, blue far)', 'depth/color'),
-    ('disparity', 'disparity', 'disparity/color'),
-    ('normals', 'normals', 'normals/color'),
-    ('segmentation', 'segmentation', 'segmentation/color'),
-    ('foreground', 'foreground', 'foreground/alpha'),
-    ('matting', 'matting (people)', 'matting/alpha'),
-    ('human_pose', 'human_pose', 'human_pose/overlay'),
-)
+# What some tasks are called in pictures.
+TITLES = {'depth': 'depth (red near, blue far)', 'matting': 'matting (people)'}
 
 
 def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
@@ -50,10 +42,10 @@ def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
     sample = _truth(recording, index)
     picture = cast('UInt8', frame[INPUT])
     found, true = [('camera', picture)], [('ground truth', np.full_like(picture, BACKGROUND))]
-    for task, label, topic in SHOWN:
+    for task, topic in PICTURE_TOPICS.items():
         if topic not in recording.topics:
             continue
-        found.append((label, _in_color(cast('UInt8', frame[topic]))))
+        found.append((TITLES.get(task, task), _in_color(cast('UInt8', frame[topic]))))
         if sample is not None:
             known = make_task(task).truth in sample
             unknown = np.full_like(picture, UNKNOWN)

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sd_perception_ros.cli.demo.nodes import DemoError, Nodes
 from sd_perception_ros.cli.demo.recording import answered_stamps, Part
+from sd_perception_ros.cli.processes import parameter_arguments, Processes
 from sd_perception_ros.ros.replay.recorder import Arrival, INPUT, Recorder
 
 _SPIN_S = 0.1
@@ -26,7 +26,7 @@ class Player:
     """
 
     def __init__(
-        self, recorder: Recorder, nodes: Nodes, bar: tqdm[Any], patience_s: float
+        self, recorder: Recorder, nodes: Processes, bar: tqdm[Any], patience_s: float
     ) -> None:
         self._recorder, self._nodes, self._bar = recorder, nodes, bar
         self._patience_s = patience_s
@@ -35,13 +35,13 @@ class Player:
         """
         Wait until the perception node has loaded its model.
 
-        :raises DemoError: it ended, or is not ready in time.
+        :raises OSError: it ended, is not ready in time, or another camera is there.
         """
         self._spin_until(self._recorder.has_perception, 'the perception node is not ready')
         if self._recorder.has_camera():  # by now every node in this domain is known
-            raise DemoError(
-                f"somebody already publishes '{INPUT}' in this ROS domain; end that node, or set "
-                'ROS_DOMAIN_ID to a number that nobody uses'
+            raise OSError(
+                f"another node publishes '{INPUT}' in this ROS domain; end it, or set "
+                'ROS_DOMAIN_ID to a number that is not in use'
             )
 
     def play(self, part: Part) -> list[Arrival]:
@@ -51,12 +51,14 @@ class Player:
         The camera goes round and round, and the round that counts begins with the first frame
         that comes with all its outputs: nodes may take seconds to find one another, in any order.
 
-        :raises DemoError: a node ended, or nothing comes.
+        :raises OSError: a node ended, or nothing comes.
         """
         self._recorder.take()
         self._nodes.start(
             'camera',
-            {'source': part.source, 'rate_hz': part.rate_hz, 'wait_for_subscribers': True},
+            parameter_arguments(
+                {'source': part.source, 'rate_hz': part.rate_hz, 'wait_for_subscribers': True}
+            ),
         )
         started_ns = time.time_ns()  # an older stamp is of the part before
         before, count = self._bar.n, len(part.names)
@@ -95,9 +97,9 @@ class Player:
             if answers > count:
                 heard, count = time.monotonic(), answers
             if time.monotonic() - heard > self._patience_s:
-                raise DemoError(
+                raise TimeoutError(
                     f'{complaint}: {self._patience_s:g} s without an output; give a slow model '
-                    f'more time with --patience{self._nodes.last_words()}'
+                    f'more time with --patience{self._nodes.last_lines()}'
                 )
 
 

@@ -12,7 +12,7 @@ from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.evaluation.evaluate import add, Measured, summarize
-from sd_perception_ros.ros.replay.recorder import Arrival, INPUT
+from sd_perception_ros.ros.replay.recorder import Arrival, INPUT, VALUE_TOPICS
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
@@ -46,18 +46,15 @@ def poses_of(joints: Values, height: int, width: int) -> Poses:
     return Poses(tuple(people), height, width)
 
 
-# Task: the topic with its values, and the prediction that these values are; both for (H, W).
-MEASURED: Mapping[str, tuple[str, Callable[[Values, int, int], Prediction]]] = {
-    'depth': ('depth/relative', lambda values, *_: DepthMap(values)),
-    'disparity': ('disparity/relative', lambda values, *_: DisparityMap(values)),
-    'normals': ('normals/image', lambda values, *_: NormalMap(values)),
-    'segmentation': (
-        'segmentation/labels',
-        lambda values, *_: LabelMap(values, np.ones(values.shape, np.float32)),
-    ),
-    'foreground': ('foreground/alpha', lambda values, *_: Matte(values / np.float32(255))),
-    'matting': ('matting/alpha', lambda values, *_: Matte(values / np.float32(255))),
-    'human_pose': ('human_pose/keypoints', poses_of),
+# Task: the prediction that the values on its topic are, for (H, W).
+PREDICTIONS: Mapping[str, Callable[[Values, int, int], Prediction]] = {
+    'depth': lambda values, *_: DepthMap(values),
+    'disparity': lambda values, *_: DisparityMap(values),
+    'normals': lambda values, *_: NormalMap(values),
+    'segmentation': lambda values, *_: LabelMap(values, np.ones(values.shape, np.float32)),
+    'foreground': lambda values, *_: Matte(values / np.float32(255)),
+    'matting': lambda values, *_: Matte(values / np.float32(255)),
+    'human_pose': poses_of,
 }
 WALL = ROOM_CLASSES.index('wall')
 HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', 'p95 latency ms')
@@ -103,7 +100,7 @@ def errors(recording: Recording) -> dict[str, Figures]:
         return {}
     dataset = RoomsDataset(recording.part.truth)
     tasks = {
-        name: make_task(name) for name, (topic, _) in MEASURED.items() if topic in recording.topics
+        name: make_task(name) for name, topic in VALUE_TOPICS.items() if topic in recording.topics
     }
     first = dataset[next(iter(recording.frames))]
     blind = guess(*first['image'].shape[-2:])
@@ -118,9 +115,7 @@ def errors(recording: Recording) -> dict[str, Figures]:
         sample = dataset[index]
         height, width = sample['image'].shape[-2:]
         values = {
-            name: kind(frame[topic], height, width)
-            for name, (topic, kind) in MEASURED.items()
-            if name in tasks
+            name: PREDICTIONS[name](frame[VALUE_TOPICS[name]], height, width) for name in tasks
         }
         add(published, tasks, values, sample)
         add(guessed, tasks, {name: blind[name] for name in tasks}, sample)

@@ -18,24 +18,27 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.node.qos import input_qos
+from sd_perception_ros.ros.output import results
+from sd_perception_ros.ros.output.outputs import OUTPUTS
 
 INPUT = 'image_raw'
-# Topic: its type, and the task that feeds it.
-OUTPUTS: dict[str, tuple[type, str]] = {
-    'depth/relative': (Image, 'depth'),
-    'depth/color': (Image, 'depth'),
-    'depth/points': (PointCloud2, 'depth'),
-    'disparity/relative': (Image, 'disparity'),
-    'disparity/color': (Image, 'disparity'),
-    'normals/image': (Image, 'normals'),
-    'normals/color': (Image, 'normals'),
-    'segmentation/labels': (Image, 'segmentation'),
-    'segmentation/color': (Image, 'segmentation'),
-    'foreground/alpha': (Image, 'foreground'),
-    'matting/alpha': (Image, 'matting'),
-    'human_pose/keypoints': (PointCloud2, 'human_pose'),
-    'human_pose/overlay': (Image, 'human_pose'),
+# What makes the messages with the values of a task, and with its picture.
+_VALUES = (
+    results.relative_image,
+    results.normals_image,
+    results.labels_image,
+    results.alpha_image,
+    results.keypoints,
+)
+_PICTURES = (results.color_image, results.alpha_image, results.overlay_image)
+RECORDED = {
+    output.topic: output
+    for output in OUTPUTS
+    if output.make in (*_VALUES, *_PICTURES, results.points)
 }
+# Task: topic.
+VALUE_TOPICS = {output.task: output.topic for output in OUTPUTS if output.make in _VALUES}
+PICTURE_TOPICS = {output.task: output.topic for output in OUTPUTS if output.make in _PICTURES}
 _NUMPY = {
     PointField.FLOAT32: '<f4',
     PointField.INT32: '<i4',
@@ -46,8 +49,8 @@ _NUMPY = {
 
 
 def topics_of(tasks: Collection[str]) -> tuple[str, ...]:
-    """Name the topics that some tasks feed."""
-    return tuple(topic for topic, (_, task) in OUTPUTS.items() if task in tasks)
+    """Return the recorded topics of some tasks."""
+    return tuple(topic for topic, output in RECORDED.items() if output.task in tasks)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,10 @@ class Recorder:
     """
     A node that keeps every message of the topics; it receives while `spin` runs.
 
-    :param outputs: the topics of `OUTPUTS` to listen to; the camera's is always one.
+    :param outputs: the topics of `RECORDED` to listen to; the camera's is always one.
     """
 
-    def __init__(self, outputs: Collection[str] = tuple(OUTPUTS)) -> None:
+    def __init__(self, outputs: Collection[str] = tuple(RECORDED)) -> None:
         self._context = Context()
         self._context.init(args=[])
         self._node = Node('recorder', context=self._context)
@@ -91,8 +94,8 @@ class Recorder:
         self._executor.add_node(self._node)
         self._arrivals: list[Arrival] = []
         self.outputs = tuple(outputs)
-        for topic in (INPUT, *outputs):
-            kind, _ = OUTPUTS.get(topic, (Image, ''))
+        kinds = {INPUT: Image} | {topic: RECORDED[topic].kind for topic in outputs}
+        for topic, kind in kinds.items():
             receive = functools.partial(self._receive, topic)
             qos = input_qos(ReliabilityPolicy.RELIABLE)
             self._node.create_subscription(kind, topic, receive, qos)
