@@ -47,8 +47,7 @@ from benchmark.photographs.loader import (  # noqa: E402
 from sd_perception_ros.checkpoint import config_file  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
-from sd_perception_ros.cli.demo.pictures import labelled, write_png  # noqa: E402
-from sd_perception_ros.cli.evaluate_sheets import sheet  # noqa: E402
+from sd_perception_ros.cli.contact_sheet import grid, write_png  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
@@ -256,16 +255,12 @@ def contact_sheet(
         height, width = shot.rgb.shape[:2]
         size = (round(width * SHEET_PX / height), SHEET_PX)
         rows.append(
-            np.hstack(
-                [
-                    labelled(
-                        label, np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA))
-                    )
-                    for label, tile in tiles
-                ]
-            )
+            [
+                (label, np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_AREA)))
+                for label, tile in tiles
+            ]
         )
-    return sheet(rows)
+    return grid(rows)
 
 
 def _painted_depth(sample: Sample) -> UInt8:

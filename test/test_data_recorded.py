@@ -300,9 +300,9 @@ def test_inspect_draws_every_truth_and_says_what_is_in_it(
         '0 .. 1 people a picture, mean 0.5; of their joints 5.9 % marked, 5.9 % visible'
     )
     pixels = cv2.imread(str(sheet))
-    # Two rows of 192 + 16 + 2 pixels; seven cells of a picture of 8 x 6, each with a gap of 2.
-    assert pixels.shape == (2 * 210, 7 * (256 + 2), 3)
-    unknown = pixels[16 : 16 + 8, 258 : 258 + 8, 0]  # the top left of the depth: squares of 4
+    # Two rows of 24 + 192 pixels; seven cells of a picture of 8 x 6, 4 px apart.
+    assert pixels.shape == (2 * 216, 7 * 256 + 6 * 4, 3)
+    unknown = pixels[24 : 24 + 8, 260 : 260 + 8, 0]  # the top left of the depth: squares of 4
     assert unknown.tolist() == np.kron([[50, 110], [110, 50]], np.ones((4, 4))).tolist()
 
 

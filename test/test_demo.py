@@ -14,13 +14,11 @@ from ros_helpers import PATIENCE_S, Process, running
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from sd_perception_ros.cli.contact_sheet import GAP_PX, grid, LABEL_PX
 from sd_perception_ros.cli.demo.birdseye import birdseye, WITHHELD
 from sd_perception_ros.cli.demo.pictures import (
     CELL_PX,
-    GAP_PX,
-    LABEL_PX,
     overview,
-    side_by_side,
     write_jpeg,
     write_video,
 )
@@ -298,7 +296,7 @@ def test_the_next_answered_frame_replaces_one_that_was_dropped() -> None:
 def test_pictures_in_a_row_keep_their_pixels() -> None:
     red, blue = np.zeros((20, 50, 3), np.uint8), np.zeros((20, 70, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    row = side_by_side([[('red', red), ('blue', blue)]])
+    row = grid([[('red', red), ('blue', blue)]])
     assert row.shape == (LABEL_PX + 20, 50 + GAP_PX + 70, 3)
     assert (row[LABEL_PX:, :50] == red).all()
     assert (row[LABEL_PX:, -70:] == blue).all()

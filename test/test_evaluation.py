@@ -16,7 +16,8 @@ import torch
 
 from sd_perception_ros.checkpoint.config_file import open_checkpoint
 from sd_perception_ros.cli import evaluate as command
-from sd_perception_ros.cli.evaluate_sheets import row, sheet
+from sd_perception_ros.cli.contact_sheet import LABEL_PX, stack
+from sd_perception_ros.cli.evaluate_sheets import row
 from sd_perception_ros.data.formats.hypersim import NYU40
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.opening import open_data
@@ -258,11 +259,11 @@ def test_a_line_of_a_sheet_shows_picture_truth_and_answer_and_blackens_the_unkno
     rgb = np.full((24, 32, 3), 200, np.uint8)
     answer = Matte(np.full((24, 32), 0.5, np.float32))
     line = row(make_task('matting'), rgb, {'matte': truth}, answer, 'name: mad 0.5')
-    assert line.shape == (20 + 240, 3 * 320 + 2 * 4, 3)
-    assert line[:20].max() > 200  # the label
+    assert line.shape == (LABEL_PX + 240, 3 * 320 + 2 * 4, 3)
+    assert line[:LABEL_PX].max() > 200
     places = [line[100, x, 0] for x in (100, 324 + 50, 324 + 300, 648 + 50)]
     assert places == [200, 255, 0, 128]
-    assert sheet([line, line[:, :500]]).shape == (2 * 260, 968, 3)
+    assert stack([line, line[:, :500]]).shape == (2 * len(line), 968, 3)
 
 
 def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sd_perception_ros.cli.contact_sheet import grid, Tile
 from sd_perception_ros.data.windows import resize_sample
 from sd_perception_ros.drawing import draw_people, true_poses
 from sd_perception_ros.tasks.depth import Depth
@@ -17,7 +18,6 @@ from sd_perception_ros.types import Sample, UInt8
 
 HEIGHT_PX = 192  # of a picture on the sheet
 MOST_WIDE_PX = 480
-TEXT_PX = 16
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sample]]) -> UInt8:
@@ -27,10 +27,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sample]]) -> UInt8:
     :param rows: name and sample, a batch of one, of any size.
     :returns: (H, W, 3) uint8 RGB.
     """
-    strips = [_row(key, _small(sample)) for key, sample in rows]
-    width = max(strip.shape[1] for strip in strips)
-    padded = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0))) for strip in strips]
-    return np.vstack(padded)
+    return grid([_row(key, _small(sample)) for key, sample in rows])
 
 
 def _small(sample: Sample) -> Sample:
@@ -39,7 +36,7 @@ def _small(sample: Sample) -> Sample:
     return resize_sample(sample, max(round(height * scale), 1), max(round(width * scale), 1))
 
 
-def _row(key: str, sample: Sample) -> UInt8:
+def _row(key: str, sample: Sample) -> list[Tile]:
     painters: dict[str, Callable[[Sample], UInt8]] = {
         'image': _picture,
         'depth_m': _depth,
@@ -49,21 +46,11 @@ def _row(key: str, sample: Sample) -> UInt8:
         'matte': lambda sample: _share(sample['matte']),
         'joints': _joints,
     }
-    cells = [
-        _titled(key if name == 'image' else name, paint(sample))
+    return [
+        (key if name == 'image' else name, paint(sample))
         for name, paint in painters.items()
         if name in sample
     ]
-    return np.hstack(cells)
-
-
-def _titled(title: str, picture: UInt8) -> UInt8:
-    bar = np.zeros((TEXT_PX, picture.shape[1], 3), np.uint8)
-    most = picture.shape[1] // 7  # the end of a name tells more than its start
-    text = title if len(title) <= most else f'..{title[2 - most :]}'
-    white = (255, 255, 255)
-    cv2.putText(bar, text, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, white, 1, cv2.LINE_AA)
-    return np.pad(np.vstack([bar, picture]), ((0, 2), (0, 2), (0, 0)))
 
 
 def _picture(sample: Sample) -> UInt8:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from sd_perception_ros.cli.contact_sheet import side_by_side, stack, strip
 from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import Prediction, Sample
-
-UInt8 = NDArray[np.uint8]
+from sd_perception_ros.types import Prediction, Sample, UInt8
 
 LONG_SIDE_PX = 320  # of a picture on a sheet: three of them fit on a screen
-LABEL_PX = 20
-GAP_PX = 4  # between pictures
-INK, PAPER = (235, 235, 235), (24, 24, 28)
 
 
 def row(task: Task, rgb: UInt8, sample: Sample, prediction: Prediction, label: str) -> UInt8:
@@ -40,18 +33,8 @@ def row(task: Task, rgb: UInt8, sample: Sample, prediction: Prediction, label: s
         cv2.resize(tile, None, fx=scale, fy=scale, interpolation=method)
         for tile in (rgb, truth, answer)
     ]
-    gap = np.full((len(tiles[0]), GAP_PX, 3), PAPER, np.uint8)
-    line = np.hstack([tiles[0], gap, tiles[1], gap, tiles[2]])
-    head = np.full((LABEL_PX, line.shape[1], 3), PAPER, np.uint8)
-    cv2.putText(head, label, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
-    return np.vstack([head, line])
-
-
-def sheet(rows: Sequence[UInt8]) -> UInt8:
-    """Put lines of any width below one another."""
-    width = max(line.shape[1] for line in rows)
-    padded = [np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0))) for line in rows]
-    return np.vstack(padded)
+    line = side_by_side([np.asarray(tile, np.uint8) for tile in tiles])
+    return stack([strip(label, line.shape[1]), line])
 
 
 def _over(rgb: UInt8, drawn: UInt8) -> UInt8:

@@ -8,24 +8,26 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from sd_perception_ros.cli.contact_sheet import (
+    BACKGROUND,
+    cropped_to,
+    GAP_PX,
+    labelled,
+    side_by_side,
+    stack,
+    strip,
+    Tile,
+)
 from sd_perception_ros.cli.demo.birdseye import birdseye, LABEL, NEEDED, TRUE_LABEL
 from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.drawing import draw_people, true_poses
 from sd_perception_ros.ros.replay.recorder import INPUT, PICTURE_TOPICS
 from sd_perception_ros.tasks import make_task
-from sd_perception_ros.types import Sample
+from sd_perception_ros.types import Sample, UInt8
 
-UInt8 = NDArray[np.uint8]
-Tile = tuple[str, UInt8]
-
-LABEL_PX = 24
-GAP_PX = 4
-BACKGROUND = (24, 24, 28)
-INK = (235, 235, 235)
 UNKNOWN = 96  # grey where the truth knows nothing
 CELL_PX = (196, 147)  # width and height of a picture of the overview: nine make 1796 px
 HEADING_PX = 34
@@ -80,16 +82,6 @@ def _in_color(picture: UInt8) -> UInt8:
     return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 
-def side_by_side(rows: Sequence[Sequence[Tile]]) -> UInt8:
-    """Put pictures of one height in rows, each under its label and otherwise unchanged."""
-    return np.vstack([_row([labelled(*tile) for tile in row]) for row in rows])
-
-
-def labelled(label: str, picture: UInt8) -> UInt8:
-    """Add a strip of `LABEL_PX` rows with a text above a picture."""
-    return np.vstack([_strip(label, picture.shape[1], LABEL_PX), picture])
-
-
 def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) -> UInt8:
     """
     Show frames of both kinds on one sheet: the camera's picture and what was made of it in a row.
@@ -103,9 +95,9 @@ def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) 
     titles = ('Rendered rooms, with ground truth', 'Photographs, without ground truth')
     for title, part in zip(titles, (rooms, photos), strict=True):
         if part:
-            rows += [_strip(title, width, HEADING_PX, bold=True)]
-            rows += [_row([_cell(tile) for tile in row]) for row in part]
-    return np.vstack([_widened(row, width) for row in rows])
+            rows += [strip(title, width, HEADING_PX, bold=True)]
+            rows += [side_by_side([_cell(tile) for tile in row]) for row in part]
+    return stack(rows)
 
 
 def mosaic(tiles: Sequence[Tile]) -> UInt8:
@@ -118,16 +110,7 @@ def mosaic(tiles: Sequence[Tile]) -> UInt8:
     empty = np.full_like(cells[0], BACKGROUND)
     cells += [empty] * (-len(cells) % MOSAIC_COLUMNS)
     rows = range(0, len(cells), MOSAIC_COLUMNS)
-    return np.vstack([_row(cells[start : start + MOSAIC_COLUMNS]) for start in rows])
-
-
-def write_png(path: Path, rgb: UInt8) -> None:
-    """
-    Write a picture.
-
-    :raises OSError: the file cannot be written.
-    """
-    Image.fromarray(rgb).save(path)
+    return stack([side_by_side(cells[start : start + MOSAIC_COLUMNS]) for start in rows])
 
 
 def write_jpeg(path: Path, rgb: UInt8, most_bytes: int) -> None:
@@ -193,32 +176,5 @@ def _truth(recording: Recording, index: int) -> Sample | None:
 
 
 def _cell(tile: Tile, size: tuple[int, int] = CELL_PX) -> UInt8:
-    """Cut the middle out of a picture and resize it, so that all cells of a sheet are equal."""
     label, picture = tile
-    width, height = size
-    scale = max(width / picture.shape[1], height / picture.shape[0])
-    cut_w, cut_h = round(width / scale), round(height / scale)
-    left, top = (picture.shape[1] - cut_w) // 2, (picture.shape[0] - cut_h) // 2
-    middle = picture[top : top + cut_h, left : left + cut_w]
-    resized = cv2.resize(middle, size, interpolation=cv2.INTER_AREA)
-    return labelled(label, np.asarray(resized, np.uint8))
-
-
-def _row(pictures: Sequence[UInt8]) -> UInt8:
-    gap = np.full((len(pictures[0]), GAP_PX, 3), BACKGROUND, np.uint8)
-    joined = [part for picture in pictures for part in (gap, picture)]
-    return np.hstack(joined[1:])
-
-
-def _widened(picture: UInt8, width: int) -> UInt8:
-    rest = np.full((len(picture), width - picture.shape[1], 3), BACKGROUND, np.uint8)
-    return np.hstack([picture, rest])
-
-
-def _strip(text: str, width: int, height: int, bold: bool = False) -> UInt8:
-    strip = Image.new('RGB', (width, height), BACKGROUND)
-    font = ImageFont.load_default(size=round(height * (0.6 if bold else 0.56)))
-    place = (6, height // 2)
-    draw = ImageDraw.Draw(strip)
-    draw.text(place, text, INK, font, anchor='lm', stroke_width=0.4 if bold else 0)
-    return np.asarray(strip, np.uint8)
+    return labelled(label, cropped_to(picture, size))

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from sd_perception_ros.cli.contact_sheet import grid, Tile, write_png
 from sd_perception_ros.cli.demo.pictures import (
     mosaic,
     overview,
-    side_by_side,
-    Tile,
     tiles_of,
-    UInt8,
     write_jpeg,
-    write_png,
     write_video,
     write_webp,
 )
 from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.cli.demo.table import error_table, errors, topic_table
+from sd_perception_ros.types import UInt8
 
 JPEG_BYTES, WEBP_BYTES = 300_000, 2_500_000
 WEBP_RATE_HZ = 5.0  # a machine that plays the film slower still gets a picture that moves
@@ -102,7 +100,7 @@ def _rows(
     written = pictured(list(recording.frames), part.picture_every)
     for index in recording.frames:
         tiles = tiles_of(recording, index)
-        row = side_by_side(tiles)
+        row = grid(tiles)
         if part.film:
             small.append(mosaic(tiles[0]))
         if index in written:

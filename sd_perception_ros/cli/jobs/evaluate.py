@@ -10,12 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 from tqdm import tqdm
 
 from sd_perception_ros.checkpoint import config_file
+from sd_perception_ros.cli.contact_sheet import stack, write_png
 from sd_perception_ros.cli.evaluate import RUN_OPTIONS
-from sd_perception_ros.cli.evaluate_sheets import row, sheet
+from sd_perception_ros.cli.evaluate_sheets import row
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.data.dataset import Dataset
@@ -248,4 +248,4 @@ def _write_sheets(
             label = f'{dataset.key(index)}: {task.headline} {score:.3f}'
             rows.append(row(task, rgb, sample, prediction, label))
         if rows:
-            cv2.imwrite(str(folder / f'{name}.png'), sheet(rows)[..., ::-1])
+            write_png(folder / f'{name}.png', stack(rows))
