@@ -9,7 +9,6 @@ from torch import nn, Tensor
 from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.heads.decoder import DecoderHead
 from sd_perception_ros.heads.head import Head
-from sd_perception_ros.heads.joint import JointHeads
 from sd_perception_ros.tasks.task import Task
 
 
@@ -39,7 +38,6 @@ class Model(nn.Module):
         self.tasks = tasks
         self.backbone_of = backbone_of
         self.stride = next(iter(backbones.values())).stride
-        self._joint: JointHeads | None = None
         self.load_weights: Callable[[], Model] | None = None
 
     def materialize(self) -> Model:
@@ -60,14 +58,6 @@ class Model(nn.Module):
         for backbone in self.backbones.values():
             backbone.fold(decodes)
 
-    def join_heads(self) -> None:
-        """
-        Let small heads run as one from now on; outputs stay equal up to rounding.
-
-        The model is on its device, and its weights no longer change.
-        """
-        self._joint = JointHeads(self.heads)
-
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w), the latent that every denoiser reads."""
         return next(iter(self.backbones.values())).encode(image)
@@ -78,12 +68,7 @@ class Model(nn.Module):
             name: self.backbones[name].step(latent)
             for name in dict.fromkeys(self.backbone_of[task] for task in tasks)
         }
-        if self._joint is None:
-            return {task: self.heads[task](*denoised[self.backbone_of[task]]) for task in tasks}
-        raw: dict[str, Tensor] = {}
-        for name, step in denoised.items():
-            raw |= self._joint([t for t in tasks if self.backbone_of[t] == name], *step)
-        return {task: raw[task] for task in tasks}
+        return {task: self.heads[task](*denoised[self.backbone_of[task]]) for task in tasks}
 
     def forward(self, image: Tensor, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
         """(B, 3, H, W) in -1..1 -> {task: raw output}; all tasks unless some are named."""

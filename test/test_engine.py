@@ -13,7 +13,6 @@ import torch
 import yaml
 
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
-from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.tasks import TASKS
@@ -137,24 +136,6 @@ def test_every_prediction_of_every_task_is_of_the_picture_s_size(
 def test_an_unknown_task_is_answered_with_the_known_ones(engine: Engine) -> None:
     with pytest.raises(ValueError, match=r"unknown tasks \['human_pose'\]; choose from"):
         engine.predict([picture(48, 64)], tasks=['human_pose'])
-
-
-@pytest.mark.parametrize('tasks', [['depth'], ['human_pose', 'matting', 'depth'], list(FIVE)])
-def test_heads_that_run_as_one_give_what_each_gives_by_itself(tasks: list[str]) -> None:
-    """Two widths of light heads and a decoder, in whatever order the tasks are asked for."""
-    model = tiny_model(FIVE | {'disparity': 'decoder', 'foreground': 'light'})
-    backbone = next(iter(model.backbones.values()))
-    model.heads |= {'normals': make_head('light', 3, backbone, 32)}
-    wanted = ['foreground', *tasks, 'disparity']
-    latent = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        alone = model.read(latent, wanted)
-        model.join_heads()
-        joined = model.read(latent, wanted)
-    assert list(joined) == wanted
-    for name, raw in alone.items():
-        assert raw.std() > 1e-3, name
-        torch.testing.assert_close(joined[name], raw, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])

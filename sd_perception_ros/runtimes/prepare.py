@@ -113,6 +113,4 @@ def prepare(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if choice.runtime == 'torch-compile':
         compile_model(model, device)
-    else:
-        model.join_heads()
     return model, choice
