@@ -14,19 +14,28 @@ import numpy as np
 import pytest
 import torch
 
+import sd_perception_ros
 from sd_perception_ros.data.dataset import Arrays, FrameFiles
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.data.mixture import Mixture
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.samples import collate
-from sd_perception_ros.data.windows import center_crop, prefetch, resize_sample, resize_to_cover
+from sd_perception_ros.data.windows import (
+    center_crop,
+    prefetch,
+    resize_sample,
+    resize_to_cover,
+    resize_to_fit,
+)
 from sd_perception_ros.skeleton import INDEX
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.training.finetune import previews, train
 from sd_perception_ros.training.options import TrainingConfig, WindowConfig
 from sd_perception_ros.training.pretrain import train_autoencoder
 from sd_perception_ros.types import Sample
+
+DEMO = Path(sd_perception_ros.__file__).parent / 'assets' / 'demo_sequence' / 'frames'
 
 
 @pytest.fixture
@@ -344,3 +353,39 @@ def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
     assert framed.images([0, 1]).shape == (2, 3, 16, 24)
     assert framed[0]['depth_m'].shape == (1, 1, 16, 24)
     assert framed.fingerprint() != dataset.fingerprint()
+
+
+def test_zoom_shows_the_whole_picture_to_a_half_of_it_and_fills_the_window() -> None:
+    sample = {'image': torch.zeros(1, 3, 48, 64), 'joints': torch.tensor([[[[32.0, 24, 2]]]])}
+    widths = set()
+    for seed in range(40):
+        seen = resize_to_fit(sample, (24, 32), 'zoom', np.random.default_rng(seed))
+        height, width = seen['image'].shape[-2:]
+        assert height >= 24
+        assert 32 <= width <= 64  # 64: a window of 32 shows a half
+        assert seen['joints'][0, 0, 0, 0].item() == pytest.approx(width * 32.5 / 64 - 0.5)
+        widths.add(width)
+    assert len(widths) > 10
+    assert resize_to_fit(sample, (24, 32), 'cover', np.random.default_rng(0))['image'].shape[
+        -2:
+    ] == (24, 32)
+
+
+def test_windows_of_random_sizes_with_pastes_and_camera_faults_train(tmp_path: Path) -> None:
+    data = open_data([f'rooms:{DEMO}'])
+    windows = WindowConfig(fit='zoom', size_order='random', appearance='camera', paste=0.5)
+    assert not windows.cuts_latents
+    model = tiny_model({'depth': 'light', 'segmentation': 'light'})
+    config = TrainingConfig(steps=4, batch_size=2, warmup_steps=1)
+    sizes = [(16, 16), (16, 24)]
+    steps = list(train(model, data, None, config, sizes, tmp_path / 'run', None, windows))
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    assert all(math.isfinite(loss) for _, losses in steps for loss in losses.values())
+
+
+def test_paste_is_refused_where_nobody_knows_the_outlines(sets: tuple[Path, Path]) -> None:
+    data = open_data([f'folder:{sets[1]}'])
+    windows = WindowConfig(fit='cover', paste=0.5)
+    model, config = tiny_model({'depth': 'light'}), TrainingConfig(steps=1, batch_size=1)
+    with pytest.raises(ValueError, match=r"--paste needs 'foreground', which .*other"):
+        next(train(model, data, None, config, [(16, 16)], sets[1] / 'run', None, windows))

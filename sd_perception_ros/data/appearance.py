@@ -51,7 +51,8 @@ def camera_faults(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor
 def _taken(image: Tensor, rng: np.random.Generator) -> Tensor:
     light = (image + 1) / 2
     if rng.random() < 0.3:
-        light = light * vignette(*light.shape[-2:], float(rng.uniform(0.1, 0.6))).to(light)
+        height, width = light.shape[-2:]
+        light = light * vignette(height, width, float(rng.uniform(0.1, 0.6))).to(light)
     if rng.random() < 0.2:
         light = _dark(light, rng)
     if rng.random() < 0.2:

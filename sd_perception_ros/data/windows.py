@@ -17,6 +17,7 @@ from sd_perception_ros.images import resize
 from sd_perception_ros.types import Sample
 
 T = TypeVar('T')
+MAX_ZOOM = 2.0  # a window then shows half of a picture's width or height
 
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:
@@ -68,6 +69,20 @@ def resize_to_cover(sample: Sample, size: tuple[int, int], enlarge_only: bool = 
     return resize_sample(
         sample, max(round(height * scale), size[0]), max(round(width * scale), size[1])
     )
+
+
+def resize_to_fit(
+    sample: Sample, size: tuple[int, int], fit: str, rng: np.random.Generator
+) -> Sample:
+    """
+    Scale a picture and its truth for a window, as `WindowConfig.fit` describes.
+
+    :param size: (height, width) of the window.
+    """
+    if fit != 'zoom':
+        return resize_to_cover(sample, size, enlarge_only=fit == 'crop')
+    zoom = float(np.exp(rng.uniform(0, np.log(MAX_ZOOM))))
+    return resize_to_cover(sample, (round(size[0] * zoom), round(size[1] * zoom)))
 
 
 def center_crop(sample: Sample, size: tuple[int, int], enlarge_only: bool = False) -> Sample:

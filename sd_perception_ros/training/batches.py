@@ -23,11 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sd_perception_ros.data.appearance import camera_faults
 from sd_perception_ros.data.augment import color_jitter, crop, mirror
 from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.pasting import paste
 from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.samples import collate
-from sd_perception_ros.data.windows import prefetch, Prefetcher, random_position, resize_to_cover
+from sd_perception_ros.data.windows import (
+    center_crop,
+    prefetch,
+    Prefetcher,
+    random_position,
+    resize_to_fit,
+)
 from sd_perception_ros.model import Model
 from sd_perception_ros.training.options import TrainingConfig, WindowConfig
 from sd_perception_ros.types import Sample
@@ -46,7 +54,11 @@ class BatchOptions:
     sizes: Sequence[tuple[int, int]]
 
     def size_of(self, step: int) -> tuple[int, int]:
-        """Return the window size of a step: each size serves an equal share, in order."""
+        """Return the window size of a step, as `WindowConfig.size_order` describes."""
+        if self.windows.size_order == 'random':
+            # The numbers below the batch size are those of windows.
+            seed = (self.training.seed, step, self.training.batch_size)
+            return self.sizes[int(np.random.default_rng(seed).integers(len(self.sizes)))]
         index = step * len(self.sizes) // self.training.steps
         return self.sizes[min(index, len(self.sizes) - 1)]
 
@@ -68,9 +80,12 @@ class Batches(ABC):
         """
 
     def _encode(self, images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
-        """Change colours, then encode: (B, 3, H, W) in -1..1 -> (B, c, h, w)."""
+        """Change the appearance, then encode: (B, 3, H, W) in -1..1 -> (B, c, h, w)."""
+        images = color_jitter(images, rngs)
+        if self.options.windows.appearance == 'camera':
+            images = camera_faults(images, rngs)
         with torch.no_grad():
-            return self.model.encode(color_jitter(images, rngs).to(_device(self.model)))
+            return self.model.encode(images.to(_device(self.model)))
 
 
 class ResidentBatches(Batches):
@@ -95,8 +110,10 @@ class ResidentBatches(Batches):
         seeds = rng.integers(2**32, size=count)[part]
         sample = self.dataset.batch(frames)
         if self.latents is None:
-            enlarge_only = self.options.windows.fit == 'crop'
-            sample = resize_to_cover(sample, size, enlarge_only)
+            if self.options.windows.paste and rng.random() < self.options.windows.paste:
+                donors = [self.dataset.draw(rng) for _ in range(count)][part]
+                sample = paste(sample, self.dataset.batch(donors), rng)
+            sample = resize_to_fit(sample, size, self.options.windows.fit, rng)
         sample = _mirror_some(sample, torch.from_numpy(variants % 2 == 1))
         # Multiples of the stride, so that a window of the latent is a window of the image.
         top, left = random_position(sample, size, rng, self.model.stride)
@@ -136,9 +153,13 @@ class LoadedBatches(Batches):
     def load(self, step: int, index: int) -> _Window:
         """Load one window of a step's batch."""
         rng = np.random.default_rng((self.options.training.seed, step, index))
-        size = self.options.size_of(step)
-        enlarge_only = self.options.windows.fit == 'crop'
-        sample = resize_to_cover(self.dataset[self.dataset.draw(rng)], size, enlarge_only)
+        size, windows = self.options.size_of(step), self.options.windows
+        sample = self.dataset[self.dataset.draw(rng)]
+        if windows.paste and rng.random() < windows.paste:
+            height, width = sample['image'].shape[-2:]
+            donor = center_crop(self.dataset[self.dataset.draw(rng)], (height, width))
+            sample = paste(sample, mirror(donor) if rng.random() < 0.5 else donor, rng)
+        sample = resize_to_fit(sample, size, windows.fit, rng)
         if rng.random() < 0.5:
             sample = mirror(sample)
         position = random_position(sample, size, rng, self.model.stride)

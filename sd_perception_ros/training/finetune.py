@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from sd_perception_ros.data.augment import subsample
 from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.pasting import NEEDED_TO_PASTE
 from sd_perception_ros.data.windows import center_crop
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
@@ -179,7 +180,14 @@ def _check_data(
                 f"task '{name}' has the classes {', '.join(classes)}, but {dataset.name} has "
                 f'{", ".join(dataset.classes)}; set them with --task-options {name}.classes='
             )
-    if windows.fit == 'cover':
+    if windows.paste:
+        for truth in NEEDED_TO_PASTE:
+            for data in dataset.sets_without(truth):
+                raise ValueError(
+                    f"--paste needs '{truth}', which {data} does not have; remove --paste, or "
+                    'choose other data'
+                )
+    if windows.fit != 'crop':
         return
     for index in dataset.evenly_spaced(4):
         height, width = dataset.image(index).shape[-2:]

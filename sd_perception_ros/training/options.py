@@ -74,8 +74,28 @@ class WindowConfig:
     fit: str = option(
         'crop',
         'crop: cut windows at the scale of the image; cover: first resize the image until it just '
-        'covers the window, for data with images of many sizes',
-        choices=('crop', 'cover'),
+        'covers the window, for data with images of many sizes; zoom: cover at a random scale of '
+        'up to twice that, so that things are seen at many sizes',
+        choices=('crop', 'cover', 'zoom'),
+    )
+    size_order: str = option(
+        'sequence',
+        'sequence: each of --sizes serves an equal share of the steps, one after the other; '
+        'random: each step draws one, and a size that is listed twice is drawn twice as often',
+        choices=('sequence', 'random'),
+    )
+    appearance: str = option(
+        'color',
+        'Changes of the pictures. color: exposure, tint, contrast, blur, noise; camera: also '
+        'vignette, low light, motion blur, low resolution and JPEG',
+        choices=('color', 'camera'),
+    )
+    paste: float = option(
+        0.0,
+        'Share of the windows into which people or things of another frame are pasted; needs '
+        'depth, foreground and matte in all data',
+        low=0,
+        high=1,
     )
     workers: int = option(
         2,
@@ -87,3 +107,8 @@ class WindowConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         check(self)
+
+    @property
+    def cuts_latents(self) -> bool:
+        """Whether a window of the latent of a whole picture is what the network would see."""
+        return self.fit == 'crop' and self.appearance == 'color' and not self.paste

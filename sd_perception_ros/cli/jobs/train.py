@@ -76,7 +76,7 @@ def run(
         'windows': [f'{width}x{height}' for height, width in arguments.sizes],
         'training': asdict(config),
         'finetuning': asdict(tuning),
-        'fit': windows.fit,
+        'augmentation': asdict(windows),
         'losses': losses,
     }
     licence = _license(arguments.license, base)
@@ -100,13 +100,14 @@ def _latents(
     """
     path = file or base / 'latents.safetensors'
     latents = None
-    if path.is_file() and windows.fit == 'crop':  # latents are of images at their own scale
+    if path.is_file() and windows.cuts_latents:
         source = f'{dataset.fingerprint()} {weights_fingerprint(base / "vae")}'
         latents = latents_of(path, source)
     if file and latents is None:
         raise ValueError(
             f'expected latents of this data at its own scale and of this encoder, got {file}; '
-            'make them again with pretrain, and train with --fit crop'
+            'make them again with pretrain, and train with --fit crop, --appearance color and '
+            '--paste 0'
         )
     return latents if latents is None else latents.to(device())
 
