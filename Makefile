@@ -38,7 +38,8 @@ demo: $(VENV)/.ros  ## run camera and perception on real pictures; results in de
 	@$(BIN)/python -m sd_perception_ros demo
 
 test: lint  ## run linters, type checker and all tests
-	@$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder
 
 bench: $(VENV)/.ros  ## measure the node end to end, and what more tasks cost
 	@$(BIN)/python benchmark/through_ros.py

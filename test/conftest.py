@@ -27,6 +27,31 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 settings.register_profile('patient', deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('patient')
 
+# What takes long comes first, so that workers that share the files end at about the same time.
+LONG = (
+    'test_runtimes.py',
+    'test_linters.py',
+    'test_perception_node.py',
+    'test_hub.py',
+    'test_demo.py',
+    'test_camera_node.py',
+    'test_training_loop.py',
+    'test_benchmark.py',
+    'test_layouts.py',
+    'test_nav2.py',
+    'test_train_command.py',
+    'test_training.py',
+    'test_docs.py',
+    'test_backbones.py',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files; within one all stays as it is."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
 # The core is tested without ROS, too; these files import it at their top.
 NEEDS_ROS = [
     file.name

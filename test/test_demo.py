@@ -41,6 +41,7 @@ from sd_perception_ros.ros.replay.sources import DEMO
 from sd_perception_ros.types import Person, Poses
 
 FRAMES = 6
+PATIENTLY = ('--patience', str(PATIENCE_S))
 PHOTOS = {'astronaut', 'coffee', 'chelsea', 'rocket', 'motorcycle_left'}
 WIDTH, HEIGHT = 320, 240
 TOPICS = topics_of(('depth', 'normals'))
@@ -53,7 +54,7 @@ def demo(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp('demo')
     limits = ('--frames', str(FRAMES), '--rate', '3', '--checkpoint', str(tiny_checkpoint))
     log = folder / 'printed'
-    process = Process(log, 'demo', *limits, '--patience', str(PATIENCE_S))
+    process = Process(log, 'demo', *limits, *PATIENTLY)
     assert process.wait() == 0, process.output
     return folder / 'demo_output'
 
@@ -147,7 +148,7 @@ def test_the_table_counts_every_message(demo: Path) -> None:
 def test_a_checkpoint_that_is_not_there_is_one_error_with_the_nodes_own_words(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path / 'printed', 'demo', '--checkpoint', 'no/such') as process:
+    with running(tmp_path / 'printed', 'demo', '--checkpoint', 'no/such', *PATIENTLY) as process:
         assert process.wait() == 1
         assert 'error: the perception node ended with exit code 1' in process.output
         assert 'configuration failed: expected a checkpoint' in process.output
@@ -167,7 +168,7 @@ def test_a_node_that_never_gets_ready_is_an_error_after_the_patience(tmp_path: P
 
 
 def test_an_interrupt_ends_every_process_quietly(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    arguments = ('demo', '--only', 'rooms', '--checkpoint', str(tiny_checkpoint))
+    arguments = ('demo', '--only', 'rooms', '--checkpoint', str(tiny_checkpoint), *PATIENTLY)
     with running(tmp_path / 'printed', *arguments) as process:
         log = tmp_path / 'demo_output' / 'camera.log'
         deadline = time.monotonic() + PATIENCE_S
