@@ -89,6 +89,19 @@ def test_a_subfolder_comes_with_the_head_beside_it_and_the_card_above() -> None:
     ]
 
 
+@pytest.mark.parametrize('name', ['adapter_model', 'pytorch_lora_weights'])
+def test_adapters_of_peft_and_diffusers_are_wanted(name: str) -> None:
+    files = ['README.md', 'adapter_config.json', f'{name}.bin', f'{name}.safetensors']
+    wanted = needed_files(files, '')
+    assert set(wanted) == {'README.md', 'adapter_config.json', f'{name}.safetensors'}
+
+
+def test_shards_are_wanted_instead_of_an_old_file_beside_them() -> None:
+    shards = [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)]
+    files = [*shards, 'model.safetensors', 'model.safetensors.index.json']
+    assert set(needed_files(files, '')) == {*shards, 'model.safetensors.index.json'}
+
+
 def test_all_shards_of_one_format_are_wanted() -> None:
     shards = [f'transformer/model-0000{i}-of-00002.safetensors' for i in (1, 2)]
     half = [shard.replace('model-', 'model.fp16-') for shard in shards]

@@ -8,11 +8,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, MarigoldDepthPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    MarigoldDepthPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 import hollow
 from models import save_tiny, tiny_unet, tiny_vae, unet_with
 import numpy as np
-from peft import LoraConfig
+from peft import get_peft_model, get_peft_model_state_dict, LoraConfig
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
@@ -391,6 +396,57 @@ def test_adapters_alone_change_the_base_by_alpha_over_rank(
     torch.testing.assert_close(backbone.unet.state_dict()[f'{layer}.weight'], expected)
 
 
+SCALES: dict[str, dict[str, Any]] = {
+    'alpha': {'lora_alpha': 5},
+    'rank-stabilised': {'lora_alpha': 5, 'use_rslora': True},
+    'patterns': {'lora_alpha': 3, 'rank_pattern': {'to_q': 4}, 'alpha_pattern': {'to_k': 7}},
+}
+
+
+@pytest.mark.parametrize('writer', ['peft', 'model of diffusers', 'pipeline of diffusers'])
+@pytest.mark.parametrize('scale', SCALES)
+def test_folders_of_peft_and_diffusers_are_merged_as_their_writers_run_them(
+    tmp_path: Path, writer: str, scale: str
+) -> None:
+    torch.manual_seed(2)
+    unet = tiny_unet()
+    tiny_pipeline(tmp_path / 'base', unet, marigold_scheduler())
+    layers = ['to_q', 'to_k', 'to_v', 'to_out.0', 'conv1']
+    config = LoraConfig(r=2, target_modules=layers, **SCALES[scale])
+    adapted = get_peft_model(unet, config) if writer == 'peft' else unet
+    if writer != 'peft':
+        unet.add_adapter(config)
+    for name, parameter in unet.named_parameters():
+        if 'lora_' in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path / 'lora'
+    if writer == 'peft':
+        adapted.save_pretrained(folder)
+    elif writer == 'model of diffusers':
+        unet.save_lora_adapter(folder)
+    else:
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=get_peft_model_state_dict(unet),
+            unet_lora_adapter_metadata=unet.peft_config['default'].to_dict(),
+        )
+    [backbone] = served(tmp_path, 'lora', base='base').backbones.values()
+    latent, prompt = torch.randn(1, 4, 6, 8), torch.ones(1, 2, 8)
+    with torch.inference_mode():
+        expected = -unet.eval()(latent, 1, prompt).sample
+        torch.testing.assert_close(backbone.step(latent).latent, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_dora_is_refused(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    tiny_pipeline(tmp_path / 'base', unet, marigold_scheduler())
+    get_peft_model(unet, LoraConfig(r=2, target_modules=['to_q'], use_dora=True)).save_pretrained(
+        tmp_path / 'lora'
+    )
+    with pytest.raises(ValueError, match='DoRA adapters, which are not supported'):
+        served(tmp_path, 'lora', base='base')
+
+
 def test_adapters_alone_need_a_base_and_one_that_fits(
     tmp_path: Path, adapted: UNet2DConditionModel
 ) -> None:
@@ -456,6 +512,74 @@ def test_shards_are_read_as_one_model(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, whole[name])
     (folder / 'unet/model-1-of-2.safetensors').unlink()
     with pytest.raises(FileNotFoundError, match=r'expected model-1-of-2.safetensors beside'):
+        served(tmp_path, 'e2e')
+
+
+@pytest.mark.parametrize('index', ['index.json', 'index.fp16.json', 'fp16.index.json'])
+def test_shards_count_before_an_old_file_and_every_name_of_an_index_is_known(
+    tmp_path: Path, index: str
+) -> None:
+    folder = tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler()) / 'unet'
+    old = load_file(folder / WEIGHTS)
+    save_file({n: t + 1 for n, t in old.items()}, folder / 'model-1-of-1.safetensors')
+    weight_map = dict.fromkeys(old, 'model-1-of-1.safetensors')
+    (folder / f'{WEIGHTS}.{index}').write_text(json.dumps({'weight_map': weight_map}))
+    if 'fp16' in index:  # full precision is preferred
+        (folder / WEIGHTS).unlink()
+    [backbone] = served(tmp_path, 'e2e').backbones.values()
+    for name, tensor in backbone.unet.state_dict().items():
+        torch.testing.assert_close(tensor, old[name] + 1)
+
+
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module.', 'module._orig_mod.'])
+def test_weights_of_compiled_and_data_parallel_modules_are_read(
+    tmp_path: Path, prefix: str
+) -> None:
+    file = tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler()) / 'unet' / WEIGHTS
+    weights = load_file(file)
+    save_file({prefix + name: tensor for name, tensor in weights.items()}, file)
+    [backbone] = served(tmp_path, 'e2e').backbones.values()
+    assert torch.equal(backbone.unet.conv_in.weight, weights['conv_in.weight'])
+
+
+def test_a_path_may_start_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    tiny_pipeline(tmp_path / 'models/e2e', wide_unet(), marigold_scheduler())
+    assert served(tmp_path, '~/models/e2e').stride == 8
+
+
+@pytest.mark.parametrize('values', [{'unet': 'owner/model'}, {'unet': 'e2e', 'base': 'owner/m'}])
+def test_an_id_of_the_hub_without_its_prefix_gets_a_hint(
+    tmp_path: Path, values: dict[str, str]
+) -> None:
+    tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
+    with pytest.raises(FileNotFoundError, match=r'on the hub is named hub:owner/\w+$'):
+        served(tmp_path, **values)
+    with pytest.raises(FileNotFoundError, match=r'on the hub is named hub:owner/model$'):
+        checkpoint.load('owner/model')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'message'),
+    [
+        (f'unet/{WEIGHTS}', '', rf'unet/{WEIGHTS} is not an intact safetensors file'),
+        ('unet/config.json', '', r'unet/config\.json is not JSON'),
+        ('scheduler/scheduler_config.json', '[]', r'scheduler_config\.json: expected a mapping'),
+        (
+            f'vae/{WEIGHTS}',
+            'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n',
+            rf'vae/{WEIGHTS} is a git-lfs pointer, .*: git lfs pull',
+        ),
+    ],
+)
+def test_an_empty_or_broken_file_of_a_pipeline_is_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    folder = tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
         served(tmp_path, 'e2e')
 
 

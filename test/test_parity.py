@@ -106,8 +106,9 @@ def test_options_of_the_official_pipeline_agree(
 def test_the_text_encoder_gives_the_official_embedding() -> None:
     pytest.importorskip('transformers', reason='transformers is optional; it is not installed')
     from sd_perception_ros.checkpoint.prompt import embed_empty_prompt
+    from sd_perception_ros.checkpoint.reader import Reader
 
-    embedding = embed_empty_prompt(PARITY / 'sd/text_encoder', PARITY / 'sd/tokenizer')
+    embedding = embed_empty_prompt(PARITY / 'sd/text_encoder', PARITY / 'sd/tokenizer', Reader())
     official = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))
     torch.testing.assert_close(embedding, official, atol=1e-5, rtol=0)
 

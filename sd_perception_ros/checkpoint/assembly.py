@@ -81,10 +81,14 @@ class Assembly:
         if path is None:
             raise ValueError("option 'prompt' is missing; name its file, or a base")
         if path not in self._prompts:
-            self._prompts[path] = prompt_of(path) if path.is_dir() else self._stored(path)
+            is_pipeline = path.is_dir()
+            self._prompts[path] = self._embedded(path) if is_pipeline else self._stored(path)
         elif path.is_file():
             self._reader.check(path)  # as in `_shared_vae`
         return self._prompts[path]
+
+    def _embedded(self, pipeline: Path) -> Prompt:
+        return prompt_of(pipeline, self._reader)
 
     def _stored(self, file: Path) -> Prompt:
         tensors = read_embedding(file, self._reader)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
-from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
+from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
 from sd_perception_ros.safe_save import write_text
@@ -164,7 +164,10 @@ def resolve(name: str) -> Path:
         if name and candidate.is_file():
             return candidate
     names = ', '.join(sorted(folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')))
-    hint = f'; {path} has no {FILE}: write one that names its unet' if path.is_dir() else ''
+    is_folder = path.is_dir()
+    hint = (
+        f'; {path} has no {FILE}: write one that names its unet' if is_folder else hub_hint(name)
+    )
     raise FileNotFoundError(
         f'expected a checkpoint: a known name ({names}), a folder with {FILE}, or such a file; '
         f"got '{name}'{hint}"

@@ -14,7 +14,12 @@ from sd_perception_ros.backbones.onestep import OneStep
 from sd_perception_ros.backbones.transformers import FAMILIES, TransformerBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint.layouts import DECODER
-from sd_perception_ros.checkpoint.lora import has_adapters, is_adapters_only, merge_adapters
+from sd_perception_ros.checkpoint.lora import (
+    has_adapters,
+    is_adapters_only,
+    merge_adapters,
+    read_lora_options,
+)
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weights import (
     build_module,
@@ -46,7 +51,7 @@ def load_denoiser(folder: Path, base: Path | None, reader: Reader) -> nn.Module:
     if has_adapters(weights):
         needs_base = base is not None and is_adapters_only(weights)
         base_weights = reader.read(base) if base is not None and needs_base else None
-        weights = merge_adapters(weights, base_weights, config_folder)
+        weights = merge_adapters(weights, base_weights, read_lora_options(folder), config_folder)
     config = read_model_config(config_folder, base or CONFIGS / 'sd21_unet.json')
     family = transformer_family_from(config, config_folder)
     if family is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-import json
 import logging
 from pathlib import Path
 import re
 from typing import Any, NamedTuple, TypeVar
 
 from sd_perception_ros.checkpoint import lock
-from sd_perception_ros.checkpoint.weight_files import has_weights, INDEXES, WEIGHT_FILES
+from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.weight_files import has_weights, WEIGHT_FILES
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
@@ -19,6 +19,7 @@ SCHEME = 'hub:'
 LOCATION = re.compile(
     r'hub:(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<path>[^@\s]+))?'
 )
+REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 COMMIT = re.compile(r'[0-9a-f]{40}')
 TIMEOUT_S = 10  # of each request for the list of files
 # Files beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
@@ -48,6 +49,12 @@ class HubLocation(NamedTuple):
 def is_on_hub(location: str) -> bool:
     """Return whether a location in checkpoint.yaml is on the hub."""
     return location.startswith(SCHEME)
+
+
+def hub_hint(location: str) -> str:
+    """Return a hint for error messages if a location looks like owner/name of the hub."""
+    is_id = REPOSITORY.fullmatch(location) is not None
+    return f'; a model on the hub is named {SCHEME}{location}' if is_id else ''
 
 
 def parse(location: str) -> HubLocation:
@@ -264,12 +271,11 @@ def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> l
 def _weights_among(names: Collection[str]) -> set[str]:
     """Return the needed weight files of one folder: one format, and those of our checkpoints."""
     ours = {n for n in names if n == 'prompt.safetensors' or n.startswith('head_')}
-    whole = next((n for n in WEIGHT_FILES if n in names), None)
-    if whole is not None:
-        return {whole} | ours
-    index = next((n for n in INDEXES if n in names), '')
-    shards = {n for n in names if re.search(r'-\d+-of-\d+\.safetensors$', n)} if index else set()
-    return {n for n in shards if ('.fp16' in n) == ('.fp16' in index)} | ours
+    file = next((n for n in WEIGHT_FILES if n in names), '')
+    if not file.endswith('.json'):
+        return {file} | ours
+    shards = {n for n in names if re.search(r'-\d+-of-\d+\.safetensors$', n)}
+    return {n for n in shards if ('.fp16' in n) == ('.fp16' in file)} | ours
 
 
 def _is_complete(snapshot: Path, sub: str, without: Collection[str]) -> bool:
@@ -279,8 +285,8 @@ def _is_complete(snapshot: Path, sub: str, without: Collection[str]) -> bool:
         return True
     index = folder / 'model_index.json'
     if index.is_file():
-        there = json.loads(index.read_text())
-        wanted = [name for name in PARTS if name in there and name not in without]
+        models = read_json(index)
+        wanted = [name for name in PARTS if name in models and name not in without]
         return all(has_weights(folder / name) for name in wanted)
     heads = re.findall(r'head_weights: (\S+)', _text(folder / 'checkpoint.yaml'))
     return any(has_weights(folder / name) for name in ('', *PARTS)) and all(

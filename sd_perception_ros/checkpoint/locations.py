@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
+from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import DenoiserLayout, DENOISERS, find_layout
 from sd_perception_ros.checkpoint.licenses import license_near
 from sd_perception_ros.checkpoint.lora import is_adapters_only
@@ -66,7 +67,13 @@ class Locations:
         """
         if is_on_hub(location):
             return on_disk(location, without, self.offline)
-        return self.root / location
+        path = Path(location)
+        with contextlib.suppress(RuntimeError):  # ~name of an unknown user
+            path = path.expanduser()
+        path = self.root / path
+        if not path.exists() and (hint := hub_hint(location)):
+            raise FileNotFoundError(f'expected a folder or file, found none at {path}{hint}')
+        return path
 
     def files_of(self, location: str) -> BackboneFiles:
         """

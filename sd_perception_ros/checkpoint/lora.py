@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 import json
+import math
 from pathlib import Path
 import re
 
 from torch import Tensor
 
+from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.reader import read_metadata
+
 # Names of the two factors in peft and diffusers, new and old: W + scale * up @ down.
 DOWN = re.compile(r'\.(?:lora_A(?:\.default)?|lora\.down|lora_linear_layer\.down)\.weight$')
 UP = re.compile(r'\.(?:lora_B(?:\.default)?|lora\.up|lora_linear_layer\.up)\.weight$')
+METADATA_KEY = 'lora_adapter_metadata'  # of diffusers, in the safetensors header
 ALPHA = re.compile(r'\.(?:alpha|lora_alpha)$')
 PREFIX = re.compile(r'^(?:base_model\.model\.|unet\.|transformer\.)+')
 
@@ -26,18 +32,80 @@ def is_adapters_only(names: Collection[str]) -> bool:
     return has_adapters(names) and not any('.base_layer.' in name for name in names)
 
 
+@dataclass(frozen=True)
+class LoraOptions:
+    """
+    Scale of adapters, from peft's LoraConfig.
+
+    :ivar lora_alpha: None: the rank, so that the scale is 1.
+    :ivar use_rslora: rank-stabilised LoRA (arXiv 2312.03732).
+    :ivar alpha_pattern: regular expression of layer names to another lora_alpha.
+    """
+
+    lora_alpha: float | None = None
+    use_rslora: bool = False
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+
+    def scale(self, layer: str, rank: int, alpha: float | None) -> float:
+        """
+        Return the factor of up @ down.
+
+        :param layer: name of the changed layer.
+        :param alpha: of this layer, if the file has it as a tensor.
+        """
+        if alpha is None:
+            patterns = self.alpha_pattern.items()
+            matches = (a for p, a in patterns if re.fullmatch(rf'(.*\.)?({p})', layer))
+            alpha = next(matches, self.lora_alpha)
+        if alpha is None:
+            alpha = rank
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def read_lora_options(adapters: Path) -> LoraOptions:
+    """
+    Read the options of adapters: adapter_config.json of peft, or the metadata of diffusers.
+
+    :param adapters: their folder or safetensors file.
+    :raises ValueError: the options are broken, or of a kind that cannot be merged (DoRA).
+    """
+    folder = adapters if adapters.is_dir() else adapters.parent
+    file = folder / 'adapter_config.json'
+    if file.is_file():
+        options = read_json(file)
+    else:
+        text = read_metadata(adapters).get(METADATA_KEY, '{}')
+        try:
+            options = {PREFIX.sub('', name): value for name, value in json.loads(text).items()}
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f'{adapters}: its {METADATA_KEY} is not JSON ({error})') from None
+    if options.get('use_dora'):
+        raise ValueError(
+            f'{adapters} has DoRA adapters, which are not supported; merge them into their model '
+            'with peft (merge_and_unload) and save that'
+        )
+    alpha = options.get('lora_alpha')
+    return LoraOptions(
+        alpha if alpha is None else float(alpha),
+        bool(options.get('use_rslora')),
+        options.get('alpha_pattern') or {},
+    )
+
+
 def merge_adapters(
-    weights: Mapping[str, Tensor], base: Mapping[str, Tensor] | None, folder: Path
+    weights: Mapping[str, Tensor],
+    base: Mapping[str, Tensor] | None,
+    options: LoraOptions,
+    folder: Path,
 ) -> dict[str, Tensor]:
     """
-    Return the weights of a model without adapters: W + alpha / rank * up @ down.
+    Return the weights of a model without adapters: W + scale * up @ down.
 
     GenPercept's LoRA experiments store a UNet with adapters inside (`to_q.base_layer.weight`,
-    `to_q.lora_A.default.weight`); peft and diffusers also write adapters alone. alpha is the rank,
-    unless the file or adapter_config.json gives another value.
+    `to_q.lora_A.default.weight`); peft and diffusers also write adapters alone.
 
     :param base: weights of the model that adapters alone belong to.
-    :param folder: of the adapters, for adapter_config.json and error messages.
+    :param folder: of the adapters, for error messages.
     :raises ValueError: no base, a missing factor, or a shape that does not fit.
     """
     weights = {PREFIX.sub('', name): tensor for name, tensor in weights.items()}
@@ -58,7 +126,6 @@ def merge_adapters(
         raise ValueError(
             f'{folder} has LoRA adapters only; name the model that they change: base: folder'
         )
-    config = _adapter_config(folder)
     ups = {UP.sub('', name): tensor for name, tensor in weights.items() if UP.search(name)}
     for name in sorted(n for n in weights if DOWN.search(n)):
         layer = DOWN.sub('', name)
@@ -67,8 +134,6 @@ def merge_adapters(
             missing = 'the other factor of' if up is None else 'the layer of'
             raise ValueError(f'{folder} does not fit its model: it lacks {missing} {name}')
         down = weights[name].float()
-        rank = len(down)
-        alpha = alphas.get(layer, config.get('lora_alpha', config.get('r', rank)))
         change = up.float().flatten(1) @ down.flatten(1)
         weight = merged[target].float()
         if change.numel() != weight.numel():
@@ -76,13 +141,6 @@ def merge_adapters(
                 f'{folder} does not fit its model: {layer} is {tuple(weight.shape)}, and its '
                 f'adapter makes {tuple(change.shape)}; name the model that it was trained on'
             )
-        merged[target] = weight + alpha / rank * change.view_as(weight)
+        scale = options.scale(layer, len(down), alphas.get(layer))
+        merged[target] = weight + scale * change.view_as(weight)
     return merged
-
-
-def _adapter_config(folder: Path) -> dict[str, float]:
-    file = folder / 'adapter_config.json'
-    if not file.is_file():
-        return {}
-    config = json.loads(file.read_text())
-    return {name: config[name] for name in ('r', 'lora_alpha') if config.get(name)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,9 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from sd_perception_ros.backbones.latent import Prompt
+from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.reader import Reader
+from sd_perception_ros.checkpoint.weight_files import weights_files
 
 STORE = 'or store the embedding of the empty prompt and name its file: prompt: prompt.safetensors'
 
@@ -29,7 +31,7 @@ class _Embedded(NamedTuple):
     pooled: Tensor | None
 
 
-def prompt_of(pipeline: Path) -> Prompt:
+def prompt_of(pipeline: Path, reader: Reader) -> Prompt:
     """
     Return the embedding of the empty prompt for a pipeline's denoiser, without padding.
 
@@ -42,13 +44,14 @@ def prompt_of(pipeline: Path) -> Prompt:
     | T5 (PixArt)                       | last states                              | none         |
 
     :param pipeline: folder with text_encoder, tokenizer, and for some text_encoder_2, ...
+    :param reader: checks the hashes of the weights, which are read on the CPU on any device.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: transformers is not installed, or an encoder is of another kind.
     """
-    first = _encode(pipeline, '')
+    first = _encode(pipeline, '', reader)
     if not (pipeline / 'text_encoder_2').is_dir():
         return Prompt(first.last)
-    second = _encode(pipeline, '_2')
+    second = _encode(pipeline, '_2', reader)
     tokens = torch.cat([first.before, second.before], -1)
     assert second.pooled is not None
     if first.pooled is None:  # SDXL's first encoder has no projection, Stable Diffusion 3's has
@@ -57,33 +60,35 @@ def prompt_of(pipeline: Path) -> Prompt:
     width = _json(pipeline / 'transformer' / 'config.json')['joint_attention_dim']
     tokens = F.pad(tokens, (0, width - tokens.shape[-1]))
     if (pipeline / 'text_encoder_3' / 'config.json').is_file():
-        tokens = torch.cat([tokens, _encode(pipeline, '_3').last], 1)
+        tokens = torch.cat([tokens, _encode(pipeline, '_3', reader).last], 1)
     return Prompt(tokens, pooled)
 
 
-def embed_empty_prompt(text_encoder: Path, tokenizer: Path) -> Tensor:
+def embed_empty_prompt(text_encoder: Path, tokenizer: Path, reader: Reader) -> Tensor:
     """
     Return a CLIP's last states for the empty prompt: start and end token, (1, 2, D) float32.
 
     :param text_encoder: folder of a CLIP text encoder, as Stable Diffusion has it.
     :param tokenizer: folder of its CLIPTokenizer: the encoder's own config names other ids.
     """
-    return _clip(text_encoder, tokenizer, projects=False).last
+    return _clip(text_encoder, tokenizer, False, reader).last
 
 
-def _encode(pipeline: Path, number: str) -> _Embedded:
+def _encode(pipeline: Path, number: str, reader: Reader) -> _Embedded:
     encoder, tokenizer = pipeline / f'text_encoder{number}', pipeline / f'tokenizer{number}'
     kind = str((_json(encoder / 'config.json').get('architectures') or ['CLIPTextModel'])[0])
     if kind.startswith('CLIPText'):
-        return _clip(encoder, tokenizer, projects='Projection' in kind)
+        return _clip(encoder, tokenizer, 'Projection' in kind, reader)
     if kind.startswith('T5') or kind.startswith('UMT5'):
-        return _t5(encoder)
+        return _t5(encoder, reader)
     raise ValueError(f'{encoder}: expected a CLIP or T5 text encoder, got {kind}; {STORE}')
 
 
-def _clip(encoder: Path, tokenizer: Path, projects: bool) -> _Embedded:
-    _json(encoder / 'config.json')
-    if not any((tokenizer / name).is_file() for name in ('tokenizer.json', 'vocab.json')):
+def _clip(encoder: Path, tokenizer: Path, projects: bool, reader: Reader) -> _Embedded:
+    files = [tokenizer / name for name in ('tokenizer.json', 'vocab.json')]
+    for file in filter(Path.is_file, files):
+        read_json(file)  # its errors name the file, those of transformers do not
+    if not any(file.is_file() for file in files):
         raise FileNotFoundError(
             f'expected a tokenizer, found neither vocab.json nor tokenizer.json in {tokenizer}; '
             f'{STORE}'
@@ -92,19 +97,39 @@ def _clip(encoder: Path, tokenizer: Path, projects: bool) -> _Embedded:
     read = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     tokens = torch.tensor([read('').input_ids])  # its start and its end, without padding
     cls = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
-    model = cls.from_pretrained(encoder, local_files_only=True).eval()
+    model = _load(cls, encoder, reader)
     with torch.no_grad():
-        given = model(tokens, output_hidden_states=True)
-    pooled = given.text_embeds.float() if projects else None
-    return _Embedded(given.last_hidden_state.float(), given.hidden_states[-2].float(), pooled)
+        outputs = model(tokens, output_hidden_states=True)
+    pooled = outputs.text_embeds.float() if projects else None
+    return _Embedded(outputs.last_hidden_state.float(), outputs.hidden_states[-2].float(), pooled)
 
 
-def _t5(encoder: Path) -> _Embedded:
-    model = _transformers().T5EncoderModel.from_pretrained(encoder, local_files_only=True).eval()
+def _t5(encoder: Path, reader: Reader) -> _Embedded:
+    model = _load(_transformers().T5EncoderModel, encoder, reader)
     end = torch.tensor([[model.config.eos_token_id]])
     with torch.no_grad():
         states = model(end).last_hidden_state.float()
     return _Embedded(states, states, None)
+
+
+def _load(cls: Any, encoder: Path, reader: Reader) -> Any:
+    """Return a text encoder in float32, from safetensors with checked hashes."""
+    try:
+        for file in weights_files(encoder):
+            reader.check(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}; {STORE}') from None
+    weights = Reader(hashes=reader.hashes).read(encoder)
+    config = cls.config_class.from_pretrained(encoder, local_files_only=True)
+    model, report = cls.from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True
+    )
+    if missing := sorted(report['missing_keys']):
+        raise ValueError(
+            f'{encoder} does not fit {cls.__name__}: it lacks {", ".join(missing[:3])}; is '
+            'config.json the one of these weights?'
+        )
+    return model.float().eval()
 
 
 def _transformers() -> Any:
@@ -120,5 +145,4 @@ def _json(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f'expected a text encoder and its tokenizer, found no {file}; {STORE}'
         )
-    made: dict[str, Any] = json.loads(file.read_text())
-    return made
+    return read_json(file)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
+from sd_perception_ros.checkpoint.files import refuse_lfs_pointer
 from sd_perception_ros.checkpoint.weight_files import file_sha256, weights_files
 
 
@@ -64,7 +65,8 @@ class Reader:
                 tensors |= _shapes(file) if self.device == 'meta' else load_file(file)
             except SafetensorError as error:
                 raise _not_intact(file, error) from None
-        return tensors
+        names = dict(zip(tensors, _without_wrappers(tensors), strict=True))
+        return {names[name]: tensor for name, tensor in tensors.items()}
 
     def weights_digest(self, files: Collection[str], tensors: Mapping[str, Tensor]) -> str:
         """
@@ -88,6 +90,7 @@ class Reader:
 
         :raises ValueError: the hash is another one.
         """
+        refuse_lfs_pointer(file)
         self._recorded.add(str(file))
         if not self.verifies or str(file) in self.hashes:
             return
@@ -120,6 +123,14 @@ class Reader:
         return ''
 
 
+def _without_wrappers(names: Collection[str]) -> list[str]:
+    """Remove the prefixes that torch.compile and data parallel modules add to names."""
+    plain = [name.replace('_orig_mod.', '') for name in names]
+    while plain and all(name.startswith('module.') for name in plain):
+        plain = [name.removeprefix('module.') for name in plain]
+    return plain
+
+
 def _parts(path: str) -> tuple[str, ...]:
     return Path(path).parts
 
@@ -141,9 +152,19 @@ def tensor_names(path: Path) -> set[str]:
     """Return the names of all tensors in a safetensors file or model folder, from the headers."""
     names: set[str] = set()
     for file in weights_files(path):
+        refuse_lfs_pointer(file)
         try:
             with safe_open(file, 'pt') as opened:
                 names |= set(opened.keys())
         except SafetensorError as error:
             raise _not_intact(file, error) from None
-    return names
+    return set(_without_wrappers(names))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata in the headers of a safetensors file or model folder."""
+    metadata: dict[str, str] = {}
+    for file in weights_files(path):
+        with safe_open(file, 'pt') as opened:
+            metadata |= opened.metadata() or {}
+    return metadata

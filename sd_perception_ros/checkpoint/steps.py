@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, PREDICTION_TYPES
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.denoisers import transformer_family_of
+from sd_perception_ros.checkpoint.files import read_json
 
 # Of stable-diffusion-2-1/scheduler/scheduler_config.json.
 SD2_SCHEDULE = {
@@ -112,10 +112,4 @@ def _has_task_switch(config: Mapping[str, Any]) -> bool:
 
 def _scheduler_config(pipeline: Path | None) -> dict[str, Any] | None:
     file = pipeline / 'scheduler' / 'scheduler_config.json' if pipeline else None
-    if file is None or not file.is_file():
-        return None
-    try:
-        config: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f'{file} is not JSON ({error})') from None
-    return config
+    return read_json(file) if file is not None and file.is_file() else None

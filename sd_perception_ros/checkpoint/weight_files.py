@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-# In order of preference; fp16 variants serve where the full file is missing.
+from sd_perception_ros.checkpoint.files import read_json
+
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+# In order of preference, as in diffusers: shards before one file, full precision before fp16.
 WEIGHT_FILES = (
-    'diffusion_pytorch_model.safetensors',
-    'model.safetensors',
-    'diffusion_pytorch_model.fp16.safetensors',
-    'model.fp16.safetensors',
-)
-INDEXES = tuple(
-    f'{kind}.safetensors.index{variant}.json'
-    for variant in ('', '.fp16')
-    for kind in ('diffusion_pytorch_model', 'model')
+    *(f'{WEIGHTS}.index.json', WEIGHTS, 'model.safetensors.index.json', 'model.safetensors'),
+    *(
+        f'{model}.{name}'
+        for model in ('diffusion_pytorch_model', 'model')
+        for name in (
+            'safetensors.index.fp16.json',  # of diffusers, new and old, and of transformers
+            'safetensors.fp16.index.json',
+            'fp16.safetensors.index.json',
+            'fp16.safetensors',
+        )
+    ),
+    *('adapter_model.safetensors', 'pytorch_lora_weights.safetensors'),  # LoRA: peft, diffusers
 )
 
 
@@ -26,9 +31,14 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(opened, 'sha256').hexdigest()
 
 
-def has_weights(path: Path) -> bool:
-    """Return whether `weights_files` finds some in a model folder."""
-    return path.is_dir() and any((path / name).is_file() for name in (*WEIGHT_FILES, *INDEXES))
+def find_weights(folder: Path) -> Path | None:
+    """Return the weight file of a model folder, or the index of its shards; None: neither."""
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether `find_weights` finds some."""
+    return find_weights(folder) is not None
 
 
 def weights_files(path: Path) -> list[Path]:
@@ -39,14 +49,9 @@ def weights_files(path: Path) -> list[Path]:
     :raises FileNotFoundError: there is no weight file, or a shard is missing.
     :raises ValueError: the index of the shards is broken.
     """
-    if path.is_file():
-        return [path]
-    for name in WEIGHT_FILES:
-        if (path / name).is_file():
-            return [path / name]
-    for name in INDEXES:
-        if (path / name).is_file():
-            return _shards(path / name)
+    file = path if path.is_file() else find_weights(path)
+    if file is not None:
+        return _shards(file) if file.suffix == '.json' else [file]
     pickled = next((f.name for f in sorted(path.glob('*.bin'))), '') if path.is_dir() else ''
     hint = (
         f'; {pickled} is a pickle, which is never opened: save it again as safetensors'
@@ -54,16 +59,15 @@ def weights_files(path: Path) -> list[Path]:
         else ''
     )
     raise FileNotFoundError(
-        f'expected a model folder with {WEIGHT_FILES[0]} or {WEIGHT_FILES[1]}, '
-        f'found none at {path}{hint}'
+        f'expected a model folder with {WEIGHTS} or model.safetensors, found none at {path}{hint}'
     )
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise ValueError(f'{index} is not an index of weight files ({error})') from None
+    weight_map = read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f'{index} is not an index of weight files (no weight_map); copy it again')
+    names = sorted(set(map(str, weight_map.values())))
     files = [index.parent / Path(name).name for name in names]
     for name, file in zip(names, files, strict=True):
         if not file.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
+from sd_perception_ros.checkpoint.files import read_json
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weight_files import (
     file_sha256,
-    WEIGHT_FILES,
+    WEIGHTS,
     weights_files,
 )
 from sd_perception_ros.safe_save import save_safetensors
@@ -79,13 +79,7 @@ def read_model_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
         file = fallback / 'config.json' if fallback.is_dir() else fallback
     if not file.is_file():
         raise FileNotFoundError(f'expected a model folder with config.json, found none at {file}')
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f'{file} is not JSON ({error})') from None
-    if not isinstance(config, dict):
-        raise ValueError(f'{file}: expected a mapping of options, got {type(config).__name__}')
-    return config
+    return read_json(file)
 
 
 def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
@@ -196,7 +190,7 @@ def save_model(folder: Path, model: ModelMixin, dtype: torch.dtype) -> None:
     """Write config.json and the weights in the layout of diffusers."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
-    save_tensors(folder / WEIGHT_FILES[0], model.state_dict(), dtype)
+    save_tensors(folder / WEIGHTS, model.state_dict(), dtype)
 
 
 def save_tensors(
