@@ -55,7 +55,10 @@ class Model(nn.Module):
         It cannot be trained or saved afterwards.
         """
         decodes = any(isinstance(head, DecoderHead) for head in self.heads.values())
-        for backbone in self.backbones.values():
+        for name, backbone in self.backbones.items():
+            heads = [self.heads[task] for task, of in self.backbone_of.items() if of == name]
+            if heads and all(head.levels_read and not head.reads_latent for head in heads):
+                backbone.cut(max(head.levels_read for head in heads))
             backbone.fold(decodes)
 
     def encode(self, image: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ NAME = 'sd_perception_ros'
 ROWS = (
     {'types', 'config', 'images', 'image_encodings', 'drawing', 'skeleton', 'safe_save'}
     | {'geometry', 'metrics'},
-    {'metric_depth'},
+    {'metric_depth', 'people'},
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model'},
     {'checkpoint'},

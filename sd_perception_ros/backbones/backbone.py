@@ -61,6 +61,13 @@ class Backbone(nn.Module, ABC):
         :param decodes: whether `decode` is still needed.
         """
 
+    def cut(self, levels: int) -> None:
+        """
+        Drop what comes after the first levels, for serving: `step` gives no latent any more.
+
+        :param levels: number of `Denoised.features` that are still needed, coarse first.
+        """
+
     def is_traceable(self) -> bool:
         """Return whether one trace of the folded backbone is right for pictures of any size."""
         return False

@@ -72,12 +72,22 @@ class UNetBackbone(LatentBackbone):
         self._features.clear()  # otherwise the activations of the last frame stay in memory
         return (output if self.outputs_latent else None), features
 
+    def cut(self, levels: int) -> None:
+        """Drop the finer up blocks and the output convolution; see `Backbone.cut`."""
+        if isinstance(self.unet, FoldedUNet):
+            return
+        self.unet.up_blocks = self.unet.up_blocks[:levels]
+        for name in ('conv_norm_out', 'conv_act', 'conv_out'):
+            setattr(self.unet, name, nn.Identity())
+        self.outputs_latent = False
+        self.feature_channels = self.feature_channels[:levels]
+
     def fold(self, decodes: bool) -> None:
         """Fold the timestep and the prompt into the UNet, and the scale into the encoder."""
         super().fold(decodes)
         if isinstance(self.unet, FoldedUNet) or not foldable(self.unet):
             return
-        side = 2 ** len(self.feature_channels)
+        side = 2 ** len(self.unet.down_blocks)
         latent = self.prompt.new_zeros(1, self.latent_channels, side, side)
         self.denoiser = fold_unet(self.unet, lambda: self.step(latent))
         for hook in self._hooks:

@@ -25,10 +25,11 @@ class Assembly:
     Builds the backbones of one checkpoint, which share one autoencoder.
 
     :param reader: reads weights, or only their shapes.
+    :param decodes: whether a head needs the autoencoder's decoder.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, decodes: bool = True) -> None:
+        self._reader, self._decodes = reader, decodes
         self._vaes: dict[Path, Any] = {}
         self._prompts: dict[Path, Prompt] = {}
 
@@ -61,7 +62,7 @@ class Assembly:
             for file in weights_files(folder):
                 self._reader.check(file)  # not read again, but recorded for this backbone, too
             return self._vaes[folder]
-        vae = load_vae(folder, self._reader)
+        vae = load_vae(folder, self._reader, self._decodes)
         if self._vaes and self._reader.verifies:
             first = next(iter(self._vaes))
             if self._hashes_of(first) != self._hashes_of(folder):

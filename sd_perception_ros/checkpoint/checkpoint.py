@@ -30,12 +30,20 @@ from sd_perception_ros.checkpoint.locations import BackboneFiles, Locations, PRO
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.steps import step_options
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
+from sd_perception_ros.heads.deconv import DeconvHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
 from sd_perception_ros.model import Model
-from sd_perception_ros.tasks import make_task
+from sd_perception_ros.tasks import CROP_TASKS, make_task
+from sd_perception_ros.tasks.person_pose import SKELETONS
+from sd_perception_ros.tasks.task import Task
 
+_SAVED_HEADS: dict[type[Head], str] = {
+    LightHead: 'light',
+    DPTHead: 'dpt',
+    DeconvHead: 'deconv',
+}
 LOGGER = logging.getLogger(__name__)
 
 
@@ -131,11 +139,13 @@ def find_files(
 def _build(files: CheckpointFiles, reader: Reader) -> Model:
     """Read all files with `reader` and build the model on its device."""
     path, config = files.path, files.config
+    joint_heads = {task: _joint_head(entry, files, task) for task, entry in files.tasks.items()}
     tasks = {
-        task: make_task(task, entry.options, f'{path}: tasks.{task}')
+        task: _make_task(task, entry, joint_heads[task], f'{path}: tasks.{task}')
         for task, entry in files.tasks.items()
     }
-    assembly, options = Assembly(reader), step_options(config)
+    assembly = Assembly(reader, decodes=not all(joint_heads.values()))
+    options = step_options(config)
     backbones: dict[str, Backbone] = {}
     for unet, backbone_files in files.backbones.items():
         try:
@@ -147,7 +157,9 @@ def _build(files: CheckpointFiles, reader: Reader) -> Model:
         backbones[unet] = backbone
     heads: dict[str, Head] = {}
     for task, entry in files.tasks.items():
-        kind, weights = _head_of(entry, files, task, backbones[entry.unet])
+        kind, weights = 'deconv', joint_heads[task]
+        if weights is None:
+            kind, weights = _head_of(entry, files, task, backbones[entry.unet])
         where, channels = f"{path}: tasks.{task}, '{entry.unet}'", tasks[task].channels
         with reader.record_files() as recorded:
             head = load_head(where, kind, weights, channels, backbones[entry.unet], reader)
@@ -158,6 +170,37 @@ def _build(files: CheckpointFiles, reader: Reader) -> Model:
     backbone_of = {task: entry.unet for task, entry in files.tasks.items()}
     model = Model(backbones, tasks, heads, backbone_of).to(reader.device)
     return model.eval().requires_grad_(False)
+
+
+def _joint_head(entry: TaskEntry, files: CheckpointFiles, task: str) -> Path | None:
+    """Return the weights of a heat map head (SDPose); None for a task with another head."""
+    beside = files.backbones[entry.unet].layout.joint_head
+    if entry.head == 'deconv':
+        weights = files.head_weights.get(task, beside)
+        if weights is None:
+            raise ValueError(
+                f"{files.path}: tasks.{task}: a 'deconv' head has weights; name them in "
+                'head_weights, or a unet folder with decoder/decoder.safetensors beside it'
+            )
+        return weights
+    return beside if entry.head == 'auto' and task in CROP_TASKS else None
+
+
+def _make_task(task: str, entry: TaskEntry, joint_head: Path | None, where: str) -> Task:
+    """Make a task with its options; of a heat map head, the weights tell its joints."""
+    if joint_head is None:
+        return make_task(task, entry.options, where)
+    shapes = Reader(device='meta').read(joint_head)
+    weight = shapes.get('final_layer.weight')
+    count = 0 if weight is None else len(weight)
+    skeletons = {len(joints): name for name, joints in SKELETONS.items()}
+    if count not in skeletons:
+        raise ValueError(
+            f'{where}: expected a head with {" or ".join(map(str, skeletons))} heat maps in '
+            f'{joint_head}, got {count or "no final_layer.weight"}'
+        )
+    options = {'skeleton': skeletons[count]} | entry.options
+    return make_task(task, options, where, reads_crops=True)
 
 
 def _head_of(
@@ -214,8 +257,8 @@ def save(
     for name, task in model.tasks.items():
         head = model.heads[name]
         tasks[name] = {'unet': names[model.backbone_of[name]]}
-        if isinstance(head, LightHead | DPTHead):
-            kind = 'light' if isinstance(head, LightHead) else 'dpt'
+        if isinstance(head, LightHead | DPTHead | DeconvHead):
+            kind = _SAVED_HEADS[type(head)]
             weights = f'head_{name}.safetensors'
             if isinstance(head, DPTHead) and head.rectifies:  # see `ends_in_relu`
                 weights = f'head_{name}/dpt_head/model.safetensors'

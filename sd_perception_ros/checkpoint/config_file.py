@@ -12,9 +12,11 @@ import yaml
 
 from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
 from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
+from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
 from sd_perception_ros.safe_save import write_text
+from sd_perception_ros.tasks import CROP_TASKS
 
 FILE = 'checkpoint.yaml'
 UNKNOWN = 'unknown'
@@ -43,11 +45,14 @@ class TaskEntry:
     )
     head: str = option(
         'auto',
-        'decoder: the VAE decoder; light: a few convolutions; dpt: DPT head; auto: dpt if the '
-        'denoiser came with such a head, otherwise decoder',
+        'decoder: the VAE decoder; light: a few convolutions; dpt: DPT head; deconv: heat maps of '
+        'the joints in a crop of one person (SDPose); auto: the head that the denoiser came with, '
+        'otherwise decoder',
         choices=('auto', *HEADS),
     )
-    head_weights: str = option('', 'Folder or file with the weights of a light or dpt head')
+    head_weights: str = option(
+        '', 'Folder or file with the weights of a light, dpt or deconv head'
+    )
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,8 +60,8 @@ class TaskEntry:
         check(self)
         if self.head_weights and self.head == 'auto':
             raise ValueError(
-                f"head_weights '{self.head_weights}' need the kind of their head; add head: light "
-                'or head: dpt'
+                f"head_weights '{self.head_weights}' need the kind of their head; add head: "
+                'light, head: dpt or head: deconv'
             )
 
 
@@ -140,7 +145,15 @@ class CheckpointFile(NamedTuple):
 
 
 def open_checkpoint(name: str) -> CheckpointFile:
-    """Find and read a checkpoint.yaml; `resolve` and `read_config` tell arguments and errors."""
+    """
+    Find and read a checkpoint.yaml; arguments and errors are those of `resolve` and `read_config`.
+
+    A folder in SDPose's layout needs no checkpoint.yaml.
+    """
+    folder = on_disk(name) if is_on_hub(name) else Path(name).expanduser()
+    if name and not (folder / FILE).is_file() and (folder / JOINT_HEAD).is_file():
+        tasks = dict.fromkeys(CROP_TASKS, TaskEntry(unet='.'))
+        return CheckpointFile(folder / FILE, CheckpointConfig(tasks=tasks))
     path = resolve(name)
     return CheckpointFile(path, read_config(path))
 

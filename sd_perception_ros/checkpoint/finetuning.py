@@ -43,7 +43,7 @@ def model_to_finetune(
         checkpoint's heads are kept, except those of tasks whose new options give the output
         another meaning, such as other classes.
     :param tasks: all of them share the denoiser.
-    :param head: kind of new heads, one of `HEADS`.
+    :param head: kind of new heads, one of `NEW_HEADS`.
     :param timestep: of the denoiser; -1: where its kind is best fine-tuned (`finetuning_step`).
     :param options: options by task that differ from its defaults, or from the checkpoint's.
     :raises FileNotFoundError: a file is missing.
@@ -92,6 +92,11 @@ def _with_tasks(
     in_checkpoint = [task for task in tasks if task in checkpoint.config.tasks]
     loaded = in_checkpoint or list(checkpoint.config.tasks)[:1]
     model, _ = load(checkpoint, loaded)
+    if crops := [task for task in in_checkpoint if model.tasks[task].reads_crops]:
+        raise ValueError(
+            f'{base}: {", ".join(crops)} reads crops of people, which cannot be trained here; '
+            'train a human_pose that reads pictures'
+        )
     if len(model.backbones) > 1:
         raise ValueError(
             f'{base} has {len(model.backbones)} denoisers for {", ".join(in_checkpoint)}, and a '

@@ -11,6 +11,7 @@ from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weights import load_into, read_model_config
 from sd_perception_ros.heads.decoder import DecoderHead
+from sd_perception_ros.heads.deconv import DeconvHead
 from sd_perception_ros.heads.dpt import DPTHead
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.heads.light import LightHead
@@ -24,11 +25,11 @@ def make_head(
     """
     Make a head with new weights.
 
-    :param kind: 'decoder', 'light' or 'dpt'. The output of a light head has half the resolution
-        of the network's input.
+    :param kind: one of `HEADS`. The output of a light head has half the resolution of the
+        network's input.
     :param channels: of the task's raw output.
-    :param width: channels inside a light or DPT head; 0: 32 for up to 8 output channels, 64 for
-        more.
+    :param width: channels inside a light, DPT or deconv head; 0: 32 for up to 8 output channels,
+        64 for more.
     :param rectifies: whether a DPT head ends in a ReLU.
     """
     width = width or (32 if channels <= 8 else 64)
@@ -36,6 +37,8 @@ def make_head(
         return DecoderHead(channels, backbone.decode)
     if kind == 'dpt':
         return DPTHead(channels, backbone.feature_channels, width, rectifies)
+    if kind == 'deconv':
+        return DeconvHead(channels, backbone.feature_channels, width)
     rise = max(backbone.stride // 2, 1)
     return LightHead(channels, backbone.feature_channels, backbone.latent_channels, rise, width)
 
@@ -93,7 +96,7 @@ def ends_in_relu(weights: Path) -> bool:
 
 def _width_of(weights: Mapping[str, Tensor]) -> int:
     """Return the channels inside a head, from its weights; 0 for unknown weights."""
-    for name in ('project.0.weight', 'head.projection.weight'):
+    for name in ('project.0.weight', 'head.projection.weight', 'conv_layers.0.weight'):
         if name in weights:
             return len(weights[name])
     return 0

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sd_perception_ros.checkpoint import lock
 from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.checkpoint.weight_files import has_weights, WEIGHT_FILES
 
 LOG = logging.getLogger(__name__)
@@ -270,7 +271,8 @@ def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> l
 
 def _weights_among(names: Collection[str]) -> set[str]:
     """Return the needed weight files of one folder: one format, and those of our checkpoints."""
-    ours = {n for n in names if n == 'prompt.safetensors' or n.startswith('head_')}
+    extra = ('prompt.safetensors', JOINT_HEAD.name)
+    ours = {n for n in names if n in extra or n.startswith('head_')}
     file = next((n for n in WEIGHT_FILES if n in names), '')
     if not file.endswith('.json'):
         return {file} | ours

@@ -9,6 +9,7 @@ from sd_perception_ros.checkpoint.weight_files import has_weights
 
 DENOISERS = ('unet', 'transformer')  # subfolders of diffusers pipelines
 DPT_HEADS = ('dpt_head_identity', 'dpt_head')
+JOINT_HEAD = Path('decoder', 'decoder.safetensors')  # of SDPose, beside the denoiser
 DECODER = ('vae_decoder', 'vae_post_quant_conv')
 
 
@@ -23,6 +24,7 @@ class DenoiserLayout:
     :ivar vae: autoencoder beside it.
     :ivar head: DPT head that was trained with it.
     :ivar head_is_inside: the head lies inside the named folder, not beside several models.
+    :ivar joint_head: heat map head that was trained with it (SDPose).
     :ivar decoder: folder that holds a fine-tuned VAE decoder (`DECODER`).
     """
 
@@ -31,6 +33,7 @@ class DenoiserLayout:
     vae: Path | None = None
     head: Path | None = None
     head_is_inside: bool = False
+    joint_head: Path | None = None
     decoder: Path | None = None
 
 
@@ -66,5 +69,6 @@ def find_layout(path: Path) -> DenoiserLayout:
         outer / 'vae' if has_weights(outer / 'vae') else None,
         head,
         head is not None and head.parent == path,
+        outer / JOINT_HEAD if (outer / JOINT_HEAD).is_file() else None,
         outer if has_decoder else None,
     )

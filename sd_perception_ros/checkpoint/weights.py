@@ -106,15 +106,20 @@ def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
     return module
 
 
-def load_vae(folder: Path, reader: Reader) -> AutoencoderKL:
+def load_vae(folder: Path, reader: Reader, decodes: bool = True) -> AutoencoderKL:
     """
     Read an autoencoder in float32; without config.json it is that of Stable Diffusion 2.1.
 
     GenPercept's first version has DPT heads and an autoencoder without decoder: it only encodes.
+
+    :param decodes: whether the decoder is needed; it is left out otherwise.
     """
     config = read_model_config(folder, CONFIGS / 'sd21_vae.json')
     weights = with_current_names(reader.read(folder))
-    has_decoder = any(name.startswith('decoder.') for name in weights)
+    has_decoder = decodes and any(name.startswith('decoder.') for name in weights)
+    if not decodes:
+        unused = ('decoder.', 'post_quant_conv.')
+        weights = {name: t for name, t in weights.items() if not name.startswith(unused)}
     absent = () if has_decoder else ('decoder', 'post_quant_conv')
     return build_module(AutoencoderKL, config, weights, folder, absent)
 

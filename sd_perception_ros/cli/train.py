@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
-from sd_perception_ros.heads import HEADS
+from sd_perception_ros.heads import NEW_HEADS
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 
@@ -71,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
         help=f'Any of {", ".join(TASKS)} (default: depth normals)',
     )
     made.add_argument(
-        '--head', choices=HEADS, default='light', help='Head of new tasks (default: %(default)s)'
+        '--head',
+        choices=NEW_HEADS,
+        default='light',
+        help='Head of new tasks (default: %(default)s)',
     )
     made.add_argument(
         '--task-options',

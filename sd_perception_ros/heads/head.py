@@ -13,10 +13,12 @@ class Head(nn.Module, ABC):
     The head of one task.
 
     :cvar reads_latent: whether it needs the clean latent; False: features only.
+    :ivar levels_read: number of the denoiser's levels that it needs, coarse first; 0: all.
     :ivar weights_digest: hash of the weights of a head on the meta device; '' elsewhere.
     """
 
     reads_latent: ClassVar[bool] = True
+    levels_read: int = 0
     weights_digest: str = ''
 
     @abstractmethod

@@ -22,17 +22,27 @@ TASKS = {
     'matting': 'Matting',
     'human_pose': 'HumanPose',
 }
+# Tasks that read a crop of one person instead of the picture: file and class, by task name.
+CROP_TASKS = {'human_pose': ('person_pose', 'PersonPose')}
 
 
-def make_task(name: str, options: Mapping[str, Any] | None = None, where: str = '') -> Task:
+def make_task(
+    name: str, options: Mapping[str, Any] | None = None, where: str = '', reads_crops: bool = False
+) -> Task:
     """
     Build a task by the name used in config files.
 
     :param options: of the task, from checkpoint.yaml.
+    :param reads_crops: make the one for crops of people, one of `CROP_TASKS`.
     :raises ValueError: unknown name or option.
     """
     if name not in TASKS:
         at = f'{where}: ' if where else ''
         raise ValueError(f"{at}unknown task '{name}'; choose one of: {', '.join(TASKS)}")
-    cls: type[Task] = getattr(importlib.import_module(f'{__name__}.{name}'), TASKS[name])
+    if reads_crops and name not in CROP_TASKS:
+        raise ValueError(
+            f'{where}: heat maps of joints are for {", ".join(CROP_TASKS)}, got {name}'
+        )
+    file, class_name = CROP_TASKS[name] if reads_crops else (name, TASKS[name])
+    cls: type[Task] = getattr(importlib.import_module(f'{__name__}.{file}'), class_name)
     return build(cls, options or {}, where)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
 from sd_perception_ros.config import check, option
-from sd_perception_ros.drawing import draw_people
 from sd_perception_ros.images import to_numpy
-from sd_perception_ros.metrics.coco import measure_people, people_summary
-from sd_perception_ros.metrics.keypoints import keypoint_matches, KeypointMatch
-from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.skeleton import JOINTS, MIRRORED
 from sd_perception_ros.tasks.losses import masked_mean
 from sd_perception_ros.tasks.peaks import centres, find_people
-from sd_perception_ros.tasks.task import Task
-from sd_perception_ros.types import Float, Grid, Poses, Sample
+from sd_perception_ros.tasks.pose_task import PoseTask
+from sd_perception_ros.types import Grid, Poses, Sample
 
 COUNT = len(JOINTS)
 CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y of each offset
@@ -29,11 +23,10 @@ CELL_PX = 2
 OFFSET_CELLS = 16.0  # an offset of 1 in the target
 AROUND_CENTRE = 0.1  # offsets are learned where the centre's heat is more than this: 4 cells
 FARTHEST_OUTSIDE = 0.25  # pictures beyond the edge: where it is exactly, nobody asks
-Matches: TypeAlias = tuple[Float, Float]
 
 
 @dataclass(frozen=True)
-class HumanPose(Task):
+class HumanPose(PoseTask):
     """
     Joint heat maps, person centres, and offsets from a centre to each joint.
 
@@ -42,12 +35,6 @@ class HumanPose(Task):
     arXiv 1904.07850, with 17 + 1 + 34 channels). The centre is the middle of a person's joints in
     the picture.
     """
-
-    name: ClassVar[str] = 'human_pose'
-    truth: ClassVar[str] = 'joints'
-    headline: ClassVar[str] = 'pck_0.2'
-    higher_is_better: ClassVar[bool] = True
-    dense: ClassVar[bool] = False
 
     sigma_cells: float = option(2.0, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
     min_score: float = option(0.3, 'Centres and joints with less heat do not count', low=0, high=1)
@@ -146,20 +133,12 @@ class HumanPose(Task):
         people = find_people(heat[:CENTRE], offsets, found, self.min_score, grid)
         return Poses(tuple(people), grid.height, grid.width)
 
-    def measure(self, prediction: Poses, sample: Sample) -> Matches:
-        """Match the found people with the true ones, for PCK and for COCO's precision."""
-        joints = sample['joints'][0].numpy()
-        joints = np.where(joints[..., 2:] > 0, joints, np.float32(0))
-        bodies = sample['bodies'][0].numpy() if 'bodies' in sample else None
-        people = prediction.people
-        return keypoint_matches(people, joints, bodies), measure_people(people, joints, bodies)
-
-    def summarize(self, measured: Sequence[Matches]) -> dict[str, float]:
-        """Return the measures of all people of all images."""
-        matches, coco = zip(*measured, strict=True)
-        return KeypointMatch.summarize(np.concatenate(matches)) | people_summary(coco)
-
-    def colorize(self, prediction: Poses) -> NDArray[np.uint8]:
-        """Draw the skeletons on black."""
-        black = np.zeros((prediction.height, prediction.width, 3), np.uint8)
-        return draw_people(black, prediction)
+    def unmirrored(self, raw: Tensor) -> Tensor:
+        """Mirror the maps back, exchange left and right joints, and turn offsets along x."""
+        back = raw.flip(-1)
+        heat, centre = back[..., :CENTRE, :, :], back[..., CENTRE : CENTRE + 1, :, :]
+        offsets = back[..., CENTRE + 1 :, :, :]
+        pairs = [2 * joint + axis for joint in MIRRORED for axis in (0, 1)]
+        signs = offsets.new_tensor([-1, 1] * COUNT)[:, None, None]
+        offsets = offsets[..., pairs, :, :] * signs
+        return torch.cat([heat[..., list(MIRRORED), :, :], centre, offsets], -3)

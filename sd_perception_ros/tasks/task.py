@@ -27,6 +27,7 @@ class Task(ABC):
     :cvar higher_is_better: of `headline`.
     :cvar dense: the raw output is resized to the image before it is decoded; otherwise `decode`
         gets the raw output of the head and its grid.
+    :cvar reads_crops: the network reads a crop of one person instead of the picture.
     :cvar meaning: options that define the meaning of the output: if they differ, training cannot
         continue from a trained head.
     """
@@ -36,6 +37,7 @@ class Task(ABC):
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool] = False
     dense: ClassVar[bool] = True
+    reads_crops: ClassVar[bool] = False
     meaning: ClassVar[tuple[str, ...]] = ()
 
     @property
