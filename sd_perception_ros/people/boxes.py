@@ -1,0 +1,118 @@
+"""Boxes around people: from their joints, or from the pixels of a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sd_perception_ros.types import Float, Person, Poses
+
+# The outline of a body reaches this share of the joints' extent beyond them: crown, toes, hands.
+_BEYOND_JOINTS = 0.125
+# Connected pixels that cover a smaller share of the picture are noise.
+_LEAST_SHARE = 5e-4
+
+
+class Box(NamedTuple):
+    """
+    A box around a person, in pixels of the picture.
+
+    :ivar left: smallest x; a box may reach beyond the picture.
+    :ivar score: 0..1, how sure it is that a person is there.
+    :ivar person: number of the person in the poses that the box was made from; -1: none.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    score: float = 1.0
+    person: int = -1
+
+
+def boxes_of_poses(poses: Poses) -> list[Box]:
+    """Return a box around the joints of each person, with a margin, the surest first."""
+    return [
+        _grown(low, high, person.score, number)
+        for number, person in enumerate(poses.people)
+        if (ends := _extent(person)) is not None
+        for low, high in [ends]
+    ]
+
+
+def boxes_of_mask(mask: NDArray[np.bool_], poses: Poses | None = None) -> list[Box]:
+    """
+    Return a box around each person in the pixels of people, the largest first.
+
+    Connected pixels are one person. If poses show several centres inside, each pixel belongs to
+    the nearest of them.
+
+    :param mask: (H, W) bool, pixels of people.
+    :param poses: people found in the same picture, where known.
+    """
+    count, found, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
+    labels = np.asarray(found)
+    least = _LEAST_SHARE * mask.size
+    centres = [] if poses is None else [_centre(person) for person in poses.people]
+    boxes: list[tuple[int, Box]] = []
+    for label in range(1, count):
+        left, top, width, height, area = (int(value) for value in stats[label])
+        if area < least:
+            continue
+        own = [n for n, centre in enumerate(centres) if _is_inside(labels, label, centre)]
+        if len(own) < 2:
+            score, number = (poses.people[own[0]].score, own[0]) if poses and own else (1.0, -1)
+            boxes.append((area, Box(left, top, width, height, score, number)))
+            continue
+        assert poses is not None
+        rows, columns = np.nonzero(labels[top : top + height, left : left + width] == label)
+        points = np.stack([columns + left, rows + top], 1).astype(np.float32)
+        at = np.stack([centres[n] for n in own])
+        nearest = np.square(points[:, None] - at).sum(2).argmin(1)
+        for place, number in enumerate(own):
+            share = points[nearest == place]
+            if len(share) >= least:
+                low, high = share.min(0), share.max(0)
+                (left_x, top_y), (wide, tall) = low.tolist(), (high - low + 1).tolist()
+                score = poses.people[number].score
+                boxes.append((len(share), Box(left_x, top_y, wide, tall, score, number)))
+    return [box for _, box in sorted(boxes, key=lambda item: -item[0])]
+
+
+def _extent(person: Person) -> tuple[Float, Float] | None:
+    """Return the least and the largest (x, y) of a person's joints; None without joints."""
+    known = person.joints[np.isfinite(person.joints[:, 0]), :2]
+    return (known.min(0), known.max(0)) if len(known) else None
+
+
+def _grown(low: Float, high: Float, score: float, number: int) -> Box:
+    margin = _BEYOND_JOINTS * max(float((high - low).max()), 1.0)
+    left, top = (low - margin).tolist()
+    width, height = (high - low + 2 * margin).tolist()
+    return Box(left, top, width, height, score, number)
+
+
+def _centre(person: Person) -> Float:
+    """Return the mean (x, y) of a person's joints, NaN without joints."""
+    known = person.joints[np.isfinite(person.joints[:, 0]), :2]
+    return known.mean(0) if len(known) else np.full(2, np.nan, np.float32)
+
+
+def _is_inside(labels: NDArray[Any], label: int, centre: Float) -> bool:
+    """Return whether a centre lies on connected pixels, or in a gap of 5 pixels beside them."""
+    if not np.isfinite(centre).all():
+        return False
+    x, y = (round(float(value)) for value in centre)
+    around = labels[max(y - 5, 0) : y + 6, max(x - 5, 0) : x + 6]
+    return bool((around == label).any())
+
+
+def surest(boxes: Sequence[Box], count: int) -> list[Box]:
+    """Return at most `count` boxes: the highest score first, the larger one of equal scores."""
+    return sorted(boxes, key=lambda box: (-box.score, -box.width * box.height))[:count]

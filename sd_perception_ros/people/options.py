@@ -1,0 +1,64 @@
+"""Options of top-down poses. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sd_perception_ros.config import check, option
+
+AUTO, HUMAN_POSE, SEGMENTATION, DETECTIONS = 'auto', 'human_pose', 'segmentation', 'detections'
+
+
+@dataclass(frozen=True)
+class TopDownOptions:
+    """A crop of each person goes through the network."""
+
+    second_look: bool = option(
+        False,
+        'Run human_pose again on a crop of each person; a checkpoint that reads crops (SDPose) '
+        'always does',
+    )
+    boxes: str = option(
+        AUTO,
+        'Where boxes around people come from. human_pose: joints found in the whole picture; '
+        'segmentation: connected pixels of people, split between the people of human_pose if the '
+        'checkpoint has it; detections: a vision_msgs/Detection2DArray topic; auto: the first of '
+        'these that there is',
+        choices=(AUTO, HUMAN_POSE, SEGMENTATION, DETECTIONS),
+    )
+    max_people: int = option(
+        8,
+        'Crops of a frame, the surest people first: the limit of the cost',
+        low=1,
+        high=100,
+    )
+    flip_test: bool = option(
+        False, 'Average the heat maps of each crop and of its mirror image, at twice the cost'
+    )
+    crop_height_px: int = option(
+        0,
+        'Height of a crop, a multiple of 32; its width is three quarters; 0: as the checkpoint '
+        'says',
+        low=0,
+        high=4096,
+    )
+    min_box_score: float = option(
+        0.3, 'Detections with a lower score are ignored', low=0.0, high=1.0
+    )
+    detection_classes: list[str] = option(
+        ['person'],
+        "class_id of people in the detections, such as ['0'] for a YOLO detector of COCO; a "
+        'detection without a class is a person',
+    )
+    max_offset_s: float = option(
+        0.2, 'Largest time between a picture and its detections', low=0.0, high=60.0
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+        if self.crop_height_px % 32:
+            raise ValueError(
+                f'TopDownOptions.crop_height_px must be a multiple of 32, got '
+                f'{self.crop_height_px}'
+            )
