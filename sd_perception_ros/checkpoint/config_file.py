@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import contextlib
 from dataclasses import dataclass, field, replace
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ def open_checkpoint(name: str) -> CheckpointFile:
 
     A folder in SDPose's layout needs no checkpoint.yaml.
     """
-    folder = on_disk(name) if is_on_hub(name) else Path(name).expanduser()
+    folder = on_disk(name) if is_on_hub(name) else Path(os.path.expanduser(name))
     if name and not (folder / FILE).is_file() and (folder / JOINT_HEAD).is_file():
         tasks = dict.fromkeys(CROP_TASKS, TaskEntry(unet='.'))
         return CheckpointFile(folder / FILE, CheckpointConfig(tasks=tasks))
