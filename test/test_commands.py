@@ -19,7 +19,7 @@ from sd_perception_ros.cli.arguments import size
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = [name for name, command in COMMANDS.items() if not command.is_node]
-SLOW = ('torch', 'diffusers', 'transformers', 'rclpy')
+SLOW = ('torch', 'diffusers', 'transformers', 'rcl_interfaces')  # the last: of every ROS node
 
 
 @pytest.mark.parametrize('name', OFFLINE)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import math
+import os
+from pathlib import Path
+import subprocess
+import sys
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
@@ -288,3 +292,31 @@ def test_large_messages_get_shared_memory_unless_the_user_chose(tmp_path):
 def test_tuning_leaves_alone_what_the_user_set():
     made = tuning_environment({'OMP_WAIT_POLICY': 'ACTIVE'})
     assert sorted(made) == ['MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_']
+
+
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [
+        ('precision:=fp8', "EngineConfig.precision has no choice 'fp8'; choose one of: auto,"),
+        ('depth.min_range_m:=200.0', 'min_range_m must be less than max_range_m'),
+        ('cameras:=[front, front]', 'must be different names'),
+    ],
+)
+def test_the_node_refuses_a_wrong_value_before_torch_is_imported(tmp_path, value, words):
+    code = (
+        'import sys\n'
+        'from sd_perception_ros.__main__ import main\n'
+        f"code = main(['perception', '--ros-args', '-p', {value!r}])\n"
+        "print('torch' in sys.modules, code)\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == 'False 2\n'
+    [line] = done.stderr.splitlines()
+    assert words in line
