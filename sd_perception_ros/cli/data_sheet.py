@@ -1,4 +1,4 @@
-"""A contact sheet: frames one below the other, each with everything that is known about it."""
+"""A contact sheet of frames: a row for each, with the image and all ground truth."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _joints(sample: Sample) -> UInt8:
 
 
 def _with_unknown(painted: NDArray[np.uint8], known: Tensor) -> UInt8:
-    """Paint what is unknown as a checkerboard, as no colour is free in every painting."""
+    """Draw unknown pixels as a checkerboard, which no colour map contains."""
     height, width = painted.shape[:2]
     squares = (np.arange(height)[:, None] // 4 + np.arange(width) // 4) % 2
     board = np.where(squares, 110, 50).astype(np.uint8)[..., None]

@@ -1,4 +1,4 @@
-"""A training as people follow it: a bar with the time that is left, losses, curves, pictures."""
+"""Progress of a training: a bar with the remaining time, losses, and TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from sd_perception_ros.training.processes import is_main
 
 LOG = 'log'
-EVERY = 50  # steps between two points of a curve
-KEPT = 0.98  # share of the running mean of losses that stays in a step
+EVERY = 50  # steps between two logged values
+KEPT = 0.98  # decay of the running means of losses
 Pictures = Mapping[str, NDArray[np.uint8]]
 
 
@@ -27,13 +27,13 @@ def follow(
     paint_every: int = 0,
 ) -> dict[str, float]:
     """
-    Run a training to its end under a progress bar; return the running means of its losses.
+    Run a training to its end with a progress bar; return the running means of its losses.
 
-    Processes but the main one only run it.
+    Only the main process shows and logs them.
 
-    :param folder: curves and pictures go to `log` below it, for `tensorboard --logdir`.
-    :param paint: makes pictures of what the model answers, by name, (H, W, 3) uint8 RGB.
-    :param paint_every: steps between two such sheets; the end has one, too.
+    :param folder: TensorBoard logs are written to `log` below it.
+    :param paint: returns images of predictions by name, (H, W, 3) uint8 RGB.
+    :param paint_every: steps between two calls of `paint`; it is also called at the end.
     """
     if not is_main():
         for _ in log:

@@ -20,15 +20,15 @@ def open_data(
     measuring: bool = False,
 ) -> Dataset:
     """
-    Open one set, or a mixture of several.
+    Open a data set, or a mixture of several.
 
     :param words: such as 'data/rooms/train' or 'hypersim:data/hypersim:train@9'.
     :param limit: use only the first frames of each; 0 uses all.
-    :param keep: keep decoded frames in memory, where they are small.
-    :param size: (height, width) that every picture is brought to; None leaves them as they are.
-    :param measuring: also frames that teach nothing, and what only measuring asks for.
-    :raises OSError: a folder is not of its kind, or a file is missing or cut off.
-    :raises ValueError: an unknown kind or split, or a weight that is none.
+    :param keep: cache decoded frames in memory, if they are small.
+    :param size: (height, width) to which every image is resized and cropped; None: unchanged.
+    :param measuring: include frames and ground truth that only evaluation uses.
+    :raises OSError: a folder is not of its kind, or a file is missing or truncated.
+    :raises ValueError: an unknown kind or split, or an invalid weight.
     """
     sets, weights = [], []
     for word in words:

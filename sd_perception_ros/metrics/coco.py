@@ -17,23 +17,22 @@ FIGURES = ('ap', 'ap50', 'ap75', 'ap_medium', 'ap_large', 'ar', 'ar50', 'ar75')
 RANGES = 3  # of areas: all, medium, large
 THRESHOLDS = 10  # of similarity: 0.5, 0.55 .. 0.95
 RECALLS = np.linspace(0, 1, 101)
-MOST_PEOPLE = 20  # found in one image
-# Columns of a row: 0 for a true person and 1 for a found one; its score; then, for each range and
-# threshold, what it counts as.
+MAX_PEOPLE = 20  # predictions of one image
+# Columns of a row: 0 for ground truth and 1 for a prediction; its score; then its state (below)
+# for each range and threshold.
 COLUMNS = 2 + RANGES * THRESHOLDS
 WRONG, RIGHT, IGNORED = range(3)  # a true person is RIGHT where it counts, else IGNORED
 
 
 def measure_people(people: Sequence[Person], joints: Float, bodies: Float | None = None) -> Float:
     """
-    Match the found people of one image with the true ones, by pycocotools.
+    Match predicted people of one image with ground truth, by pycocotools.
 
-    COCO's scale is the area of a person's outline. Where outlines are known (`bodies`), crowds and
-    people whose joints nobody marked are ignored, whether they are found or not, as COCO has it.
-    Elsewhere the area is taken for 0.53 of the box around the labelled joints, and people of whom
-    no joint is visible are ignored.
+    COCO scales by the area of the outline of a person. With known outlines (`bodies`), crowds
+    and people without annotated joints are ignored, as in COCO. Without them, the area is 0.53 of
+    the box around the labelled joints, and people without visible joints are ignored.
 
-    :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
+    :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; rows of 0 are padding.
     :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them.
     :returns: (N, 32) float32, a row for each true person and for each of the 20 surest found.
     :raises ImportError: pycocotools is not installed.
@@ -49,7 +48,7 @@ def measure_people(people: Sequence[Person], joints: Float, bodies: Float | None
     if not true and not found:
         return np.empty((0, COLUMNS), np.float32)
     results = _evaluated(true, found)
-    surest = np.sort([person.score for person in people])[::-1][:MOST_PEOPLE]
+    surest = np.sort([person.score for person in people])[::-1][:MAX_PEOPLE]
     rows = np.zeros((len(true) + len(surest), COLUMNS), np.float32)
     rows[len(true) :, 0], rows[len(true) :, 1] = 1, surest
     states = rows[:, 2:].reshape(-1, RANGES, THRESHOLDS)
@@ -65,7 +64,7 @@ def people_summary(measured: Sequence[Float]) -> dict[str, float]:
     Return average precision and average recall, as COCOeval's `accumulate` has them.
 
     `ap` and `ar` are means over ten thresholds of similarity from 0.5 to 0.95; medium is an area
-    of 32 x 32 to 96 x 96 pixels. NaN where nobody is to be found.
+    of 32 x 32 to 96 x 96 pixels. NaN without people.
     """
     rows = np.concatenate(measured)
     order = np.argsort(-rows[:, 1], kind='stable')  # as COCO breaks ties: by image
@@ -147,7 +146,7 @@ def _box(points: Float) -> tuple[list[float], list[float]]:
 
 
 def _evaluated(true: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what COCOeval says of one image, for each range of areas."""
+    """Run COCOeval on one image: its result for each range of areas."""
     from pycocotools.coco import COCO  # not needed for inference
     from pycocotools.cocoeval import COCOeval
 

@@ -15,9 +15,9 @@ class KeypointMatch:
     """
     Columns of the rows that `keypoint_matches` gives, one for each person, true or found.
 
-    A true person has its height in pixels, its object keypoint similarity with the person found
-    for it (0: none), the number of its visible joints, and how many of them were found within
-    0.2 of the torso (PCK). A person who was found and is nobody has height 0 and its score.
+    True people: height in pixels, object keypoint similarity (OKS) with the matched prediction
+    (0: none), number of visible joints, and number of those predicted within 0.2 of the torso
+    (PCK). Unmatched predictions (false positives): height 0, and their score.
     """
 
     HEIGHT_PX, SIMILARITY, VISIBLE, RIGHT, SCORE = range(5)
@@ -28,9 +28,9 @@ class KeypointMatch:
         """
         Return PCK@0.2 of people taller than 40 px, recall and precision, mean similarity.
 
-        Recall is the share of those people who were found with a similarity of at least 0.5;
-        precision the share of the found people who are one of the true ones of any size. NaN
-        where there is nobody to find, or nobody was found.
+        Recall: share of those people that are matched with a similarity of at least 0.5.
+        Precision: share of predictions that match a true person of any size. NaN without
+        people, or without predictions.
         """
         true = rows[:, cls.HEIGHT_PX] > 0
         tall = rows[rows[:, cls.HEIGHT_PX] >= cls.LEAST_HEIGHT_PX]
@@ -50,14 +50,14 @@ def keypoint_matches(
     people: Sequence[Person], joints: Float, bodies: Float | None = None
 ) -> Float:
     """
-    Give each true person the most similar found one, the best pairs first.
+    Match true people with predictions by similarity, the most similar pairs first.
 
-    People of whom no joint is visible do not count. Nor does who is found, is nobody of those
-    with marked joints, and stands in the box of somebody without them, or of a crowd.
+    Ignored: people without visible joints, and unmatched predictions within the box of a crowd or
+    of a person without annotated joints.
 
-    :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; all 0 where nobody is.
+    :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; rows of 0 are padding.
     :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them, where they are known.
-    :returns: (N, 5) rows as `KeypointMatch` says.
+    :returns: (N, 5) rows, see `KeypointMatch`.
     """
     if bodies is None:
         bodies = np.zeros((len(joints), 6), np.float32)  # an area of 0 is not known
@@ -105,8 +105,8 @@ def box_area(joints: Float) -> float:
     """
     Return the area that stands for an unknown outline's: 0.53 of the joints' box, square pixels.
 
-    0.53 is what others take of the box around the whole person, which is larger: so this is a
-    strict guess, and stricter for people who are cut off.
+    Others use 0.53 of the box of the whole person, which is larger: this estimate is stricter,
+    most of all for truncated people.
     """
     box = np.ptp(joints[joints[:, 2] > 0, :2], axis=0) if joints[:, 2].any() else np.zeros(2)
     return max(0.53 * float(box[0] * box[1]), 1.0)

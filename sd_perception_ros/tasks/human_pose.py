@@ -1,4 +1,4 @@
-"""Human pose: all people of a picture from one pass, without a detector in front."""
+"""Human pose: all people of an image from one pass, without a person detector."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from sd_perception_ros.types import Grid, Poses, Sample
 
 COUNT = len(JOINTS)
 CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y of each offset
-# Pixels of the training picture in a cell of the target: what the light head gives at stride 8.
+# Pixels of the training image per cell of the target: the resolution of the light head at
+# stride 8.
 CELL_PX = 2
 OFFSET_CELLS = 16.0  # an offset of 1 in the target
 AROUND_CENTRE = 0.1  # offsets are learned where the centre's heat is more than this: 4 cells
-FARTHEST_OUTSIDE = 0.25  # pictures beyond the edge: where it is exactly, nobody asks
+MAX_OUTSIDE = 0.25  # joints outside are clipped to this far from the edge, in image sizes
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,14 @@ class HumanPose(PoseTask):
     """
     Joint heat maps, person centres, and offsets from a centre to each joint.
 
-    Centres tell people apart, offsets say roughly where a joint is (also a hidden one), and the
-    joint's own heat map says exactly where, if it is seen (the idea of CenterNet,
-    arXiv 1904.07850, with 17 + 1 + 34 channels). The centre is the middle of a person's joints in
-    the picture.
+    As in CenterNet (arXiv 1904.07850), with 17 + 1 + 34 channels: centres separate people, offsets
+    locate joints roughly, including hidden ones, and the heat map of a joint locates it exactly if
+    it is visible. The centre is the mean of the joints of a person in the image.
     """
 
     sigma_cells: float = option(2.0, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
-    min_score: float = option(0.3, 'Centres and joints with less heat do not count', low=0, high=1)
-    max_people: int = option(30, 'More people are left out, so time is bounded', low=1, high=100)
+    min_score: float = option(0.3, 'Minimum heat of centres and joints', low=0, high=1)
+    max_people: int = option(30, 'Maximum number of people per image', low=1, high=100)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -53,15 +53,15 @@ class HumanPose(PoseTask):
         """
         Draw heat maps and offsets on cells of 2 pixels.
 
-        Offsets stand around each centre, in units of 16 cells, NaN for a joint of which nothing is
-        known. One outside is brought as near as a quarter of the picture. People of whom no joint
-        is seen are left out.
+        Offsets are set around each centre, in units of 16 cells, NaN for unknown joints. Joints
+        outside are clipped to a quarter of the image size. People without visible joints are
+        left out.
         """
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = (-(-side // CELL_PX) for side in reference.shape[-2:])
         target = self._draw(sample['joints'], height, width)
         valid = torch.ones_like(target[:, :1], dtype=torch.bool)
-        if 'matte' in sample:  # where nobody knows about people, there may be some
+        if 'matte' in sample:  # unknown: there may be people
             valid = ~sample['matte'][..., ::CELL_PX, ::CELL_PX].isnan()
         return target, valid
 
@@ -80,7 +80,7 @@ class HumanPose(PoseTask):
             person = people[rows, place]
             labelled, seen = person[..., 2] > 0, person[..., 2] > 1
             cells = (person[..., :2] + 0.5) / CELL_PX - 0.5
-            cells = cells.clamp(-FARTHEST_OUTSIDE * size, (1 + FARTHEST_OUTSIDE) * size)
+            cells = cells.clamp(-MAX_OUTSIDE * size, (1 + MAX_OUTSIDE) * size)
             shares = labelled / labelled.sum(1, keepdim=True)
             middle = (cells * shares[..., None]).sum(1, keepdim=True)
             tops = torch.cat([cells, middle], 1)
@@ -111,7 +111,7 @@ class HumanPose(PoseTask):
         """
         heat, truth = raw[:, : CENTRE + 1], target[:, : CENTRE + 1]
         weight = 1 + 20 * truth
-        # 1 % of the pixels is about what peaks cover in a picture with people.
+        # Peaks cover about 1 % of the pixels of an image with people.
         error = masked_mean((heat - truth).square() * weight, valid) / 0.01
         offsets = target[:, CENTRE + 1 :]
         near = valid & (target[:, CENTRE : CENTRE + 1] > AROUND_CENTRE)

@@ -44,7 +44,7 @@ def scale_shift_invariant_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Te
 
 def relative_loss(raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """
-    Mean of error / depth after the least-squares fit of each image: what AbsRel measures.
+    Mean of error / depth after the least-squares fit of each image, similar to AbsRel.
 
     An affine-invariant target of -1..1 does not contain absolute depth: -1 is taken as 0.15 of the
     range, as is typical for rooms.

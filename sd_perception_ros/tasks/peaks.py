@@ -1,4 +1,4 @@
-"""From heat maps to people: peaks, the joints that belong to them, and no person twice."""
+"""Decode heat maps to people: peaks, their joints, and removal of duplicates."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 from sd_perception_ros.types import Float, Grid, Person
 
-# A joint is looked for around where the offset points, within this share of the person's size.
+# A joint is searched around the end of its offset, within this share of the size of the person.
 _REACH = 0.2
 _LEAST_REACH_CELLS = 2.5
-# Two centres are not nearer than half of this: a broad peak has ripples.
+# Minimum distance of two centres is half of this: a broad peak may have several maxima.
 _APART_CELLS = 5
-# Two people whose joints are nearer than this share of their size are one, found twice.
+# People whose joints are closer than this share of their size are duplicates.
 _SAME = 0.15
 Candidate = tuple[float, float, float]  # x and y in cells, heat
 
 
 def centres(heat: Float, min_heat: float, count: int) -> list[Candidate]:
     """
-    Return local maxima, the hottest first.
+    Return local maxima, in order of decreasing heat.
 
     :param heat: (h, w) float32.
-    :param count: at most so many.
+    :param count: maximum number.
     """
     highest = cv2.dilate(heat, np.ones((_APART_CELLS, _APART_CELLS), np.uint8))
     rows, columns = np.nonzero((heat >= highest) & (heat >= min_heat))
@@ -33,43 +33,43 @@ def centres(heat: Float, min_heat: float, count: int) -> list[Candidate]:
 
 def peak_at(heat: Float, row: int, column: int) -> Candidate:
     """
-    Return the top of a peak between cells: the parabola through three logarithms.
+    Return the maximum of a peak between cells: of the parabola through three logarithms.
 
-    It is exact for a Gaussian, which is what a target is made of.
+    Exact for Gaussians, of which targets consist.
     """
-    place = []
+    position = []
     for line, index in ((heat[row], column), (heat[:, column], row)):
         shift = 0.0
         if 0 < index < len(line) - 1:
             before, here, after = np.log(np.maximum(line[index - 1 : index + 2], 1e-6))
             bend = before - 2 * here + after
             shift = float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
-        place.append(index + shift)
-    return place[0], place[1], float(np.clip(heat[row, column], 0, 1))
+        position.append(index + shift)
+    return position[0], position[1], float(np.clip(heat[row, column], 0, 1))
 
 
 def find_people(
-    heat: Float, offsets: Float, found: list[Candidate], min_heat: float, grid: Grid
+    heat: Float, offsets: Float, peaks: list[Candidate], min_heat: float, grid: Grid
 ) -> list[Person]:
     """
-    Make a person of each centre, unless a surer one already has these joints.
+    Return a person for each centre, without duplicates.
 
     :param heat: (17, h, w) float32, 0..1.
-    :param offsets: (17, 2, h, w) cells from each cell to the joints of the person there; NaN for
-        a joint of which nothing is known.
-    :param found: centres, the surest first.
-    :param grid: how the cells lie on the picture; people outside it are left out.
+    :param offsets: (17, 2, h, w) cells, from each cell to the joints of its person; NaN for
+        unknown joints.
+    :param peaks: centres, in order of decreasing heat.
+    :param grid: position of the cells on the image; people outside of it are left out.
     """
     people: list[Person] = []
-    places: list[NDArray[np.float32]] = []
-    for x, y, score in found:
+    accepted: list[NDArray[np.float32]] = []
+    for x, y, score in peaks:
         row, column = round(y), round(x)
         start = offsets[:, :, row, column] + np.array([column, row], np.float32)
         size = _size(start)
         joints = _joints(heat, start, size, min_heat)
-        if any(_distance(joints, other) < _SAME * size for other in places):
+        if any(_distance(joints, other) < _SAME * size for other in accepted):
             continue
-        places.append(joints)
+        accepted.append(joints)
         person = _on_picture(joints, score, min_heat, grid)
         if person is not None:
             people.append(person)
@@ -86,7 +86,7 @@ def _joints(heat: Float, start: Float, size: float, min_heat: float) -> NDArray[
         if not (np.isfinite(x) and np.isfinite(y)):
             continue
         joints[joint] = x, y, 0
-        # What is hot at the edge belongs to somebody else, if this one is clearly outside.
+        # If the joint is clearly outside, heat at the edge belongs to another person.
         beyond = max(-x, x - width + 1, -y, y - height + 1)
         if beyond > _LEAST_REACH_CELLS:
             continue
@@ -118,11 +118,11 @@ def _on_picture(
 
 def _size(joints: Float) -> float:
     """Return the longer side of the box around the joints, cells."""
-    known = joints[np.isfinite(joints).all(1)]
-    return float(np.ptp(known, axis=0).max()) if len(known) else 0.0
+    finite = joints[np.isfinite(joints).all(1)]
+    return float(np.ptp(finite, axis=0).max()) if len(finite) else 0.0
 
 
 def _distance(joints: Float, others: Float) -> float:
-    """Return the mean distance of the joints that both have, cells."""
+    """Return the mean distance of the joints that are known in both, cells."""
     apart = np.linalg.norm(joints[:, :2] - others[:, :2], axis=1)
     return float(np.nanmean(apart)) if np.isfinite(apart).any() else np.inf

@@ -39,8 +39,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     if drawn:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(arguments.out), contact_sheet(drawn)[..., ::-1]):
-            raise OSError(f'expected a picture that can be written, got {arguments.out}; try .png')
-        print(f'wrote {arguments.out}; what is unknown is a checkerboard')
+            raise OSError(f'cannot write {arguments.out}; use a name that ends in .png')
+        print(f'wrote {arguments.out}; unknown pixels are a checkerboard')
     if broken:
         print(
             f'error: {broken} of {statistics.frames + broken} frames are broken', file=sys.stderr

@@ -11,7 +11,7 @@ from sd_perception_ros.data.files import read_npy, read_rgb
 
 
 class DiodeDataset(FolderDataset):
-    """Pictures with depth where the authors' mask says that it was measured."""
+    """Images with depth, where the mask of the authors marks it as measured."""
 
     kind = 'diode'
     layout = '{train,val}/{indoors,outdoor}/scene_*/scan_*/NAME{.png,_depth.npy,_depth_mask.npy}'

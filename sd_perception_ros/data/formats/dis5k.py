@@ -1,4 +1,4 @@
-"""DIS5K: single things, cut out exactly (Qin et al., arXiv 2203.03041)."""
+"""DIS5K: single objects with exact masks (Qin et al., arXiv 2203.03041)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sd_perception_ros.data.files import read_rgb, read_shares
 
 
 class Dis5kDataset(FolderDataset):
-    """Pictures with the thing in them as the foreground."""
+    """Images whose main object is the foreground."""
 
     kind = 'dis5k'
     layout = 'DIS-TR/im/NAME.jpg and DIS-TR/gt/NAME.png'

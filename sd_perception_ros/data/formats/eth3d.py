@@ -21,7 +21,7 @@ class Eth3dDataset(FolderDataset):
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
-        """List the frames that have depth."""
+        """List the frames with depth."""
         depths = sorted(self.folder.glob('*/ground_truth_depth/dslr_images/*.JPG'))
         return [
             FrameFiles(
@@ -45,7 +45,7 @@ class Eth3dDataset(FolderDataset):
         return {'image': image, 'depth_m': depth_m}
 
     def check(self) -> None:
-        """Look at every picture, and at the depth, which is no JPEG whatever its name says."""
+        """Check every image, and the depth files, which are not JPEG despite their name."""
         for frame in self.frames:
             check_whole(frame.files['image'])
             depth = frame.files['depth_m']

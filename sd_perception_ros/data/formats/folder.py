@@ -17,7 +17,7 @@ from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
 from sd_perception_ros.skeleton import JOINTS
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-# Folder of a truth, and what its files may end with.
+# Folder of a ground truth, and the suffixes of its files.
 FOLDERS = {
     'depth_m': ('depth', ('.png', '.npy')),
     'normals': ('normals', ('.png', '.npy')),
@@ -64,7 +64,7 @@ class PicturesDataset(FolderDataset):
         return frames
 
     def _check_names(self, pictures: set[str]) -> None:
-        """Refuse what would silently be a set without people, or with somebody else's classes."""
+        """Check that keypoints.json and classes.txt fit the images: else they would be ignored."""
         listed = pictures if self._people is None else set(self._people.names())
         if unlisted := sorted(pictures - listed):
             raise ValueError(

@@ -41,7 +41,7 @@ class RoomsDataset(FolderDataset):
         if not keys:
             raise FileNotFoundError(
                 f'expected {self.layout}, found none in {self.folder}; make some with the '
-                'synthesize command, or say what it is, as in --data hypersim:data/hypersim'
+                'synthesize command, or name the kind of data, as in --data hypersim:data/hypersim'
             )
         self.truths = ('depth_m', 'normals', 'labels')
         if (self.folder / f'{keys[0]}.people.json').is_file():
@@ -74,7 +74,7 @@ class RoomsDataset(FolderDataset):
         return decoded
 
     def recipe(self) -> dict[str, Any]:
-        """Return how the frames were made, as recipe.json says; empty without one."""
+        """Return how the frames were rendered, from recipe.json; empty without it."""
         file = self.folder / 'recipe.json'
         arguments = json.loads(file.read_text())['arguments'] if file.is_file() else {}
         # Where the furniture lay is the business of that machine.

@@ -1,4 +1,4 @@
-"""A recorded rosbag2, in MCAP or SQLite, of a camera that sees colours and depth."""
+"""A rosbag2 recording (MCAP or SQLite) of an RGB-D camera."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.image_encodings import depth_from_message, is_depth, rgb_from_message
 
-SLOP_NS = 20_000_000  # between the stamps of a picture and its depth
+SLOP_NS = 20_000_000  # maximum difference of the stamps of an image and its depth
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA = 'sensor_msgs/msg/CameraInfo'
 
 
 class RosbagDataset(FolderDataset):
     """
-    Pairs of a picture and the depth of the same moment, from a folder with metadata.yaml.
+    Images with the depth of the same time, from a folder with metadata.yaml.
 
-    The depth must be registered to the picture: seen from the same place, in the same pixels.
+    The depth must be registered to the image: same viewpoint, same pixels.
 
-    :cvar splits: where a bag has several cameras, the two topics: picture, comma, depth.
+    :cvar splits: for recordings of several cameras, the topics of image and depth, with a comma.
     """
 
     kind = 'rosbag'
@@ -35,7 +35,7 @@ class RosbagDataset(FolderDataset):
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
-        """Go through the recording once, for the stamps."""
+        """Read the stamps of all messages once."""
         bag = self.folder.parent if self.folder.is_file() else self.folder
         if not (bag / 'metadata.yaml').is_file():
             raise FileNotFoundError(
@@ -62,7 +62,7 @@ class RosbagDataset(FolderDataset):
         return [FrameFiles(stamp, {'image': bag}) for stamp in self._received]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth."""
+        """Read an image and its depth."""
         color, depth = (
             self._message(self._connections[name], received)
             for name, received in zip(('image', 'depth_m'), self._received[frame.key], strict=True)
@@ -72,12 +72,12 @@ class RosbagDataset(FolderDataset):
         return {'image': rgb_from_message(color), 'depth_m': depth_m}
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set: of the stamps of its pictures."""
+        """Return a short hash of the stamps of all images."""
         words = '\n'.join(frame.key for frame in self.frames)
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def _topics(self) -> tuple[list[Any], list[Any]]:
-        """Return the connections of pictures and of depth."""
+        """Return the connections of the image topic and of the depth topic."""
         topics: dict[str, list[Any]] = {}
         for connection in self._reader.connections:
             if connection.msgtype in IMAGES and connection.msgcount:
@@ -90,7 +90,7 @@ class RosbagDataset(FolderDataset):
                     f'has: {", ".join(sorted(topics)) or "no pictures"}'
                 )
             return topics[wanted[0]], topics[wanted[1]]
-        # Of a topic that was recorded both raw and compressed, the raw one.
+        # Prefer the raw topic where it was recorded both raw and compressed.
         plain = {t: c for t, c in topics.items() if t.rpartition('/')[0] not in topics}
         depths = {t: c for t, c in plain.items() if is_depth(self._message(c))}
         colors = {t: c for t, c in plain.items() if t not in depths}
@@ -103,7 +103,7 @@ class RosbagDataset(FolderDataset):
         return next(iter(colors.values())), next(iter(depths.values()))
 
     def _check_registered(self, color: list[Any], depth: list[Any]) -> None:
-        cameras = [self._camera(one[0].topic) for one in (color, depth)]
+        cameras = [self._camera(connections[0].topic) for connections in (color, depth)]
         if None in cameras:
             return  # equal sizes are checked with every frame
         (k, *size), (other, *other_size) = ([c.k, c.width, c.height] for c in cameras)
@@ -115,23 +115,23 @@ class RosbagDataset(FolderDataset):
             )
 
     def _camera(self, topic: str) -> Any:
-        """Return the first camera_info beside a topic, or None."""
+        """Return the first camera_info of the camera of a topic, or None."""
         base = topic.removesuffix('/compressed').removesuffix('/compressedDepth')
         sibling = f'{base.rpartition("/")[0]}/camera_info'
-        found = [
+        infos = [
             c
             for c in self._reader.connections
             if c.topic == sibling and c.msgtype == CAMERA and c.msgcount
         ]
-        return self._message(found) if found else None
+        return self._message(infos) if infos else None
 
     def _stamps(self, connections: list[Any]) -> list[tuple[int, int]]:
-        """Return (stamp, time of arrival) of every message, sorted, nanoseconds."""
+        """Return (stamp, receive time) of every message, sorted, nanoseconds."""
         messages = self._reader.messages(connections)
         return sorted({_stamp_ns(data): received for _, received, data in messages}.items())
 
     def _message(self, connections: list[Any], received: int | None = None) -> Any:
-        """Return the message that arrived at some time, or the first one."""
+        """Return the message received at a time, or the first one."""
         span = {} if received is None else {'start': received, 'stop': received + 1}
         with self._lock:
             connection, _, data = next(self._reader.messages(connections, **span))
@@ -143,7 +143,7 @@ def _open(bag: Path) -> Any:
     from rosbags.typesys import get_typestore, Stores
 
     try:
-        # Recordings of older distributions do not hold the definitions of their messages.
+        # Recordings of older distributions do not contain their message definitions.
         reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     except AnyReaderError as error:
@@ -154,14 +154,14 @@ def _open(bag: Path) -> Any:
 
 
 def _stamp_ns(data: bytes | memoryview) -> int:
-    """Return the stamp of the header that a message in CDR starts with."""
+    """Return the stamp of the header at the start of a message in CDR."""
     order = '<' if data[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{order}iI', data, 4)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def _nearest(messages: list[tuple[int, int]], stamp: int) -> int | None:
-    """Return when the message nearest to a stamp arrived, if it is near."""
+    """Return the receive time of the message nearest to a stamp, if within SLOP_NS."""
     index = bisect_left(messages, (stamp, 0))
     near = [m for m in messages[max(index - 1, 0) : index + 1] if abs(m[0] - stamp) <= SLOP_NS]
     return min(near, key=lambda m: abs(m[0] - stamp))[1] if near else None
