@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +17,21 @@ from sd_perception_ros.checkpoint.config_file import CheckpointConfig, open_chec
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import check_rgb, to_batch, to_levels
 from sd_perception_ros.model import Model
+from sd_perception_ros.people.boxes import Box
+from sd_perception_ros.people.options import DETECTIONS, HUMAN_POSE, TopDownOptions
+from sd_perception_ros.people.top_down import tasks_for_boxes, TopDown
 from sd_perception_ros.runtimes.choice import choose
 from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
 from sd_perception_ros.runtimes.prepare import prepare
 from sd_perception_ros.runtimes.served_model import Resizing, ServedModel
 from sd_perception_ros.runtimes.sessions import SESSIONS
+from sd_perception_ros.tasks.person_pose import PersonPose
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
 Picture = NDArray[np.uint8]
+_SECOND_LOOK_PX = 256  # height of a crop for a model without a size of its own
 
 
 class _Outputs(NamedTuple):
@@ -58,12 +64,13 @@ class Engine:
         self.device = find_device(config.device)
         self._choice = choose(config, self.device)
         self.dtype = number_format(config.precision, self.device)
-        self.tasks: dict[str, Task] = {}
+        self._picture_tasks: dict[str, Task] = {}
+        self._top_down: TopDown | None = None
         self.license = ', '.join(dict.fromkeys(options.license for _, options in loaded))
         self._models: list[ServedModel] = []
         trained, served = sum(_parameters(model) for model, _ in loaded), 0
         for model, options in loaded:
-            self.tasks |= model.tasks
+            self._picture_tasks |= model.tasks
             long_side_px = config.long_side_px or options.long_side_px
             model.fold()
             served += _parameters(model)
@@ -71,6 +78,7 @@ class Engine:
             encoder_id = runnable.encoder_id() if len(loaded) > 1 else ''
             resizing = Resizing(options.resize == 'pad', long_side_px)
             self._models.append(ServedModel(runnable, encoder_id, resizing, self.dtype))
+        self.tasks = dict(self._picture_tasks)
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
         self._cuda_graphs: CudaGraphs[_Outputs] | None = None
         if self.device.type == 'cuda':
@@ -92,11 +100,13 @@ class Engine:
         cuda_graphs: bool = EngineConfig.cuda_graphs,
         long_side_px: int = EngineConfig.long_side_px,
         threads: int = EngineConfig.threads,
+        top_down: TopDownOptions | None = None,
     ) -> Engine:
         """
         Load a checkpoint by name, folder or file; the options are those of `EngineConfig`.
 
         :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+        :param top_down: how human_pose reads a crop of each person; None: the defaults.
         :raises ValueError: an option, or a file of the checkpoint, is not what it should be.
         :raises FileNotFoundError: a file of the checkpoint is missing.
         """
@@ -110,17 +120,22 @@ class Engine:
             long_side_px=long_side_px,
             threads=threads,
         )
-        return cls.from_config(config, checkpoints)
+        return cls.from_config(config, checkpoints, top_down)
 
     @classmethod
     def from_config(
-        cls, config: EngineConfig, checkpoints: Mapping[str, str] | None = None
+        cls,
+        config: EngineConfig,
+        checkpoints: Mapping[str, str] | None = None,
+        top_down: TopDownOptions | None = None,
     ) -> Engine:
         """
         Load the checkpoint that `config` names; raises what `load` raises.
 
         :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+        :param top_down: how human_pose reads a crop of each person; None: the defaults.
         """
+        top_down = top_down or TopDownOptions()
         # First: an impossible choice is refused before weights are read.
         choice = choose(config, find_device(config.device))
         load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
@@ -130,25 +145,89 @@ class Engine:
         tasks_of: dict[str, list[str]] = {}
         for task in tasks:
             tasks_of.setdefault(others.get(task, main), []).append(task)
-        loaded = [load(opened.get(name, name), tasks) for name, tasks in tasks_of.items()]
-        return cls(loaded, config)
+        main_tasks = tasks_of.pop(main, [])
+        loaded = [load(name, own_tasks) for name, own_tasks in tasks_of.items()]
+        if any(_reads_crops(model) for model, _ in loaded):
+            # Boxes around people come from the main checkpoint, from its own human_pose, too.
+            opened = opened or {main: open_checkpoint(main)}
+            there = [task for m, _ in loaded if not _reads_crops(m) for task in m.tasks]
+            in_main = [task for task in opened[main].config.tasks if task not in there]
+            needed = tasks_for_boxes(top_down.boxes, [*in_main, *there])
+            main_tasks += [t for t in needed if t in in_main and t not in main_tasks]
+        if main_tasks:
+            loaded.insert(0, load(opened.get(main, main), main_tasks))
+        engine = cls([one for one in loaded if not _reads_crops(one[0])], config)
+        engine._read_crops([one for one in loaded if _reads_crops(one[0])], config, top_down)
+        engine.tasks = {task: engine.tasks[task] for task in tasks}
+        return engine
+
+    def _read_crops(
+        self,
+        loaded: Sequence[tuple[Model, CheckpointConfig]],
+        config: EngineConfig,
+        options: TopDownOptions,
+    ) -> None:
+        """
+        Let human_pose come from a crop of each person.
+
+        :param loaded: the model that reads crops; empty: `options` may ask for a second look.
+        """
+        reader = self
+        if loaded:
+            crops = [(m, replace(about, resize='exact', long_side_px=0)) for m, about in loaded]
+            reader = Engine(crops, replace(config, long_side_px=0))
+            self.license = ', '.join(filter(None, (self.license, reader.license)))
+        elif not options.second_look or HUMAN_POSE not in self.tasks:
+            return
+        self.tasks |= reader.tasks
+        task = reader.tasks[HUMAN_POSE]
+        if isinstance(task, PersonPose):
+            height_px = task.crop_height_px
+        else:
+            height_px = self._model_of(HUMAN_POSE).resizing.long_side_px or _SECOND_LOOK_PX
+            height_px = round(height_px / 32) * 32
+        self._top_down = TopDown(
+            options, task, reader._human_pose, self._picture_tasks, max(height_px, 32)
+        )
+        self._reader = reader
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether `predict` needs boxes around people for human_pose."""
+        return self._top_down is not None and self._top_down.source == DETECTIONS
 
     def predict(
-        self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
+        self,
+        pictures: Sequence[Picture],
+        tasks: Collection[str] | None = None,
+        boxes: Sequence[Sequence[Box]] | None = None,
     ) -> list[dict[str, Prediction]]:
         """
         Return each picture's predictions by task name, at the picture's own size.
 
         :param pictures: (H, W, 3) uint8 RGB arrays; those of one size run as one batch.
         :param tasks: the tasks to run; None: all.
-        :raises ValueError: not a picture, or an unknown task.
+        :param boxes: around the people of each picture, where human_pose reads crops; None: made
+            from the tasks that find people.
+        :raises ValueError: not a picture, an unknown task, or boxes that are needed and missing.
         :raises FloatingPointError: the network's output is not finite.
         :raises torch.OutOfMemoryError: the device is full; its cache has been emptied.
         """
+        wanted = self._wanted(tasks)
         results: list[dict[str, Prediction]] = [{} for _ in pictures]
-        for index, name, raw, grid in self._run(pictures, tasks):
-            results[index][name] = self.tasks[name].decode(raw, grid)
-        return results
+        top_down = self._top_down if HUMAN_POSE in wanted else None
+        first = set(wanted)
+        if top_down is not None:
+            first = first - {HUMAN_POSE} | set(top_down.needs)
+        for index, name, raw, grid in self._run(pictures, first):
+            results[index][name] = self._picture_tasks[name].decode(raw, grid)
+        if top_down is None:
+            return results
+        poses = top_down.poses(pictures, results, boxes)
+        return [
+            {t: of_picture if t == HUMAN_POSE else result[t] for t in wanted}
+            for result, of_picture in zip(results, poses, strict=True)
+        ]
 
     def predict_raw(
         self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
@@ -156,13 +235,15 @@ class Engine:
         """
         Return each picture's raw outputs by task name, before `Task.decode`.
 
-        Arguments and errors are those of `predict`.
+        Arguments and errors are those of `predict`. A human_pose that reads crops has no raw
+        output for pictures, and is left out.
 
         :returns: output (channels, h, w) float32 on the CPU, at the picture's size for a dense
             task, and where its cells lie on the picture.
         """
         results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
-        for index, name, raw, grid in self._run(pictures, tasks):
+        wanted = [task for task in self._wanted(tasks) if task in self._picture_tasks]
+        for index, name, raw, grid in self._run(pictures, wanted):
             results[index][name] = raw.cpu(), grid
         return results
 
@@ -172,6 +253,9 @@ class Engine:
         for _ in range(3 if self._cuda_graphs else 1):
             with contextlib.suppress(FloatingPointError):  # on black, no fault of the network
                 self.predict_raw([np.zeros((height, width, 3), np.uint8)])
+                if self._top_down is not None:
+                    black = np.zeros((self._top_down.height, self._top_down.width, 3), np.uint8)
+                    self._reader._human_pose([black])
 
     def summary(self) -> str:
         """Return one line for the log: tasks, size, device, number format, runtime, licence."""
@@ -180,27 +264,47 @@ class Engine:
         if self._cuda_graphs is not None:
             problem = self._cuda_graphs.problem
             runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'
+        people = ''
+        if self._top_down is not None:
+            own = '' if self._reader is self else f' ({self._reader._size})'
+            people = (
+                f'people in crops of {self._top_down.width} x {self._top_down.height} px{own}, '
+                f'boxes from {self._top_down.source}, '
+            )
         return (
             f'{", ".join(self.tasks)}: {self._size} on {self.device}, '
             f'{str(self.dtype).removeprefix("torch.")}, {runtime}, long side {sizes} px, '
-            f'weights licence: {self.license}'
+            f'{people}weights licence: {self.license}'
         )
 
+    def _wanted(self, tasks: Collection[str] | None) -> tuple[str, ...]:
+        """Return the tasks to run, in the order of `tasks`; None: all."""
+        if unknown := set(tasks or ()) - set(self.tasks):
+            raise ValueError(f'unknown tasks {sorted(unknown)}; choose from {list(self.tasks)}')
+        return tuple(self.tasks if tasks is None else (t for t in self.tasks if t in tasks))
+
+    def _human_pose(self, crops: Sequence[Picture]) -> list[tuple[Tensor, Grid]]:
+        """
+        Return the raw output of human_pose for crops of one size, on the device.
+
+        It is one batch, so that no buffer is reused between its outputs.
+        """
+        return [(raw, grid) for _, _, raw, grid in self._run(crops, [HUMAN_POSE])]
+
     def _run(
-        self, pictures: Sequence[Picture], tasks: Collection[str] | None
+        self, pictures: Sequence[Picture], tasks: Collection[str]
     ) -> Iterator[tuple[int, str, Tensor, Grid]]:
         """
         Yield index of the picture, task name, raw output (channels, h, w) on the device, and grid.
 
         The buffer of an output may be reused when the next one is produced.
         """
-        wanted = tuple(self.tasks if tasks is None else (t for t in self.tasks if t in tasks))
-        if unknown := set(tasks or ()) - set(self.tasks):
-            raise ValueError(f'unknown tasks {sorted(unknown)}; choose from {list(self.tasks)}')
+        wanted = tuple(task for task in self._picture_tasks if task in tasks)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pictures):
             check_rgb(picture)
-            by_size.setdefault(picture.shape, []).append(index)
+            if wanted:
+                by_size.setdefault(picture.shape, []).append(index)
         for (height, width, _), indices in by_size.items():
             for name, raw in self._run_batch([pictures[i] for i in indices], wanted).items():
                 grid = self._model_of(name).grid(name, raw, height, width)
@@ -242,6 +346,10 @@ class Engine:
 
     def _model_of(self, task: str) -> ServedModel:
         return next(served for served in self._models if task in served.model.tasks)
+
+
+def _reads_crops(model: Model) -> bool:
+    return any(task.reads_crops for task in model.tasks.values())
 
 
 def _parameters(model: nn.Module) -> int:

@@ -19,12 +19,13 @@ from sd_perception_ros.backbones.latent import LatentBackbone
 from sd_perception_ros.backbones.unet import UNetBackbone
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.assembly import Assembly
-from sd_perception_ros.checkpoint.config_file import CheckpointConfig
+from sd_perception_ros.checkpoint.config_file import CheckpointConfig, FILE, write_config
 from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.checkpoint.locations import Locations
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.steps import StepOptions
 from sd_perception_ros.checkpoint.weights import save_model, save_tensors
+from sd_perception_ros.heads.deconv import DeconvHead
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
 
@@ -181,3 +182,31 @@ def base_backbone(folder: Path) -> LatentBackbone:
     """Read the backbone of a folder in the layout of diffusers, to serve it."""
     files = Locations(folder).files_of('.')
     return Assembly(Reader()).backbone(files, StepOptions()).eval().requires_grad_(False)
+
+
+def save_sdpose(folder: Path, joints: int = 17, seed: int = 0) -> Path:
+    """
+    Write a small random checkpoint in SDPose's layout, for crops of 48 x 64 pixels.
+
+    Its heat maps are high enough that joints are found in any picture.
+    """
+    torch.manual_seed(seed)
+    switch = {'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': 4}
+    width = 16 if joints == 17 else 32  # the last level, or the one before
+    channels = (16, 32, 32) if joints == 133 else (16, 32)
+    blocks = ('DownBlock2D',) * (len(channels) - 1)
+    unet = unet_with(
+        block_out_channels=channels,
+        down_block_types=(*blocks, 'CrossAttnDownBlock2D'),
+        up_block_types=('CrossAttnUpBlock2D', *(name.replace('Down', 'Up') for name in blocks)),
+        **switch,
+    )
+    head = DeconvHead(joints, tuple(reversed(channels)), width)
+    torch.nn.init.constant_(head.final_layer.bias, 0.6)
+    save_model(folder / 'vae', tiny_vae(), torch.float32)
+    save_model(folder / 'unet', unet, torch.float32)
+    save_tensors(folder / 'prompt.safetensors', {'prompt': torch.randn(1, 2, 8)})
+    save_tensors(folder / 'decoder' / 'decoder.safetensors', head.state_dict())
+    task = {'unet': 'unet', 'options': {'crop_height_px': 64}}
+    write_config(folder / FILE, {'tasks': {'human_pose': task}, 'license': 'MIT'})
+    return folder
