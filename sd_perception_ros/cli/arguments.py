@@ -14,6 +14,8 @@ import yaml
 from sd_perception_ros.data.formats import HELP
 
 T = TypeVar('T')
+# Fields of EngineConfig that a measurement of a checkpoint may choose.
+RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')
 
 
 def size(text: str) -> tuple[int, int]:

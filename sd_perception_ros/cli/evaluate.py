@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sd_perception_ros.cli.arguments import add_data, add_options
+from sd_perception_ros.cli.arguments import add_data, add_options, RUN_OPTIONS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.evaluation.protocols import PROTOCOLS
 
@@ -28,8 +28,6 @@ metrics:
 GenPercept measures in fp32: --precision fp32 --long-side-px 640 (NYU, ScanNet, DIODE), 1216
 (KITTI), 756 (ETH3D).
 """
-
-RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')  # of EngineConfig
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_perception_ros.checkpoint import config_file
+from sd_perception_ros.cli.arguments import RUN_OPTIONS
 from sd_perception_ros.cli.contact_sheet import stack, write_png
-from sd_perception_ros.cli.evaluate import RUN_OPTIONS
 from sd_perception_ros.cli.evaluate_sheets import row
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
