@@ -144,7 +144,7 @@ def test_the_shares_of_a_pixel_are_counted_by_its_four_rays():
 
 
 def test_written_people_and_mattes_agree_with_the_labels(tmp_path: Path):
-    recipe = Recipe(4, 2, 6, 64, 48, 'none', False)
+    recipe = Recipe(4, 2, 7, 64, 48, 'none', False)
     list(write_dataset(recipe, tmp_path, tmp_path, 1))
     marked = 0
     for key in (frame_key(s, v) for s in range(4) for v in range(2)):

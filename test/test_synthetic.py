@@ -22,6 +22,7 @@ from sd_perception_ros.synthetic.dataset import (
 )
 from sd_perception_ros.synthetic.frames import FRAME_PARTS
 from sd_perception_ros.synthetic.items import KINDS
+from sd_perception_ros.synthetic.layout import Stage
 from sd_perception_ros.synthetic.library import Catalog
 from sd_perception_ros.synthetic.meshes import box, cylinder, Material, quad
 from sd_perception_ros.synthetic.obj import load_mesh
@@ -279,7 +280,7 @@ def test_normals_agree_with_unprojected_depth(make):
 @pytest.mark.parametrize('make', [make_room, make_yard])
 def test_the_camera_stands_in_free_space_and_within_the_promised_limits(make):
     rng = np.random.default_rng(12)
-    stage = make(rng, Solids())
+    stage = dataclasses.replace(make(rng, Solids()), details=())
     for _ in range(10):
         view = random_view(rng, stage, 64, 48)
         x, y, z = map(float, view.position_m)
@@ -287,6 +288,22 @@ def test_the_camera_stands_in_free_space_and_within_the_promised_limits(make):
         assert 0.2 <= z <= 1.9
         fov_deg = 2 * math.degrees(math.atan(32 / view.camera.fx))
         assert 28 <= fov_deg <= 90
+
+
+def test_a_part_of_the_views_look_at_a_small_thing_from_near():
+    vase = box((0.1, 0.1, 0.3), textures.plain(np.full(3, 0.5)), (1.0, 0.0, 0.8))
+    table = box((1.0, 1.0, 0.8), textures.plain(np.full(3, 0.3)), (1.0, 0.0, 0.0))
+    scene = scene_of((vase, FURNITURE), (table, FURNITURE), (ground(), FLOOR))
+    stage = Stage(scene, (-3, -3, 3, 3), ((0.5, -0.5, 1.5, 0.5),), (), (), (), ((1.0, 0.0, 0.95),))
+    rng = np.random.default_rng(3)
+    from_vase_m = [
+        math.dist(view.position_m, (1.0, 0.0, 0.95))
+        for view in (random_view(rng, stage, 64, 48) for _ in range(30))
+        if view is not None
+    ]
+    near = [distance for distance in from_vase_m if distance < 0.95]
+    assert near  # beside the table one stands at least 1 m away
+    assert min(near) >= 0.4 - 1e-3
 
 
 def test_a_view_of_nothing_but_a_near_wall_is_refused():

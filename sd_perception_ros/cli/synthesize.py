@@ -11,12 +11,19 @@ from tqdm import tqdm
 
 from sd_perception_ros.synthetic.bodies import digest
 from sd_perception_ros.synthetic.dataset import missing_scenes, Recipe, write_dataset
+from sd_perception_ros.synthetic.environments import digest as environments_digest
+from sd_perception_ros.synthetic.environments import environment_files
 from sd_perception_ros.synthetic.sequence import write_sequence
 
 EPILOG = """\
 the furniture (once, no root needed; any Debian or Ubuntu machine):
   apt-get download sweethome3d-furniture
   dpkg -x sweethome3d-furniture_*.deb furniture
+
+light as it was photographed (optional; CC0):
+  apt-get download blender-data
+  dpkg -x blender-data_*.deb blender
+  ... --lights blender/usr/share/blender/datafiles/studiolights/world
 
 more people (once; optional): python -m sd_perception_ros bake-bodies --help
 
@@ -51,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         '--bodies', type=Path, help='File from bake-bodies; half of the people come from it'
+    )
+    made.add_argument(
+        '--lights',
+        type=Path,
+        help='Folder with environment maps (*.exr, *.hdr) for the light',
     )
     made.add_argument(
         '--cache',
@@ -103,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         args.assets,
         args.heldout,
         digest(args.bodies) if args.bodies else 'none',
+        environments_digest(environment_files(args.lights)),
     )
     if args.sequence:
         film = write_sequence(recipe, args.out, args.cache, args.sequence, args.bodies)
@@ -111,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     done = args.scenes - len(missing_scenes(recipe, args.out))
     with tqdm(total=args.scenes, initial=done, unit='scene') as bar:
-        for _ in write_dataset(recipe, args.out, args.cache, args.workers, args.bodies):
+        sources = args.bodies, args.lights
+        for _ in write_dataset(recipe, args.out, args.cache, args.workers, *sources):
             bar.update()
     return 0
 

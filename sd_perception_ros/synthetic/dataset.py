@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +18,7 @@ import numpy as np
 from sd_perception_ros.safe_save import write_bytes
 from sd_perception_ros.synthetic.assets import attribution, Model, read_catalogs
 from sd_perception_ros.synthetic.bodies import Bodies
+from sd_perception_ros.synthetic.environments import environment_files, random_environment
 from sd_perception_ros.synthetic.frames import Frame, write_frame
 from sd_perception_ros.synthetic.items import Library
 from sd_perception_ros.synthetic.joints import figures
@@ -32,7 +33,7 @@ from sd_perception_ros.synthetic.yards import make_yard
 
 YARD_SHARE = 0.25
 MAX_ATTEMPTS = 8
-GENERATOR = 3  # one more whenever the same recipe makes other files
+GENERATOR = 4  # one more whenever the same recipe makes other files
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Recipe:
     :ivar assets: folder with the furniture catalogues, or 'none' for plain solids.
     :ivar held_out: use only the reserved models, otherwise only the others.
     :ivar bodies: SHA-256 of a bank of people, or 'none'.
+    :ivar lights: SHA-256 of environment maps, or 'none'.
     """
 
     scenes: int
@@ -53,6 +55,7 @@ class Recipe:
     assets: str
     held_out: bool
     bodies: str = 'none'
+    lights: str = 'none'
 
 
 def make_library(recipe: Recipe, cache: Path, bodies: Path | None = None) -> Library:
@@ -82,10 +85,13 @@ def is_complete(folder: Path, key: str) -> bool:
     return (folder / f'{key}.camera.json').exists()
 
 
-def write_scene(recipe: Recipe, library: Library, folder: Path, scene: int) -> list[Model]:
+def write_scene(
+    recipe: Recipe, library: Library, folder: Path, scene: int, lights: Sequence[Path] = ()
+) -> list[Model]:
     """
     Render all views of one scene into a folder, and note the models used.
 
+    :param lights: environment maps to draw from.
     :returns: the catalogue models of the scene.
     :raises ValueError: no acceptable view in several attempts.
     """
@@ -101,6 +107,9 @@ def write_scene(recipe: Recipe, library: Library, folder: Path, scene: int) -> l
             f'scene {scene} of seed {recipe.seed}: no acceptable view in {MAX_ATTEMPTS} attempts; '
             'use another seed'
         )
+    # A generator of its own: a scene has the same things with maps and without.
+    light_rng = np.random.default_rng([recipe.seed, scene, attempt, recipe.views])
+    stage.scene.environment = random_environment(light_rng, lights)
     for number, view in enumerate(views):
         # A generator of its own: skipping a finished view must not change the next one.
         view_rng = np.random.default_rng([recipe.seed, scene, attempt, number])
@@ -133,12 +142,18 @@ def missing_scenes(recipe: Recipe, folder: Path) -> list[int]:
 
 
 def write_dataset(
-    recipe: Recipe, folder: Path, cache: Path, workers: int, bodies: Path | None = None
+    recipe: Recipe,
+    folder: Path,
+    cache: Path,
+    workers: int,
+    bodies: Path | None = None,
+    lights: Path | None = None,
 ) -> Iterator[int]:
     """
     Render what is missing, then write the credits; yields after each finished scene.
 
     :param bodies: the bank that the recipe names, where it names one.
+    :param lights: the folder of the maps that the recipe names, where it names some.
     :raises ValueError: the folder holds frames of another recipe.
     :raises FileNotFoundError: there are no catalogues where the recipe says.
     """
@@ -149,7 +164,7 @@ def write_dataset(
     if workers > 1:
         context = multiprocessing.get_context('spawn')
         pool = ProcessPoolExecutor(
-            workers, context, initializer=_start_worker, initargs=(recipe, cache, bodies)
+            workers, context, initializer=_start_worker, initargs=(recipe, cache, bodies, lights)
         )
         try:
             jobs = [pool.submit(_work, recipe, folder, scene) for scene in scenes]
@@ -159,10 +174,10 @@ def write_dataset(
             # A stop waits for the scenes that are being rendered, not for all that were asked for.
             pool.shutdown(cancel_futures=True)
     else:
-        library = make_library(recipe, cache, bodies)
+        library, maps = make_library(recipe, cache, bodies), environment_files(lights)
         with one_thread():
             for scene in scenes:
-                write_scene(recipe, library, folder, scene)
+                write_scene(recipe, library, folder, scene, maps)
                 yield scene
     write_bytes(folder / 'ATTRIBUTION.md', _credits(recipe, folder).encode())
 
@@ -178,18 +193,20 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-_library: list[Library] = []  # of this worker process: the catalogues are read once in each
+# Of this worker process: the catalogues are read once in each.
+_sources: list[tuple[Library, list[Path]]] = []
 
 
-def _start_worker(recipe: Recipe, cache: Path, bodies: Path | None) -> None:
+def _start_worker(recipe: Recipe, cache: Path, bodies: Path | None, lights: Path | None) -> None:
     # Ctrl-C in a terminal reaches every process: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    _library.append(make_library(recipe, cache, bodies))
+    _sources.append((make_library(recipe, cache, bodies), environment_files(lights)))
 
 
 def _work(recipe: Recipe, folder: Path, scene: int) -> int:
-    write_scene(recipe, _library[0], folder, scene)
+    library, lights = _sources[0]
+    write_scene(recipe, library, folder, scene, lights)
     return scene
 
 

@@ -26,6 +26,7 @@ class Stage:
     :ivar ground: where a camera may stand, when nothing is in the way.
     :ivar blocked: footprints of everything that stands there.
     :ivar targets: world points worth looking at.
+    :ivar details: world points of small things on tables and shelves.
     :ivar models: the catalogue models in it.
     :ivar people: (17, 3) world joints of each person, by person number.
     """
@@ -36,6 +37,7 @@ class Stage:
     targets: tuple[tuple[float, float, float], ...]
     models: tuple[Model, ...]
     people: tuple[Float, ...]
+    details: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass
@@ -49,11 +51,19 @@ class Layout:
     targets: list[tuple[float, float, float]] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     people: list[Float] = field(default_factory=list)
+    details: list[tuple[float, float, float]] = field(default_factory=list)
 
     def stage(self, scene: Scene) -> Stage:
         """Return the finished scene with all that is known about it."""
-        blocked, targets = tuple(self.blocked), tuple(self.targets)
-        return Stage(scene, self.ground, blocked, targets, tuple(self.models), tuple(self.people))
+        return Stage(
+            scene,
+            self.ground,
+            tuple(self.blocked),
+            tuple(self.targets),
+            tuple(self.models),
+            tuple(self.people),
+            tuple(self.details),
+        )
 
     def add(self, mesh: Mesh, label: int) -> None:
         """Add something that takes no ground."""
@@ -126,16 +136,20 @@ class Layout:
     def decorate(
         self, library: Library, item: Item, at: tuple[float, float], angle: float
     ) -> None:
-        """Put a small thing or two onto the top of an item that stands at `at`."""
-        for side in (-0.25, 0.25):
+        """Put up to four small things onto the top of an item that stands at `at`."""
+        for side in (-0.33, -0.11, 0.11, 0.33):
             small = library.pick(self.rng, 'small')
             if small is None or self.rng.random() < 0.4:
                 continue
-            if max(small.size_m[:2]) > 0.6 * min(item.size_m[:2]) or small.size_m[0] > 0.45:
+            room_m = item.size_m[0] * 0.22, item.size_m[1] * 0.8
+            if max(small.size_m[:2]) > min(max(room_m), 0.45) or small.size_m[0] > 2 * room_m[0]:
                 continue
-            x = at[0] + side * item.size_m[0] * math.cos(angle)
-            y = at[1] + side * item.size_m[0] * math.sin(angle)
+            along = side * item.size_m[0]
+            across = float(self.rng.uniform(-0.15, 0.15)) * item.size_m[1]
+            x = at[0] + along * math.cos(angle) - across * math.sin(angle)
+            y = at[1] + along * math.sin(angle) + across * math.cos(angle)
             self.put(small, x, y, item.top_m, float(self.rng.uniform(-math.pi, math.pi)))
+            self.details.append((x, y, item.top_m + small.size_m[2] / 2))
 
     def last_place(self) -> tuple[float, float]:
         """Return the centre of what was placed last."""
@@ -143,8 +157,8 @@ class Layout:
         return (x0 + x1) / 2, (y0 + y1) / 2
 
     def add_people(self, library: Library, area: Rectangle) -> None:
-        """Put 0 to 3 people onto free ground; those who sit get something to sit on."""
-        for _ in range(int(self.rng.choice([0, 1, 1, 2, 3]))):
+        """Put 0 to 3 people, seldom 6, onto free ground; seated ones get something to sit on."""
+        for _ in range(int(self.rng.choice([0, 0, 1, 1, 1, 2, 3, 6]))):
             person = library.pick(self.rng, 'person')
             if person is None:
                 continue

@@ -175,8 +175,12 @@ def _ambient(
     direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-3)
     openness = np.clip(scene.free_distance(point, direction) / scene.occlusion_m, 0.1, 1)
     below, above = scene.ambient
-    upward = (0.5 + 0.5 * normal[:, 2])[:, None]
-    return ((below * (1 - upward) + above * upward) * openness[:, None]).astype(np.float32)
+    if scene.environment is not None:
+        light = scene.environment.at(normal) * (below + above) / 2
+    else:
+        upward = (0.5 + 0.5 * normal[:, 2])[:, None]
+        light = below * (1 - upward) + above * upward
+    return (light * openness[:, None]).astype(np.float32)
 
 
 def _lamp_sample(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.geometry.pinhole import ray_slopes
+from sd_perception_ros.synthetic.environments import Environment
 from sd_perception_ros.synthetic.meshes import face_normals, Material, merged, Mesh
 from sd_perception_ros.types import Camera
 
@@ -124,6 +125,7 @@ class Scene:
         ambient: tuple[Float, Float],
         sky: Callable[[Float], Float],
         occlusion_m: float,
+        environment: Environment | None = None,
     ) -> None:
         """
         Build the ray casting structure.
@@ -132,6 +134,7 @@ class Scene:
         :param ambient: linear RGB that comes from below and from above.
         :param sky: (N, 3) unit directions -> (N, 3) linear RGB.
         :param occlusion_m: things further away than this do not darken a surface.
+        :param environment: by direction, in place of `ambient`, whose mean it takes over.
         """
         mesh = merged([part.mesh for part in parts])
         self.points = np.ascontiguousarray(mesh.points, np.float32)
@@ -144,6 +147,7 @@ class Scene:
         self.face_normals = face_normals(self.points)
         self.lights, self.ambient, self.sky = list(lights), ambient, sky
         self.occlusion_m = occlusion_m
+        self.environment = environment
         self.mips = [_mips(m.texture) for m in self.materials]
         self.cut_out = np.array(
             [

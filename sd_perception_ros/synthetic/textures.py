@@ -201,6 +201,11 @@ def sky(rng: Rng) -> Callable[[Float], Float]:
     hue = rng.uniform(0.54, 0.62)
     zenith = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.1, 0.75), rng.uniform(0.4, 0.9)))
     haze = np.array(colorsys.hsv_to_rgb(rng.uniform(0.05, 0.6), rng.uniform(0, 0.2), 0.95))
+    kind = rng.random()
+    if kind < 0.25:  # overcast: hardly any colour
+        zenith = haze * rng.uniform(0.8, 1.0)
+    elif kind < 0.35:  # a low sun
+        haze = np.array(colorsys.hsv_to_rgb(rng.uniform(0.03, 0.1), rng.uniform(0.2, 0.7), 1.0))
     clouds, cover = noise(rng, 4, 6), rng.uniform(-0.5, 1.2)
     sharpness, white = rng.uniform(1, 4), rng.uniform(0.8, 1.0)
 

@@ -17,8 +17,13 @@ Stand = tuple[NDArray[np.float32], float, float]  # world position, yaw and pitc
 TRIES = 60
 CLEARANCE_M = 0.5
 QUICK_STEP_PX = 6
+NEAR_M, NEAR_DETAIL_M = 0.4, 0.2
+LOWEST_M, HIGHEST_M = 0.2, 1.9
+DETAIL_M = 0.4, 1.2  # distance from a small thing
 PEOPLE_SHARE = 0.5  # of the views where there is somebody to look at
 CLOSE_SHARE = 0.2  # of those tries stand right before somebody
+FREE_SHARE = 0.6  # of the way to a small thing, which itself takes some of it
+DETAIL_SHARE = 0.25  # of the tries where there are small things look at one from near
 
 
 def pinhole(fov_deg: float, width: int, height: int) -> Camera:
@@ -31,13 +36,19 @@ def random_view(rng: Rng, stage: Stage, width: int, height: int) -> View | None:
     """
     Draw a view: 28-90 degrees wide, 0.2-1.9 m high, pitch -15 (up) to 30 (down) degrees.
 
-    Some stand 0.7 to 2 m before somebody and look there, as steeply as it takes.
+    Some stand 0.7 to 2 m before somebody and look there, as steeply as it takes; others look at a
+    small thing on a table from 0.4 to 1.2 m.
 
     :returns: None where no acceptable view was found; make another scene then.
     """
     for _ in range(TRIES):
-        close = bool(stage.people) and rng.random() < CLOSE_SHARE
-        stand = _before_somebody(rng, stage) if close else _somewhere(rng, stage)
+        near_m = NEAR_M
+        if stage.details and rng.random() < DETAIL_SHARE:
+            stand, near_m = _before_detail(rng, stage), NEAR_DETAIL_M
+        elif stage.people and rng.random() < CLOSE_SHARE:
+            stand = _before_somebody(rng, stage)
+        else:
+            stand = _somewhere(rng, stage)
         if stand is None:
             continue
         position, yaw_deg, pitch_deg = stand
@@ -45,16 +56,21 @@ def random_view(rng: Rng, stage: Stage, width: int, height: int) -> View | None:
         # Lenses come in steps of a factor: as many between 28 and 50 degrees as 50 and 90.
         camera = pinhole(float(np.exp(rng.uniform(*np.log((28, 90))))), width, height)
         view = View(position, yaw_deg, pitch_deg, roll_deg, camera)
-        if is_worth_seeing(ground_truth(stage.scene, view, QUICK_STEP_PX)):
+        if is_worth_seeing(ground_truth(stage.scene, view, QUICK_STEP_PX), near_m):
             return view
     return None
 
 
-def is_worth_seeing(seen: GroundTruth) -> bool:
-    """Refuse a view that is mostly one class, or mostly something right before the lens."""
+def is_worth_seeing(seen: GroundTruth, near_m: float = NEAR_M) -> bool:
+    """
+    Refuse a view that is mostly one class, or mostly something right before the lens.
+
+    :param near_m: what is nearer is right before the lens.
+    """
     most_common = np.bincount(seen.semantic.ravel()).max() / seen.semantic.size
-    blocked = (seen.depth_m < 0.4).mean()
-    return bool(most_common <= 0.85 and blocked <= 0.3 and np.median(seen.depth_m) > 0.5)
+    blocked = (seen.depth_m < near_m).mean()
+    far_enough = np.median(seen.depth_m) > 1.25 * near_m
+    return bool(most_common <= 0.85 and blocked <= 0.3 and far_enough)
 
 
 def is_clear(stage: Stage, x: float, y: float, clearance_m: float = CLEARANCE_M) -> bool:
@@ -73,7 +89,7 @@ def _somewhere(rng: Rng, stage: Stage) -> Stand | None:
         x = float(rng.uniform(x0 + 0.35, x1 - 0.35))
         y = float(rng.uniform(y0 + 0.35, y1 - 0.35))
         if is_clear(stage, x, y):
-            position = np.array([x, y, rng.uniform(0.2, 1.9)], np.float32)
+            position = np.array([x, y, rng.uniform(LOWEST_M, HIGHEST_M)], np.float32)
             return position, _yaw_to_something(rng, stage, position), float(rng.uniform(-15, 30))
     return None
 
@@ -92,6 +108,31 @@ def _before_somebody(rng: Rng, stage: Stage) -> Stand | None:
     pitch = math.atan2(float(position[2]) - z, distance_m)
     aside, above = rng.uniform(-0.2, 0.2), rng.uniform(-0.1, 0.1)
     return position, math.degrees(angle + aside), math.degrees(pitch + above)
+
+
+def _before_detail(rng: Rng, stage: Stage) -> Stand | None:
+    """Look at a small thing from near, level or from above; None where something is between."""
+    thing = np.array(stage.details[int(rng.integers(len(stage.details)))], np.float32)
+    heading, down = rng.uniform(0, 2 * math.pi), rng.uniform(math.radians(-5), math.radians(55))
+    forward = np.array(
+        [
+            math.sin(heading) * math.cos(down),
+            math.cos(heading) * math.cos(down),
+            -math.sin(down),
+        ],
+        np.float32,
+    )
+    distance_m = float(rng.uniform(*DETAIL_M))
+    position = thing - forward * distance_m
+    x0, y0, x1, y1 = stage.ground
+    x, y, z = position.tolist()
+    if not (x0 < x < x1 and y0 < y < y1 and LOWEST_M <= z <= HIGHEST_M):
+        return None
+    free_m = stage.scene.free_distance(position[None], forward[None])[0]
+    if free_m < FREE_SHARE * distance_m:
+        return None
+    aside_deg, above_deg = rng.uniform(-10, 10, 2).tolist()
+    return position, math.degrees(heading) + aside_deg, math.degrees(down) + above_deg
 
 
 def _yaw_to_something(rng: Rng, stage: Stage, position: NDArray[np.float32]) -> float:

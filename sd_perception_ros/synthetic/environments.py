@@ -1,0 +1,109 @@
+"""Light by direction, as it was photographed: environment maps in place of two plain colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.floating[Any]]
+Rng = np.random.Generator
+SIZE_PX = (32, 16)  # what a matt surface receives is smooth
+BRIGHTEST = 30.0  # times the mean: a sun casts hard shadows, which these maps do not
+SHARE = 0.7  # of the scenes have a map where there are any
+
+
+@dataclass(frozen=True)
+class Environment:
+    """
+    The light that a matt surface receives, by its normal.
+
+    :ivar received: (h, w, 3) linear RGB, equirectangular: normals straight up in the first row,
+        towards the heading of `turn_rad` in the first column. Uniform light of 1 gives 1.
+    """
+
+    received: Float
+    turn_rad: float = 0.0
+
+    def at(self, normal: Float) -> Float:
+        """Return the light, (N, 3), on surfaces with (N, 3) unit normals; z is up."""
+        rows, columns = self.received.shape[:2]
+        heading = np.arctan2(normal[:, 0], normal[:, 1]) - self.turn_rad
+        column = (heading / (2 * math.pi) % 1 * columns).astype(int) % columns
+        below = np.arccos(np.clip(normal[:, 2], -1, 1)) / math.pi
+        row = np.minimum((below * rows).astype(int), rows - 1)
+        return self.received[row, column]
+
+
+def environment_files(folder: Path | None) -> list[Path]:
+    """
+    List the maps (*.exr, *.hdr) of a folder.
+
+    :raises FileNotFoundError: there is none.
+    """
+    if folder is None:
+        return []
+    files = sorted([*folder.glob('*.exr'), *folder.glob('*.hdr')])
+    if not files:
+        raise FileNotFoundError(
+            f'expected environment maps (*.exr, *.hdr) in {folder}, found none; see --help of '
+            'synthesize'
+        )
+    return files
+
+
+def read_environment(file: Path) -> Environment:
+    """
+    Read a map, scaled to a mean of 1, and add up what comes from all sides.
+
+    :raises ValueError: the file is no picture.
+    """
+    os.environ.setdefault('OPENCV_IO_ENABLE_OPENEXR', '1')  # off by default in OpenCV's wheels
+    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3:
+        raise ValueError(f'{file}: expected an environment map in colour')
+    small = cv2.resize(pixels.astype(np.float32), SIZE_PX, interpolation=cv2.INTER_AREA)
+    light = np.maximum(small[..., ::-1], 0)
+    directions, area = _directions()
+    flat = light.reshape(-1, 3)
+    flat = np.minimum(flat, BRIGHTEST * np.average(flat.mean(-1), weights=area))
+    flat = flat / np.average(flat.mean(-1), weights=area)
+    weights = np.maximum(directions @ directions.T, 0) * area
+    received = weights @ flat / weights.sum(1, keepdims=True)
+    return Environment(received.reshape(light.shape).astype(np.float32))
+
+
+def random_environment(rng: Rng, files: Sequence[Path]) -> Environment | None:
+    """Draw a map, turned at random; in some scenes none."""
+    if not files or rng.random() > SHARE:
+        return None
+    drawn = read_environment(files[int(rng.integers(len(files)))])
+    return Environment(drawn.received, float(rng.uniform(-math.pi, math.pi)))
+
+
+def _directions() -> tuple[Float, Float]:
+    """Return the unit direction, (N, 3), and the area on the sphere, (N,), of a map's pixels."""
+    columns, rows = SIZE_PX
+    below, heading = np.meshgrid(
+        (np.arange(rows) + 0.5) / rows * math.pi,
+        (np.arange(columns) + 0.5) / columns * 2 * math.pi,
+        indexing='ij',
+    )
+    flat = np.sin(below)
+    directions = [flat * np.sin(heading), flat * np.cos(heading), np.cos(below)]
+    return np.stack(directions, -1).reshape(-1, 3), flat.ravel()
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of maps, or 'none' without any: how a recipe names them."""
+    if not files:
+        return 'none'
+    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()
