@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import json
+import os
 from pathlib import Path
 import re
 import signal
@@ -122,12 +123,25 @@ def test_a_path_that_cannot_exist_is_one_that_does_not(name):
         open_source(name)
 
 
+def test_a_picture_whose_name_is_not_utf_8_is_replayed_and_a_video_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((4, 6, 3), 9, np.uint8))
+    (tmp_path / 'a.png').rename(tmp_path / os.fsdecode(b'\xff.png'))
+    (tmp_path / '._a.png').write_bytes(b'a companion file of macOS')
+    source = open_source(str(tmp_path))
+    assert len(source) == 1
+    assert source.shot(0).rgb.shape == (4, 6, 3)
+    video = tmp_path / os.fsdecode(b'\xff.mp4')
+    video.write_bytes(b'nothing')
+    with pytest.raises(ValueError, match=r'name in UTF-8, got .*\\xff.mp4; rename it'):
+        open_source(str(video))
+
+
 def test_a_picture_with_more_pixels_than_opencv_takes_is_refused(tmp_path):
     """Only its header says so: 60000 x 60000."""
     data = cv2.imencode('.bmp', np.zeros((4, 4, 3), np.uint8))[1]
     data[18:26].view('<i4')[:] = 60_000
     (tmp_path / 'huge.bmp').write_bytes(data.tobytes())
-    with pytest.raises(ValueError, match=r'huge\.bmp cannot be read as a picture, OpenCV'):
+    with pytest.raises(ValueError, match=r'huge\.bmp: expected an image that OpenCV can decode'):
         open_source(str(tmp_path)).shot(0)
 
 

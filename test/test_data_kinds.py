@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import cv2
 import h5py
-from layouts import coco_file, keypoints, LAYOUTS, person, picture
+from layouts import coco_file, depth_levels, keypoints, LAYOUTS, person, picture, write
 import numpy as np
 from PIL import Image
 import pytest
 import torch
 
+from sd_perception_ros.cli import data as data_command
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.files import read_rgb
 from sd_perception_ros.data.formats import dataset_class, KINDS
@@ -385,6 +387,66 @@ def test_a_jpeg_of_a_phone_may_carry_a_film_behind_it_and_a_preview_in_it(tmp_pa
     file.write_bytes((large[:2] + preview + large[2:])[:-400])
     with pytest.raises(OSError, match='expected a complete file, but its end is missing'):
         read_rgb(file)
+
+
+def test_a_file_name_that_is_not_utf_8_is_read_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b's\xe9t')  # Latin-1
+    picture(tmp_path / 'a.png')
+    picture(tmp_path / 'depth.png')
+    write(tmp_path / 'depth.png', depth_levels(0))
+    for name in ('image', 'depth'):
+        (folder / name).mkdir(parents=True)
+    name = os.fsdecode(b'\xfc.png')
+    (tmp_path / 'a.png').rename(folder / 'image' / name)
+    (tmp_path / 'depth.png').rename(folder / 'depth' / name)
+    out = folder / 'sheet.png'
+    assert data_command.main(['inspect', '--data', str(folder), '--out', str(out)]) == 0
+    assert read_rgb(out).ndim == 3
+    printed = capsys.readouterr().out
+    assert rf'folder:{tmp_path}/s\xe9t: 1 frames with depth_m' in printed
+    dataset = open_data([str(folder)])
+    assert dataset.key(0) == r'\xfc.png'
+    assert len(dataset.fingerprint()) == 16
+    (folder / 'image' / name).write_bytes(b'nothing')
+    with pytest.raises(OSError, match=r'\\xfc.png: expected an image; copy') as error:
+        dataset[0]
+    str(error.value).encode()
+
+
+def test_webp_under_the_name_of_a_jpeg_is_read_and_heic_is_named(tmp_path: Path) -> None:
+    file = tmp_path / 'image' / 'a.jpg'
+    picture(file.with_suffix('.webp'))
+    data = file.with_suffix('.webp').read_bytes()
+    file.write_bytes(data)
+    assert read_rgb(file).shape == (6, 8, 3)
+    file.write_bytes(data[:-8])
+    with pytest.raises(OSError, match=r'a.jpg: expected a complete file, but its end is missing'):
+        read_rgb(file)
+    file.write_bytes(b'\0\0\0\x18ftypheic' + bytes(100))
+    with pytest.raises(OSError, match=r'a.jpg: expected an image such as .* got HEIC; convert it'):
+        read_rgb(file)
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_companion_files_of_macos_are_ignored(kind: str, tmp_path: Path) -> None:
+    split = ':val' if kind == 'diode' else ''
+    before = made(kind, tmp_path, split)
+    for file in [file for file in tmp_path.rglob('*') if file.is_file()]:
+        file.with_name(f'._{file.name}').write_bytes(b'\0\x05\x16\x07')
+    after = open_data([f'{kind}:{tmp_path}{split}'])
+    assert [after.key(i) for i in range(len(after))] == [before.key(i) for i in range(len(before))]
+    after.check()
+
+
+def test_a_header_of_60000_x_60000_is_one_line(tmp_path: Path) -> None:
+    data = cv2.imencode('.bmp', np.zeros((4, 4, 3), np.uint8))[1]
+    data[18:26].view('<i4')[:] = 60_000
+    (tmp_path / 'image').mkdir()
+    (tmp_path / 'image' / 'a.bmp').write_bytes(data.tobytes())
+    with pytest.raises(OSError, match=r'a.bmp: expected an image that OpenCV can decode'):
+        open_data([str(tmp_path)])[0]
 
 
 def test_a_folder_of_ones_own_takes_numbers_too(tmp_path: Path) -> None:

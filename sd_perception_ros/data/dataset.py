@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.files import check_whole
+from sd_perception_ros.data.files import check_whole, printable
 from sd_perception_ros.data.samples import collate, OF_PEOPLE, size_mismatch, to_tensor
 from sd_perception_ros.types import Sample
 
@@ -200,7 +201,7 @@ class FolderDataset(Dataset):
     ) -> None:
         self.folder = folder
         self.measuring = measuring
-        self.name = f'{self.kind}:{folder}{split and f":{split}"}'
+        self.name = f'{self.kind}:{printable(folder)}{split and f":{split}"}'
         self.split = split or self.splits[0]
         self.frames = self.find()[: limit or None]
         if not self.frames:
@@ -251,7 +252,7 @@ class FolderDataset(Dataset):
 
     def key(self, index: int) -> str:
         """Return the name of a frame."""
-        return self.frames[index].key
+        return printable(self.frames[index].key)
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these frames, in this order."""
@@ -261,7 +262,7 @@ class FolderDataset(Dataset):
     def fingerprint(self) -> str:
         """Return a short hash of the names of all frames and the sizes of their image files."""
         sizes = [f'{frame.key} {frame.files["image"].stat().st_size}' for frame in self.frames]
-        return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode('\n'.join(sizes))).hexdigest()[:16]
 
     def check(self) -> None:
         """Check every file once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -12,10 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 AGAIN = 'copy or download it again, or remove the frame'
-# Last bytes of a complete file; some writers append a few more.
-_ENDS = {'.png': b'IEND', '.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9'}
+# Last bytes of a complete file, by its first bytes; some writers append a few more.
+_PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8'
+_ENDS = {_PNG: b'IEND', _JPEG: b'\xff\xd9'}
 _TAIL = 64
+# Brands of ISO media files (bytes 8 to 12) that cameras and browsers save under other suffixes.
+_BRANDS = {b'heic': 'HEIC', b'heix': 'HEIC', b'mif1': 'HEIF', b'avif': 'AVIF'}
 _HEADS = Lock()
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match a glob pattern, sorted, without macOS's `._*` companions."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith('._'))
+
+
+def printable(name: str | Path) -> str:
+    r"""Return a file name as valid UTF-8; each byte that is not becomes \xNN."""
+    return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
 def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
@@ -119,11 +133,11 @@ def check_whole(file: Path) -> None:
         head = opened.read(_TAIL)
         opened.seek(max(size - _TAIL, 0))
         tail = opened.read()
-    end = _ENDS.get(file.suffix.lower())
-    ended = end is None or end in tail
-    if not ended and head.startswith(b'\xff\xd8'):
+    # By content, not suffix: browsers save WebP under names that end in .jpg.
+    ended = all(end in tail for start, end in _ENDS.items() if head.startswith(start))
+    if not ended and head.startswith(_JPEG):
         ended = _jpeg_ends(file.read_bytes())
-    if not ended or _hdf5_size(head) > size:
+    if not ended or max(_hdf5_size(head), _webp_size(head)) > size:
         raise _broken(file, 'a complete file, but its end is missing')
 
 
@@ -136,7 +150,7 @@ def _jpeg_ends(data: bytes) -> bool:
     ):
         position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
     # Within a scan, 0xff is followed by 0x00 or a restart marker, never by 0xd9 of the end.
-    return data.find(_ENDS['.jpg'], position) >= 0
+    return data.find(_ENDS[_JPEG], position) >= 0
 
 
 def _hdf5_size(head: bytes) -> int:
@@ -147,19 +161,39 @@ def _hdf5_size(head: bytes) -> int:
     return int.from_bytes(head[start : start + 8], 'little')
 
 
+def _webp_size(head: bytes) -> int:
+    """Return the file size in the header of a WebP file; 0 for other files."""
+    if head[:4] != b'RIFF' or head[8:12] != b'WEBP':
+        return 0
+    return int.from_bytes(head[4:8], 'little') + 8
+
+
 def _read(file: Path, flags: int) -> NDArray[Any]:
     check_whole(file)  # OpenCV fills missing parts with grey, without an error
-    pixels: NDArray[Any] | None = cast('Any', cv2.imread(str(file), flags))
+    # Not imread, which ends the process by SIGSEGV if the file name is not UTF-8.
+    data = np.frombuffer(file.read_bytes(), np.uint8)
+    try:
+        pixels: NDArray[Any] | None = cast('Any', cv2.imdecode(data, flags))
+    except cv2.error as error:  # mostly a size in the header that is above OpenCV's limit
+        raise OSError(
+            f'{printable(file)}: expected an image that OpenCV can decode, got one for which '
+            f'this failed: {error.err}; replace or remove it'
+        ) from None
     if pixels is None:
+        if brand := _BRANDS.get(data[8:12].tobytes()):
+            raise OSError(
+                f'{printable(file)}: expected an image such as JPEG or PNG, got {brand}; '
+                'convert it'
+            )
         raise _broken(file, 'an image')
     return pixels
 
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise FileNotFoundError(f'expected a file at {file}, found none; {AGAIN}')
+        raise FileNotFoundError(f'expected a file at {printable(file)}, found none; {AGAIN}')
     return file
 
 
 def _broken(file: Path, expected: str) -> OSError:
-    return OSError(f'{file}: expected {expected}; {AGAIN}')
+    return OSError(f'{printable(file)}: expected {expected}; {AGAIN}')

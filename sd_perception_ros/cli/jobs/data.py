@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-import cv2
 from tqdm import tqdm
 
+from sd_perception_ros.cli.contact_sheet import write_png
 from sd_perception_ros.cli.data_sheet import contact_sheet
+from sd_perception_ros.data.files import printable
 from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.statistics import DataStatistics
@@ -38,9 +39,11 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(f'  {name:11}{line}')
     if drawn:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(arguments.out), contact_sheet(drawn)[..., ::-1]):
-            raise OSError(f'cannot write {arguments.out}; use a name that ends in .png')
-        print(f'wrote {arguments.out}; unknown pixels are a checkerboard')
+        try:
+            write_png(arguments.out, contact_sheet(drawn))
+        except ValueError:
+            raise OSError(f'cannot write {arguments.out}; use a name that ends in .png') from None
+        print(f'wrote {printable(arguments.out)}; unknown pixels are a checkerboard')
     if broken:
         print(
             f'error: {broken} of {statistics.frames + broken} frames are broken', file=sys.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_npy, read_rgb
+from sd_perception_ros.data.files import find_files, read_npy, read_rgb
 
 
 class DiodeDataset(FolderDataset):
@@ -22,7 +22,7 @@ class DiodeDataset(FolderDataset):
     def find(self) -> list[FrameFiles]:
         """List the split's pictures."""
         below = 'scene_*/scan_*/*.png' if '/' in self.split else '*/scene_*/scan_*/*.png'
-        return [_frame(file) for file in sorted(self.folder.glob(f'{self.split}/{below}'))]
+        return [_frame(file) for file in find_files(self.folder, f'{self.split}/{below}')]
 
     def read(self, frame: FrameFiles) -> Arrays:
         """Read a picture and its depth, metres; unknown where the mask is 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_rgb, read_shares
+from sd_perception_ros.data.files import find_files, read_rgb, read_shares
 
 
 class Dis5kDataset(FolderDataset):
@@ -20,7 +20,7 @@ class Dis5kDataset(FolderDataset):
         top = self.folder / self.split
         return [
             FrameFiles(file.stem, {'image': file, 'foreground': top / 'gt' / f'{file.stem}.png'})
-            for file in sorted(top.glob('im/*.jpg'))
+            for file in find_files(top, 'im/*.jpg')
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:

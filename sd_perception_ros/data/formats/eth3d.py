@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, check_whole, read_rgb
+from sd_perception_ros.data.files import AGAIN, check_whole, find_files, read_rgb
 
 
 class Eth3dDataset(FolderDataset):
@@ -22,7 +22,7 @@ class Eth3dDataset(FolderDataset):
 
     def find(self) -> list[FrameFiles]:
         """List the frames with depth."""
-        depths = sorted(self.folder.glob('*/ground_truth_depth/dslr_images/*.JPG'))
+        depths = find_files(self.folder, '*/ground_truth_depth/dslr_images/*.JPG')
         return [
             FrameFiles(
                 f'{depth.parents[2].name}/{depth.stem}', {'image': _image(depth), 'depth_m': depth}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_levels, read_npy, read_rgb, read_shares
+from sd_perception_ros.data.files import find_files, read_levels, read_npy, read_rgb, read_shares
 from sd_perception_ros.data.formats.coco import MarkedPeople
 from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
 from sd_perception_ros.skeleton import JOINTS
@@ -56,7 +56,7 @@ class PicturesDataset(FolderDataset):
             self.classes = tuple((self.folder / CLASSES).read_text().split('\n'))
             self.classes = tuple(filter(None, (name.strip() for name in self.classes)))
         frames = []
-        for image in sorted((self.folder / 'image').glob('*')):
+        for image in find_files(self.folder / 'image', '*'):
             if image.suffix.lower() in PICTURES:
                 truths = {n: _beside(image, *where) for n, where in present.items()}
                 frames.append(FrameFiles(image.name, {'image': image, **truths}))

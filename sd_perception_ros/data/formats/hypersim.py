@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_hdf5, read_rgb
+from sd_perception_ros.data.files import find_files, read_hdf5, read_rgb
 
 SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
 CAMERA_FILE = 'metadata_camera_parameters.csv'
@@ -86,7 +86,7 @@ class HypersimDataset(FolderDataset):
         """List the split's frames that have depth; the first decides about other truths."""
         self._cameras = _read_cameras(self.folder / CAMERA_FILE)
         pattern = 'ai_*_*/images/scene_cam_*_geometry_hdf5/frame.*.depth_meters.hdf5'
-        files = sorted(self.folder.glob(pattern))
+        files = find_files(self.folder, pattern)
         if self.split != 'all' and files:
             chosen = self._split_keys()
             files = [file for file in files if _key(file) in chosen]

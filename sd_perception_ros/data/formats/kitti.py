@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb
 
 GROUND_TRUTH = 'proj_depth/groundtruth'
 
@@ -40,7 +40,10 @@ class KittiDataset(FolderDataset):
             frames = [self._listed(words[0]) for words in lines if words]
             return [frame for frame in frames if frame is not None]
         pattern = f'{self.split}/*_sync/{GROUND_TRUTH}/image_0[23]/*.png'
-        found = [*self.folder.glob(pattern), *self.folder.glob(f'data_depth_annotated/{pattern}')]
+        found = [
+            *find_files(self.folder, pattern),
+            *find_files(self.folder, f'data_depth_annotated/{pattern}'),
+        ]
         return [self._frame(file) for file in sorted(found)]
 
     def read(self, frame: FrameFiles) -> Arrays:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_rgb, read_shares
+from sd_perception_ros.data.files import find_files, read_rgb, read_shares
 
 PICTURES = {
     'train': 'train/blurred_image',
@@ -29,7 +29,7 @@ class P3m10kDataset(FolderDataset):
                 file.stem,
                 {'image': file, 'matte': pictures.with_name('mask') / f'{file.stem}.png'},
             )
-            for file in sorted(pictures.glob('*.jpg'))
+            for file in find_files(pictures, '*.jpg')
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:

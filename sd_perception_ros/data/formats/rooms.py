@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb
 from sd_perception_ros.skeleton import JOINTS, OUTSIDE
 
 NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
@@ -36,7 +36,7 @@ class RoomsDataset(FolderDataset):
 
     def find(self) -> list[FrameFiles]:
         """List the complete frames."""
-        names = sorted(file.name for file in self.folder.glob('*.camera.json'))
+        names = [file.name for file in find_files(self.folder, '*.camera.json')]
         keys = [name.removesuffix('.camera.json') for name in names]
         if not keys:
             raise FileNotFoundError(

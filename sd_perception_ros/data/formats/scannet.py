@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb
 
 
 class ScanNetDataset(FolderDataset):
@@ -44,7 +44,9 @@ class ScanNetDataset(FolderDataset):
             chosen = {_listed(line) for line in listed.read_text().splitlines() if line.strip()}
         frames = []
         for scene in scenes:
-            for depth in sorted(scene.glob('depth/*.png'), key=lambda file: file.stem.zfill(9)):
+            for depth in sorted(
+                find_files(scene, 'depth/*.png'), key=lambda file: file.stem.zfill(9)
+            ):
                 if not chosen.isdisjoint({'', scene.name, f'{scene.name}/{_number(depth.stem)}'}):
                     files = {'image': _color(depth), 'depth_m': depth}
                     frames.append(FrameFiles(f'{scene.name}/{depth.stem}', files))

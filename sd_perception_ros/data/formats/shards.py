@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, array_of
+from sd_perception_ros.data.files import AGAIN, array_of, find_files
 from sd_perception_ros.safe_save import write_text
 
 ABOUT = 'dataset.json'
@@ -57,7 +57,7 @@ class ShardsDataset(FolderDataset):
         self.truths = tuple(about['truths'])
         self.classes = tuple(about['classes'])
         self._places: dict[str, dict[str, _Place]] = {}
-        for shard in sorted(self.folder.glob('*.tar')):
+        for shard in find_files(self.folder, '*.tar'):
             for name, place in _members(shard):
                 key, _, rest = name.partition('.')
                 self._places.setdefault(key, {})[rest.rpartition('.')[0]] = place

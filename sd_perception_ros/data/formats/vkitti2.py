@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb
 
 # From here on everything is as far as the sky: beyond it, GenPercept and Marigold count nothing
 # among the quantiles of a target. The sky itself is 65535 cm.
@@ -28,7 +28,10 @@ class VirtualKitti2Dataset(FolderDataset):
     def find(self) -> list[FrameFiles]:
         """List the pictures of every scene, variation and camera."""
         pattern = 'Scene*/*/frames/rgb/Camera_*/rgb_*.jpg'
-        found = [*self.folder.glob(pattern), *self.folder.glob(f'vkitti_*_rgb/{pattern}')]
+        found = [
+            *find_files(self.folder, pattern),
+            *find_files(self.folder, f'vkitti_*_rgb/{pattern}'),
+        ]
         return [self._frame(file) for file in sorted(found)]
 
     def read(self, frame: FrameFiles) -> Arrays:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sd_perception_ros.data.files import find_files, printable, read_rgb
 from sd_perception_ros.ros.options import MAX_RATE_HZ, MIN_RATE_HZ
 from sd_perception_ros.types import Camera, UInt8
 
@@ -100,9 +101,9 @@ class Sequence(Source):
             )
         self.frame_id = str(about.get('frame_id', ''))
         frames = folder / 'frames'
-        self._images = sorted(
-            path for path in frames.glob('*.image.*') if path.suffix.lower() in PICTURES
-        )
+        self._images = [
+            path for path in find_files(frames, '*.image.*') if path.suffix.lower() in PICTURES
+        ]
         if not self._images:
             raise ValueError(f'{frames} holds no <key>.image.png or <key>.image.jpg')
 
@@ -123,6 +124,10 @@ class Video(Source):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if printable(path) != str(path):  # OpenCV would end the process by SIGSEGV
+            raise ValueError(
+                f'expected a video with a file name in UTF-8, got {printable(path)}; rename it'
+            )
         self._capture = cv2.VideoCapture(str(path))
         self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
@@ -163,7 +168,7 @@ def open_source(name: str) -> Source:
     if os.path.isfile(path / 'sequence.json'):
         return Sequence(path)
     if os.path.isdir(path):
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES)
+        found = [p for p in find_files(path, '*') if p.suffix.lower() in PICTURES]
         if not found:
             raise ValueError(
                 f"source '{name}' is a folder without pictures ({', '.join(PICTURES)}) and "
@@ -185,17 +190,9 @@ def read_picture(path: Path) -> UInt8:
     :raises ValueError: it is damaged or no picture.
     """
     try:
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:  # mostly a size, as its header says, beyond OpenCV's limit
-        raise ValueError(
-            f'{path} cannot be read as a picture, OpenCV expects {error.err}; replace it or take '
-            'it out of its folder'
-        ) from None
-    if bgr is None:
-        raise ValueError(
-            f'{path} cannot be read as a picture; replace it or take it out of its folder'
-        )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        return read_rgb(path)
+    except OSError as error:
+        raise ValueError(str(error)) from None
 
 
 def read_camera(path: Path) -> Camera:
