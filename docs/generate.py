@@ -183,6 +183,12 @@ INPUTS = (
     ('image_raw', 'sensor_msgs/Image', 'encodings: see below'),
     ('image_raw/compressed', 'sensor_msgs/CompressedImage', 'with `image_transport: compressed`'),
     ('camera_info', 'sensor_msgs/CameraInfo', 'the sibling of the image topic unless remapped'),
+    (
+        'detections',
+        'vision_msgs/Detection2DArray',
+        'boxes around people, with `human_pose.top_down.boxes: detections`; without vision_msgs '
+        'std_msgs/String, JSON with the same fields',
+    ),
     ('reference/depth', 'sensor_msgs/Image', '32FC1 or 16UC1, with `depth.scale.source: depth`'),
     ('reference/camera_info', 'sensor_msgs/CameraInfo', 'if the reference has another size'),
     ('reference/scan', 'sensor_msgs/LaserScan', 'with `depth.scale.source: scan`'),

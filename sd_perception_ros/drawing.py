@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.skeleton import BONES, JOINTS, side
+from sd_perception_ros.skeleton import BONES, JOINTS, side, WHOLE_BODY
 from sd_perception_ros.types import Float, Person, Poses, UInt8
 
 # Red, green, blue of a body's sides, as the person has them; told apart by the colour-blind too.
 SIDE_COLORS = {'left': (255, 140, 0), 'right': (0, 170, 255), 'middle': (240, 240, 240)}
 _JOINTS_OF = {name: [j for j in range(len(JOINTS)) if side(j) == name] for name in SIDE_COLORS}
+# Points of feet, face and hands of the whole body.
+_POINTS_OF = {
+    name: [j for j in range(len(JOINTS), len(WHOLE_BODY)) if side(j) == name]
+    for name in SIDE_COLORS
+}
 # OpenCV's fixed-point coordinates lose their way far outside of a picture.
 _FAR_PX = 1 << 14
 
@@ -40,7 +45,7 @@ def draw_people(rgb: UInt8, poses: Poses) -> UInt8:
     picture = np.array(rgb, np.uint8, order='C')
     if not poses.people:
         return picture
-    # Joints at 1/16 pixel: (P, 17, 2).
+    # Joints at 1/16 pixel: (P, 17, 2), or (P, 133, 2) of the whole body.
     joints = np.stack([person.joints[:, :2] for person in poses.people])
     found: NDArray[np.bool_] = np.all(np.abs(joints) < _FAR_PX, axis=-1)  # NaN is not
     points = np.round(np.where(found[..., None], joints, 0) * 16).astype(np.int32)
@@ -48,11 +53,24 @@ def draw_people(rgb: UInt8, poses: Poses) -> UInt8:
     for name, bones in _BONES_OF.items():
         both = found[:, bones].all(-1)
         _lines(picture, points[:, bones][both], SIDE_COLORS[name], thickness_px)
-    for name, of_side in _JOINTS_OF.items():
+    if joints.shape[1] > len(JOINTS):
+        _dots(picture, points, found, _POINTS_OF, thickness_px)
+    _dots(picture, points, found, _JOINTS_OF, 3 * thickness_px)
+    return picture
+
+
+def _dots(
+    picture: UInt8,
+    points: NDArray[np.int32],
+    found: NDArray[np.bool_],
+    joints_of: Mapping[str, list[int]],
+    size_px: int,
+) -> None:
+    """Draw the joints of each side as dots."""
+    for name, of_side in joints_of.items():
         dots = points[:, of_side][found[:, of_side]]
         # A line without length is a dot: one call for all of them, where circles take hundreds.
-        _lines(picture, np.stack([dots, dots], 1), SIDE_COLORS[name], 3 * thickness_px)
-    return picture
+        _lines(picture, np.stack([dots, dots], 1), SIDE_COLORS[name], size_px)
 
 
 def true_poses(joints: Float, height: int, width: int) -> Poses:

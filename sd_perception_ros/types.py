@@ -98,9 +98,11 @@ class Person:
     """
     One person in a picture.
 
-    :ivar joints: (17, 3) float32 in the order of `skeleton.JOINTS`: u and v in pixels of the
+    :ivar joints: (17, 3) float32 in the order of `skeleton.JOINTS`, or (133, 3) in that of
+        `skeleton.WHOLE_BODY`, which begins with the same 17: u and v in pixels of the
         picture, and a score 0..1; a joint that was not found is (NaN, NaN, 0).
-    :ivar visible: (17,) bool, whether the joint itself is seen, not only guessed from the others.
+    :ivar visible: (17,) or (133,) bool, whether the joint itself is seen, not only guessed from
+        the others.
     :ivar score: 0..1, how sure it is that somebody is there.
     """
 
@@ -116,11 +118,13 @@ class Poses:
 
     :ivar height: of the picture, pixels.
     :ivar width: of the picture, pixels.
+    :ivar joint_count: joints of each person: 17, or 133 of the whole body.
     """
 
     people: tuple[Person, ...]
     height: int
     width: int
+    joint_count: int = 17
 
 
 class Grid(NamedTuple):

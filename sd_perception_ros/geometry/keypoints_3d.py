@@ -64,7 +64,8 @@ def place_joints(poses: Poses, camera: Camera, distance_m: float) -> Float:
 def _joints(poses: Poses) -> tuple[Float, NDArray[np.bool_]]:
     """Return u and v, (P, 17, 2), and which joints are seen, (P, 17)."""
     if not poses.people:
-        return np.empty((0, 17, 2), np.float32), np.empty((0, 17), np.bool_)
+        count = poses.joint_count
+        return np.empty((0, count, 2), np.float32), np.empty((0, count), np.bool_)
     uv = np.stack([person.joints[:, :2] for person in poses.people])
     return uv, np.stack([person.visible for person in poses.people])
 

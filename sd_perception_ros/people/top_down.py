@@ -16,6 +16,7 @@ from sd_perception_ros.people.options import (
     SEGMENTATION,
     TopDownOptions,
 )
+from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.types import Float, Grid, Person, Poses, Prediction, UInt8
 
 PERSON_CLASS = 'person'
@@ -113,8 +114,10 @@ class TopDown:
         for some, left in zip(people, first_looks, strict=True):
             some += left.values()
             some.sort(key=lambda person: -person.score)
+        joint_count = self._task.channels if self._task.reads_crops else len(JOINTS)
         return [
-            Poses(tuple(some), *rgb.shape[:2]) for some, rgb in zip(people, pictures, strict=True)
+            Poses(tuple(some), *rgb.shape[:2], joint_count)
+            for some, rgb in zip(people, pictures, strict=True)
         ]
 
     def _boxes(self, predictions: Mapping[str, Any]) -> list[Box]:

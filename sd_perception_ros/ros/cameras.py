@@ -8,8 +8,11 @@ from typing import NamedTuple, TYPE_CHECKING
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
+from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.ros.input.camera import CameraInput
+from sd_perception_ros.ros.input.detections import DetectionInput
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import Statistics
@@ -42,13 +45,21 @@ class CameraInputs:
     :raises ValueError: several cameras that would share one mounting.
     """
 
-    def __init__(self, inputs: InputOptions, outputs: OutputOptions, stats: Statistics) -> None:
+    def __init__(
+        self,
+        inputs: InputOptions,
+        outputs: OutputOptions,
+        stats: Statistics,
+        needs_boxes: bool = False,
+    ) -> None:
         self.names = tuple(inputs.cameras) or ('',)
         _check_mountings(self.names, outputs)
         self._options, self._stats = inputs, stats
         scale = outputs.depth.scale
         self.metric = {name: MetricInput(scale, stats, name) for name in self.names}
         self._cameras: dict[str, CameraInput] = {}
+        self._top_down = outputs.human_pose.top_down if needs_boxes else None
+        self._detections: dict[str, DetectionInput] = {}
 
     def __getitem__(self, camera: str) -> CameraInput:
         """Return the open input of a camera."""
@@ -58,6 +69,7 @@ class CameraInputs:
     def topics(self) -> list[str]:
         """Full names of the subscribed topics."""
         topics = [name for one in self._cameras.values() for name in (one.topic, one.info_topic)]
+        topics += [one.topic for one in self._detections.values()]
         return topics + [topic for metric in self.metric.values() for topic in metric.topics]
 
     @property
@@ -72,25 +84,44 @@ class CameraInputs:
             self._cameras[name] = CameraInput(
                 node, self._options, self._stats, _with_name(name, deliver), name
             )
+            if self._top_down is not None:
+                self._detections[name] = DetectionInput(node, self._top_down, self._stats, name)
+
+    def boxes(self, camera: str, header: Header) -> list[Box] | None:
+        """Return the detected people of a picture; None where none came, which is reported."""
+        try:
+            if camera not in self._detections:
+                raise ValueError('the node subscribes to detections at the next configure')
+            return self._detections[camera].boxes(header)
+        except ValueError as error:
+            self._stats.count('human_pose without detections')
+            self._stats.warn(f'no human_pose: {error}')
+            return None
 
     def on_timer(self) -> None:
         """Adapt to publishers that came or changed; report why a topic is silent."""
         for name, camera in self._cameras.items():
             camera.on_timer()
             self.metric[name].on_timer()
+        for detections in self._detections.values():
+            detections.on_timer()
 
     def reset(self) -> None:
         """Forget stamps, camera_infos and references, after a jump of time."""
         for name, camera in self._cameras.items():
             camera.reset()
             self.metric[name].reset()
+        for detections in self._detections.values():
+            detections.reset()
 
     def close(self) -> None:
         """Unsubscribe."""
         for name, camera in self._cameras.items():
             camera.close()
             self.metric[name].close()
-        self._cameras = {}
+        for detections in self._detections.values():
+            detections.close()
+        self._cameras, self._detections = {}, {}
 
 
 class CameraOutputs:

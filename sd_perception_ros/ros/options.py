@@ -8,6 +8,7 @@ import re
 
 from sd_perception_ros.config import check, EngineConfig, group, option
 from sd_perception_ros.metric_depth.options import ScaleOptions
+from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 
 # Frames per second of a camera: a timer takes no period beyond some centuries.
@@ -146,6 +147,7 @@ class HumanPoseOptions(TaskOptions):
     plane_distance_m: float = option(
         1.0, 'Markers lie on a plane at this distance where metres are unknown', low=0.01, high=1e4
     )
+    top_down: TopDownOptions = group(TopDownOptions)
 
 
 @dataclass(frozen=True)

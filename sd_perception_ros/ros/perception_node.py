@@ -91,8 +91,8 @@ class PerceptionNode(LifecycleNode):
         """Load the model and offer its topics; a wrong checkpoint leaves the node as it was."""
         try:
             input_options, options = read(self, InputOptions), read(self, OutputOptions)
-            engine = load(read(self, EngineConfig), options.checkpoints())
-            inputs = CameraInputs(input_options, options, self._stats)
+            engine = load(read(self, EngineConfig), options)
+            inputs = CameraInputs(input_options, options, self._stats, engine.needs_boxes)
             outputs = CameraOutputs.create(self, engine.tasks, options, inputs.metric, self._stats)
         except SURVIVABLE_ERRORS as error:  # rclpy would swallow it and say nothing
             text = f'configuration failed: {format_error(error)}{loading_hint(error)}'

@@ -11,6 +11,8 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image
 
 from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
+from sd_perception_ros.people.boxes import Box
+from sd_perception_ros.people.options import HUMAN_POSE
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
 from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.input.mailbox import Worker
@@ -29,6 +31,7 @@ class _Job(NamedTuple):
 
     :ivar info: its camera_info, where it was needed to rectify the image.
     :ivar tasks: to run for the wanted outputs.
+    :ivar boxes: around people, from a detector.
     """
 
     received: ReceivedImage
@@ -36,6 +39,7 @@ class _Job(NamedTuple):
     info: CameraInfo | None
     wanted: list[Output]
     tasks: set[str]
+    boxes: list[Box]
 
 
 class FramePipeline:
@@ -154,7 +158,14 @@ class FramePipeline:
             if self._options.rectify:
                 info = camera.info_for(msg.header, rgb)
                 rgb = camera.rectified(info, rgb)
-            return _Job(received, rgb, info, wanted, outputs.tasks_for(wanted, enabled))
+            tasks = outputs.tasks_for(wanted, enabled)
+            boxes: list[Box] | None = []
+            if served.engine.needs_boxes and HUMAN_POSE in tasks:
+                boxes = self._inputs.boxes(received.camera, msg.header)
+                if boxes is None:  # that nobody is there is more than anybody knows
+                    tasks.discard(HUMAN_POSE)
+                    wanted = [output for output in wanted if output.task in tasks]
+            return _Job(received, rgb, info, wanted, tasks, boxes or []) if wanted else None
         return None
 
     def _wanted(self, outputs: Outputs, enabled: Collection[str]) -> list[Output]:
@@ -173,7 +184,8 @@ class FramePipeline:
         start_ns = time.monotonic_ns()
         tasks = set().union(*(job.tasks for job in jobs))
         try:
-            predictions = served.engine.predict([job.rgb for job in jobs], tasks)
+            boxes = [job.boxes for job in jobs] if served.engine.needs_boxes else None
+            predictions = served.engine.predict([job.rgb for job in jobs], tasks, boxes)
         except SURVIVABLE_ERRORS:
             if len(jobs) == 1:
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import threading
 from typing import TYPE_CHECKING
 
@@ -54,8 +53,8 @@ class Reloading:
             return response
         outputs = self._serving.now.outputs  # not the engine: cleanup must be able to free it
         config = read(self._node, EngineConfig)
-        checkpoints = read(self._node, OutputOptions).checkpoints()
-        self._loading = loading = Loading(config, checkpoints, self._node.executor)
+        options = read(self._node, OutputOptions)
+        self._loading = loading = Loading(config, options, self._node.executor)
         await loading.finished
         self._loading = None
         response.message = loading.error
@@ -91,18 +90,16 @@ class Loading:
     A thread that loads a model and warms it up.
 
     :param config: what to load and how to run it.
-    :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+    :param options: name the checkpoints of tasks that have one of their own.
     :param executor: woken at the end, so that whoever awaits `finished` goes on.
     :ivar engine: the model; None until it is there, and where `error` says why it is not.
     """
 
-    def __init__(
-        self, config: EngineConfig, checkpoints: Mapping[str, str], executor: Executor
-    ) -> None:
+    def __init__(self, config: EngineConfig, options: OutputOptions, executor: Executor) -> None:
         self.finished = Future(executor=executor)
         self.engine: Engine | None = None
         self.error = 'the loader ended by the exception in the log'
-        self._config, self._checkpoints, self._executor = config, checkpoints, executor
+        self._config, self._options, self._executor = config, options, executor
         self._thread = threading.Thread(target=self._run, name='loader')
         self._thread.start()
 
@@ -112,7 +109,7 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self.engine = load(self._config, self._checkpoints)
+            self.engine = load(self._config, self._options)
             self.error = ''
         except SURVIVABLE_ERRORS as error:
             self.error = f'{format_error(error)}{loading_hint(error)}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import gc
 import threading
@@ -11,6 +11,7 @@ from typing import NamedTuple, TYPE_CHECKING
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.node.shutdown import StopSignal
+from sd_perception_ros.ros.options import OutputOptions
 
 if TYPE_CHECKING:
     from sd_perception_ros.engine import Engine
@@ -81,16 +82,17 @@ class Serving:
         free_memory()
 
 
-def load(config: EngineConfig, checkpoints: Mapping[str, str]) -> Engine:
+def load(config: EngineConfig, options: OutputOptions) -> Engine:
     """
     Load a model and run it once; raises `SURVIVABLE_ERRORS`.
 
-    :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
+    :param options: name the checkpoints of tasks that have one of their own.
     """
     with StopSignal.postponed():  # torch takes seconds: wrong parameters were refused without it
         from sd_perception_ros.engine import Engine
 
-    engine = Engine.from_config(config, checkpoints)
+    top_down = options.human_pose.top_down
+    engine = Engine.from_config(config, options.checkpoints(), top_down)
     engine.warm_up(*_WARM_UP_SIZE)
     return engine
 

@@ -102,11 +102,11 @@ class PersonPose(PoseTask):
         joints[joints[:, 2] <= self.min_peak] = np.nan, np.nan, 0
         found = joints[:, 2] > 0
         if not found.any():
-            return Poses((), grid.height, grid.width)
+            return Poses((), grid.height, grid.width, self.channels)
         np.minimum(joints[:, 2], 1, out=joints[:, 2])
         score = float(joints[found, 2].mean())
         person = Person(joints, joints[:, 2] >= self.min_score, score)
-        return Poses((person,), grid.height, grid.width)
+        return Poses((person,), grid.height, grid.width, self.channels)
 
     def unmirrored(self, raw: Tensor) -> Tensor:
         """Mirror the heat maps back, and exchange those of left and right joints."""

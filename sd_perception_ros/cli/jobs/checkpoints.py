@@ -63,6 +63,7 @@ def check(name: str, device: str, frame: bool) -> int:
 
     from sd_perception_ros.checkpoint import checkpoint
     from sd_perception_ros.engine import Engine
+    from sd_perception_ros.people.boxes import Box
 
     file = open_checkpoint(name)
     model, config = checkpoint.load(file, device='meta')
@@ -75,7 +76,9 @@ def check(name: str, device: str, frame: bool) -> int:
         return 0
     engine = Engine.load(name, device=device)
     start = time.monotonic()
-    engine.predict([np.full((*_DRY_FRAME, 3), 127, np.uint8)])
+    height, width = _DRY_FRAME
+    boxes = [[Box(0, 0, width, height)]] if engine.needs_boxes else None
+    engine.predict([np.full((height, width, 3), 127, np.uint8)], boxes=boxes)
     print(f'dry frame: {time.monotonic() - start:.2f} s, the first one; {engine.summary()}')
     return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+import threading
+from typing import Generic, TypeVar
 
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
@@ -10,8 +12,12 @@ from std_msgs.msg import Header
 from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.messages.camera_info import picture_size
 
+T = TypeVar('T')
+
 # Infos kept while their images are on the way.
 _KEPT = 30
+# Messages of a sensor or detector kept while their pictures are on the way.
+_KEPT_MESSAGES = 10
 # A stream whose stamps go back by more than this has started again: a bag that loops.
 _RESTART_NS = 1_000_000_000
 
@@ -54,6 +60,52 @@ class CameraInfos:
     def clear(self) -> None:
         """Forget everything, after a jump of time."""
         self._by_stamp.clear()
+
+
+class StampedMessages(Generic[T]):
+    """
+    The last messages of a topic by stamp; the executor adds them, the worker reads.
+
+    :param topic: its full name, for errors.
+    :param option: name of the parameter that holds `max_offset_s`, for errors.
+    :param max_offset_s: largest time between a message and a picture.
+    """
+
+    def __init__(self, topic: str, option: str, max_offset_s: float) -> None:
+        self._topic, self._option, self._max_offset_s = topic, option, max_offset_s
+        self._lock = threading.Lock()
+        self._by_stamp: OrderedDict[int, T] = OrderedDict()
+
+    def add(self, stamp: int, msg: T) -> None:
+        """Keep a message of a stamp in nanoseconds; the oldest goes when there are too many."""
+        with self._lock:
+            self._by_stamp[stamp] = msg
+            if len(self._by_stamp) > _KEPT_MESSAGES:
+                self._by_stamp.popitem(last=False)
+
+    def nearest(self, stamp: int) -> T:
+        """
+        Return the message nearest to a stamp in nanoseconds.
+
+        :raises ValueError: none is near enough.
+        """
+        with self._lock:
+            kept = list(self._by_stamp.items())
+        if not kept:
+            raise ValueError(f'no message has arrived on {self._topic}')
+        nearest, msg = min(kept, key=lambda item: abs(item[0] - stamp))
+        offset_s = abs(nearest - stamp) / 1e9
+        if not offset_s <= self._max_offset_s:
+            raise ValueError(
+                f'the nearest message of {self._topic} is {offset_s:.3f} s away from the picture, '
+                f'more than {self._option} = {self._max_offset_s:g}; compare the clocks'
+            )
+        return msg
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        with self._lock:
+            self._by_stamp.clear()
 
 
 class FramePolicy:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 import hashlib
-import threading
 from typing import Any
 
 import numpy as np
@@ -22,15 +20,13 @@ from sd_perception_ros.metric_depth.references import (
     References,
 )
 from sd_perception_ros.ros.frame import Frame, stamp_ns
-from sd_perception_ros.ros.input.pairing import CameraInfos
+from sd_perception_ros.ros.input.pairing import CameraInfos, StampedMessages
 from sd_perception_ros.ros.input.transforms import body_in_optical, Transforms
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.node.topics import camera_topic
 
 DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference/scan'
-# Messages kept while their pictures are on the way.
-_KEPT = 10
 
 
 class ReferenceInput:
@@ -40,9 +36,7 @@ class ReferenceInput:
         self, node: Node, options: ScaleOptions, transforms: Transforms, camera: str = ''
     ) -> None:
         self._node, self._options, self._transforms = node, options, transforms
-        self._lock = threading.Lock()
         self._infos = CameraInfos()
-        self._kept: OrderedDict[int, Any] = OrderedDict()
         kind, topic = (Image, DEPTH) if options.source == 'depth' else (LaserScan, SCAN)
         wanted: list[tuple[type, str, Callable[[Any], None]]] = [(kind, topic, self._keep)]
         if options.source == 'depth':
@@ -52,6 +46,9 @@ class ReferenceInput:
             for kind, topic, use in wanted
         ]
         self.topic = self._topics[0][1]
+        self._messages: StampedMessages[Image | LaserScan] = StampedMessages(
+            self.topic, 'depth.scale.max_offset_s', options.max_offset_s
+        )
         self._offered = self._reliabilities()
         self._subscriptions = self._subscribe()
 
@@ -61,7 +58,7 @@ class ReferenceInput:
 
         :raises ValueError: no message fits the frame; the text says why.
         """
-        msg = self._nearest(stamp_ns(frame.header))
+        msg = self._messages.nearest(stamp_ns(frame.header))
         if isinstance(msg, Image):
             references, digest = self._from_depth(msg, frame), _digest(msg.data)
         else:
@@ -78,8 +75,7 @@ class ReferenceInput:
 
     def reset(self) -> None:
         """Forget all messages, after a jump of time."""
-        with self._lock:
-            self._kept.clear()
+        self._messages.clear()
         self._infos.clear()
 
     def close(self) -> None:
@@ -87,25 +83,7 @@ class ReferenceInput:
         self._unsubscribe()
 
     def _keep(self, msg: Image | LaserScan) -> None:
-        with self._lock:
-            self._kept[stamp_ns(msg.header)] = msg
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-
-    def _nearest(self, stamp: int) -> Image | LaserScan:
-        with self._lock:
-            kept = list(self._kept.items())
-        if not kept:
-            raise ValueError(f'no message has arrived on {self.topic}')
-        nearest, msg = min(kept, key=lambda item: abs(item[0] - stamp))
-        offset_s = abs(nearest - stamp) / 1e9
-        if not offset_s <= self._options.max_offset_s:
-            raise ValueError(
-                f'the nearest message of {self.topic} is {offset_s:.3f} s away from the picture, '
-                f'more than depth.scale.max_offset_s = {self._options.max_offset_s:g}; compare '
-                'the clocks'
-            )
-        return msg
+        self._messages.add(stamp_ns(msg.header), msg)
 
     def _from_depth(self, msg: Image, frame: Frame) -> References:
         header, camera, size = frame.header, frame.camera, frame.rgb.shape[:2]
