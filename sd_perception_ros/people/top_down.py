@@ -116,7 +116,7 @@ class TopDown:
             some.sort(key=lambda person: -person.score)
         joint_count = self._task.channels if self._task.reads_crops else len(JOINTS)
         return [
-            Poses(tuple(some), *rgb.shape[:2], joint_count)
+            Poses(tuple(some), rgb.shape[0], rgb.shape[1], joint_count)
             for some, rgb in zip(people, pictures, strict=True)
         ]
 
