@@ -224,7 +224,7 @@ def test_a_frozen_reference_stops_metres_when_the_picture_moves(rig):
     assert rig.metres(rgb, depth_m)
     assert rig.metres(rgb, depth_m)
     moved = np.roll(rgb, 9, axis=1)
-    words = 'the same data again and again while the picture moves'
+    words = 'repeats the same data while the camera image changes'
     assert words in rig.complaint(words, moved, depth_m)['metres']
 
 

@@ -1,1 +1,1 @@
-"""From relative depth to metres: references, fit, filter, and the decision."""
+"""Metric depth from relative depth: references, robust fit, scale filter, and the estimator."""

@@ -1,4 +1,4 @@
-"""Depth in metres for each frame, or the reason why there is none."""
+"""The metric depth of each frame, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sd_perception_ros.metric_depth.ground import find_ground
 from sd_perception_ros.metric_depth.options import NO_SOURCE, ScaleOptions
 from sd_perception_ros.metric_depth.references import from_people, References
 from sd_perception_ros.metric_depth.scale import Alignment, ScaleShift, to_metres
-from sd_perception_ros.metric_depth.scale_filter import FrozenReference, ScaleFilter
+from sd_perception_ros.metric_depth.scale_filter import FrozenSensorDetector, ScaleFilter
 from sd_perception_ros.types import (
     Camera,
     DepthMap,
@@ -27,30 +27,30 @@ from sd_perception_ros.types import (
     UInt8,
 )
 
-# Tasks that metres are made from, in order of preference; disparity gives 1 / depth.
+# Tasks that metric depth is computed from, in order of preference; disparity gives 1 / depth.
 INVERSE_TASK = 'disparity'
 DEPTH_TASKS = ('depth', INVERSE_TASK)
-# Sources that are sensors: their measurements come with each frame.
+# Sources that are sensors and need a measurement for each frame.
 SENSORS = ('depth', 'scan')
-# Other tasks that a source needs, and those that it uses where the model has them.
+# Further tasks that a source needs, and tasks that it uses if the model has them.
 REQUIRED_TASKS: Mapping[str, tuple[str, ...]] = {'ground': ('normals',), 'person': ('human_pose',)}
 OPTIONAL_TASKS: Mapping[str, tuple[str, ...]] = {'ground': ('segmentation',)}
 # Names of segmentation classes that lie on the ground.
 GROUND_CLASSES = ('floor', 'ground', 'road', 'sidewalk', 'carpet', 'rug', 'floor_mat')
-# If more of the picture than this lies below the plane, the plane is a table and not the ground.
+# If a larger fraction of the image lies below the plane, the plane is a table and not the ground.
 _MAX_SHARE_BELOW = 0.2
 
 
 @dataclass(frozen=True)
 class Measurement:
     """
-    What a sensor measured at the time of a picture.
+    A sensor's measurement at the time of an image.
 
     :ivar references: pixels of known depth.
-    :ivar digest: hash of the sensor's data without its stamp; equal digests in moving pictures
-        reveal a sensor that is frozen.
-    :ivar rgb: (H, W, 3) uint8, the picture.
-    :ivar sensor: name of the sensor for messages, for example its topic.
+    :ivar digest: hash of the sensor's data without its stamp; equal digests while the image
+        changes reveal a frozen sensor.
+    :ivar rgb: (H, W, 3) uint8, the image.
+    :ivar sensor: name of the sensor for error texts, for example its topic.
     """
 
     references: References
@@ -62,12 +62,12 @@ class Measurement:
 @dataclass(frozen=True)
 class MetricDepth:
     """
-    Depth of one frame in metres, or the reason why there is none.
+    Metric depth of one frame, or the reason why there is none.
 
     :ivar depth_m: (H, W) float32 metres along +z of the optical frame; -Inf too near, +Inf beyond
-        the range, NaN unknown (REP 117). None: no scale can be trusted.
-    :ivar fit: the scale and shift, and how well the references agree with them;
-        `fit.quality.problem` is the reason where `depth_m` is None.
+        the range, NaN unknown (REP 117). None: there is no trusted scale.
+    :ivar fit: scale, shift and their quality; `fit.quality.problem` is the reason if `depth_m` is
+        None.
     """
 
     depth_m: Float | None
@@ -75,27 +75,27 @@ class MetricDepth:
 
     @property
     def problem(self) -> str:
-        """Reason why there is no depth in metres; empty if there is."""
+        """Reason why there is no metric depth; empty if there is."""
         return self.fit.quality.problem
 
     @classmethod
     def withheld(cls, problem: str) -> MetricDepth:
-        """Return no depth, for a reason."""
+        """Return a result without depth, with the reason."""
         return cls(None, Fit(None, None, Quality(problem=problem)))
 
 
 class MetricDepthEstimator:
     """
-    Turn the relative depth of a camera's frames into metres.
+    Compute the metric depth of a camera's frames.
 
-    One estimator serves one camera and one model: it smooths the scale from frame to frame.
+    One estimator serves one camera and one model: it filters the scale over time.
 
     :param options: source of the scale, limits of trust, and filter.
-    :param tasks: names of the tasks that the model has.
+    :param tasks: names of the model's tasks.
     :param class_names: classes of the model's segmentation, in the order of their ids.
     :param min_range_m: nearer depth becomes -Inf.
     :param max_range_m: farther depth becomes +Inf.
-    :ivar task: the task that metres are made from; empty where the source is none or the model
+    :ivar task: task that metric depth is computed from; empty if the source is none or the model
         lacks a task.
     :ivar tasks: all tasks of the model whose predictions `update` uses.
     """
@@ -116,12 +116,12 @@ class MetricDepthEstimator:
             helpers = {*_required(options), *OPTIONAL_TASKS.get(options.source, ())}
             self.tasks = frozenset({self.task, *helpers} & set(tasks))
         self._filter = ScaleFilter(options.filter)
-        self._frozen = FrozenReference()
+        self._frozen_sensor = FrozenSensorDetector()
 
     def reset(self) -> None:
-        """Forget the frames before, after a jump of time."""
+        """Forget all previous frames, for example after a jump in time."""
         self._filter.reset()
-        self._frozen.reset()
+        self._frozen_sensor.reset()
 
     def update(
         self,
@@ -131,13 +131,12 @@ class MetricDepthEstimator:
         measurement: Measurement | None = None,
     ) -> MetricDepth:
         """
-        Find the scale of the next frame.
+        Compute the metric depth of the next frame.
 
-        :param predictions: of the tasks that ran on the frame, by name; those of `self.tasks` are
-            used.
-        :param camera: intrinsics of the picture; None where they are unknown.
-        :param stamp_s: time of the picture in seconds, for the filter.
-        :param measurement: of the sensor, for the sources depth and scan.
+        :param predictions: {task: prediction} of the frame; those of `self.tasks` are used.
+        :param camera: intrinsics of the image; None if unknown.
+        :param stamp_s: time stamp of the image in seconds, for the filter.
+        :param measurement: measurement of the sensor, for the sources depth and scan.
         """
         try:
             fit = self._fit(predictions, camera, stamp_s, measurement)
@@ -149,7 +148,7 @@ class MetricDepthEstimator:
         return MetricDepth(to_metres(relative, fit.alignment, *self._range_m), fit)
 
     def _relative(self, predictions: Mapping[str, Prediction]) -> Float:
-        """Return the (H, W) values that metres are made from; ValueError if they did not run."""
+        """Return relative depth or disparity, (H, W); ValueError if the task did not run."""
         prediction = predictions.get(self.task)
         if not isinstance(prediction, DepthMap | DisparityMap):
             raise ValueError(f"the task '{self.task or DEPTH_TASKS[0]}' did not run: enable it")
@@ -162,22 +161,25 @@ class MetricDepthEstimator:
         stamp_s: float,
         measurement: Measurement | None,
     ) -> Fit:
-        """Fit scale and shift; ValueError where the source gives nothing to fit to."""
+        """Fit scale and shift; ValueError if the source gives no references."""
         options, relative = self._options, self._relative(predictions)
-        given = ScaleShift(options.scale_m, options.shift_m, self.task == INVERSE_TASK)
+        configured = ScaleShift(options.scale_m, options.shift_m, self.task == INVERSE_TASK)
         if options.source == 'fixed':
-            return Fit(given, Alignment.everywhere(given), Quality())
+            return Fit(configured, Alignment.uniform(configured), Quality())
         if options.source in SENSORS:
             return self._fit_sensor(relative, stamp_s, measurement)
         if camera is None:
-            raise ValueError(f"source '{options.source}' needs the camera_info of the picture")
+            raise ValueError(f"source '{options.source}' needs the camera_info of the image")
         if options.source == 'person':
             people = predictions.get('human_pose')
             if not isinstance(people, Poses):
                 raise ValueError("the task 'human_pose' did not run: enable it")
-            references = from_people(people, camera, options.stature_m)
             return align_by_factor(
-                relative, references, given, options.limits, steady=self._filtered(stamp_s)
+                relative,
+                from_people(people, camera, options.stature_m),
+                configured,
+                options.limits,
+                scale_filter=self._filter_at(stamp_s),
             )
         return self._fit_ground(relative, predictions, camera, stamp_s)
 
@@ -185,17 +187,17 @@ class MetricDepthEstimator:
         options = self._options
         if measurement is None:
             raise ValueError('no measurement of the sensor came with this frame')
-        if self._frozen.is_frozen(measurement.digest, measurement.rgb):
+        if self._frozen_sensor.is_frozen(measurement.digest, measurement.rgb):
             raise ValueError(
-                f'{measurement.sensor} sends the same data again and again while the picture '
-                'moves: restart the sensor'
+                f'{measurement.sensor} repeats the same data while the camera image changes: '
+                'restart the sensor'
             )
         return align(
             relative,
             measurement.references,
             self.task == INVERSE_TASK,
             options.limits,
-            steady=self._filtered(stamp_s),
+            scale_filter=self._filter_at(stamp_s),
             local=options.local and options.source == 'depth',
         )
 
@@ -221,34 +223,34 @@ class MetricDepthEstimator:
             ground.references,
             self.task == INVERSE_TASK,
             options.limits,
-            steady=self._filtered(stamp_s),
+            scale_filter=self._filter_at(stamp_s),
         )
         if fit.alignment is None or fit.quality.problem:
             return fit
         below = ground.share_below(to_metres(relative, fit.alignment), camera)
         if below > _MAX_SHARE_BELOW:
             raise ValueError(
-                f'{below:.0%} of the picture lies below the plane that was taken for the ground, '
-                f'at most {_MAX_SHARE_BELOW:.0%} may: it is a table or a shelf'
+                f'{below:.0%} of the image lies below the detected ground plane, the limit is '
+                f'{_MAX_SHARE_BELOW:.0%}: the plane is probably a table or a shelf'
             )
         return fit
 
     def _ground_mask(self, segmentation: Prediction | None) -> NDArray[np.bool_] | None:
-        """Return (H, W) where classes of the ground are; None where no class is one."""
+        """Return the (H, W) mask of the ground's classes; None if the model has none of them."""
         if not isinstance(segmentation, LabelMap) or not self._ground_ids:
             return None
         return np.isin(segmentation.labels, self._ground_ids)
 
-    def _filtered(self, stamp_s: float) -> Callable[[ScaleShift], ScaleShift | None]:
+    def _filter_at(self, stamp_s: float) -> Callable[[ScaleShift], ScaleShift | None]:
         return lambda measured: self._filter.update(measured, stamp_s)
 
 
 def depth_task(options: ScaleOptions, tasks: Collection[str]) -> str:
     """
-    Name the task that metres are made from.
+    Return the task that metric depth is computed from.
 
-    :param tasks: names of the tasks that the model has.
-    :returns: empty where the source is none or the model lacks a task.
+    :param tasks: names of the model's tasks.
+    :returns: empty if the source is none or the model lacks a task.
     """
     if options.source == NO_SOURCE or missing_tasks(options, tasks):
         return ''
@@ -256,7 +258,7 @@ def depth_task(options: ScaleOptions, tasks: Collection[str]) -> str:
 
 
 def missing_tasks(options: ScaleOptions, tasks: Collection[str]) -> str:
-    """Explain which tasks the source needs and the model lacks; empty if none."""
+    """Return a warning about tasks that the source needs and the model lacks; empty if none."""
     if options.source == NO_SOURCE:
         return ''
     missing = [task for task in _required(options) if task not in tasks]

@@ -1,4 +1,4 @@
-"""The ground as a ruler: a camera that knows its height knows how far the floor is."""
+"""Scale from the ground plane, for a camera whose height above the ground is known."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from sd_perception_ros.types import Camera, Float
 
 Bool = NDArray[np.bool_]
 
-# Pixels that are looked at, and directions that are tried.
+# RANSAC: pixels of a regular grid, and directions tried.
 _PIXELS, _HYPOTHESES = 3000, 64
-# How far normals may lean away from where up is expected, and from one another.
-_LEAN_DEG, _AGREE_DEG = 30.0, 12.0
-# The sine of the flattest ray whose depth a degree of error does not change by a tenth.
-_FLATTEST = 0.15
-# This much farther than the ground is below it.
-_BELOW = 1.3
+# Largest angle between a ground normal and the expected up direction, and between inliers.
+_MAX_TILT_DEG, _INLIER_DEG = 30.0, 12.0
+# Sine of the smallest angle between a ray and the ground. At smaller angles, an error of one
+# degree would change the depth by more than 10 %.
+_MIN_SINE = 0.15
+# A pixel lies below the plane if its depth exceeds that of the plane by this factor.
+_BELOW_FACTOR = 1.3
 
 
 @dataclass(frozen=True)
 class Ground:
     """
-    The plane below a camera.
+    The ground plane.
 
-    :ivar up: (3,) unit vector in the optical frame.
-    :ivar height_m: of the camera above the plane.
-    :ivar references: pixels that show it, and their depth.
+    :ivar up: (3,) unit normal of the plane in the optical frame.
+    :ivar height_m: height of the camera above the plane.
+    :ivar references: pixels of the ground and their depth.
     """
 
     up: Float
@@ -40,20 +41,20 @@ class Ground:
 
     def share_below(self, depth_m: Float, camera: Camera) -> float:
         """
-        Return the share of the pixels looking down that lie clearly below the plane.
+        Return the fraction of the downward rays that end clearly below the plane.
 
-        Where many do, it was no ground: a table, a shelf, a stage.
+        A large fraction means that the plane is not the ground but a table or a shelf.
         """
-        rows, columns = _some_pixels(camera)
-        seen = rays(rows, columns, camera)
-        down = _looks_down(seen, self.up)
-        limit = _BELOW * self.height_m / -(seen[down] @ self.up)
-        found = depth_m[rows[down], columns[down]]
-        return float((found > limit).mean()) if len(found) else 0.0
+        rows, columns = _pixel_grid(camera)
+        ray = rays(rows, columns, camera)
+        down = _points_down(ray, self.up)
+        limit_m = _BELOW_FACTOR * self.height_m / -(ray[down] @ self.up)
+        ray_depth_m = depth_m[rows[down], columns[down]]
+        return float((ray_depth_m > limit_m).mean()) if len(ray_depth_m) else 0.0
 
 
 def up_from_pitch(pitch_deg: float) -> Float:
-    """Return the upward unit vector, (3,), in the optical frame of a camera tilted downwards."""
+    """Return the up direction, (3,) unit vector, in the optical frame of a camera pitched down."""
     pitch = math.radians(pitch_deg)
     return np.array([0, -math.cos(pitch), -math.sin(pitch)], np.float32)
 
@@ -62,45 +63,49 @@ def find_ground(
     normals: Float, camera: Camera, height_m: float, pitch_deg: float, floor: Bool | None = None
 ) -> Ground:
     """
-    Find the ground by the normals that most pixels that look like it share (RANSAC).
+    Find the ground plane from predicted surface normals (RANSAC).
 
-    A ray r meets the ground at the depth height / -(r . up).
+    The depth of the ground along a ray r is height / -(r . up).
 
-    :param normals: (H, W, 3) unit vectors in the optical frame, as predicted.
-    :param height_m: of the camera above the ground.
-    :param pitch_deg: how far the camera looks down; normals may lean 30 degrees from that.
-    :param floor: (H, W) where ground may be, as a segmentation says; None: anywhere.
+    :param normals: (H, W, 3) unit vectors in the optical frame.
+    :param height_m: height of the camera above the ground.
+    :param pitch_deg: downward pitch of the camera; the ground normal may differ by 30 degrees.
+    :param floor: (H, W) mask of possible ground pixels, from segmentation; None: all pixels.
+    :returns: the plane; without references if no pixel shows it.
     """
-    rows, columns = _some_pixels(camera)
-    seen, vectors = rays(rows, columns, camera), normals[rows, columns].astype(np.float32)
+    rows, columns = _pixel_grid(camera)
+    ray, vectors = rays(rows, columns, camera), normals[rows, columns].astype(np.float32)
     up = up_from_pitch(pitch_deg)
-    likely = (vectors @ up > math.cos(math.radians(_LEAN_DEG))) & _looks_down(seen, up)
+    candidate = (vectors @ up > math.cos(math.radians(_MAX_TILT_DEG))) & _points_down(ray, up)
     if floor is not None:
-        likely &= floor[rows, columns]
-    if likely.any():
-        up = _common(vectors[likely])
-    ground = likely & (vectors @ up > math.cos(math.radians(_AGREE_DEG))) & _looks_down(seen, up)
-    depth_m = (height_m / -(seen[ground] @ up)).astype(np.float32)
+        candidate &= floor[rows, columns]
+    if candidate.any():
+        up = _dominant_direction(vectors[candidate])
+    is_inlier = vectors @ up > math.cos(math.radians(_INLIER_DEG))
+    ground = candidate & is_inlier & _points_down(ray, up)
+    depth_m = (height_m / -(ray[ground] @ up)).astype(np.float32)
     return Ground(up, height_m, References(rows[ground], columns[ground], depth_m))
 
 
-def _common(vectors: Float) -> Float:
-    """Return the mean of the most unit vectors that agree."""
-    near = math.cos(math.radians(_AGREE_DEG))
-    tried = vectors[np.random.default_rng(0).integers(0, len(vectors), _HYPOTHESES)]
-    up: Float = tried[(tried @ vectors.T > near).sum(1).argmax()]
+def _dominant_direction(vectors: Float) -> Float:
+    """Return the mean direction of the largest group of (N, 3) unit vectors that agree."""
+    min_cosine = math.cos(math.radians(_INLIER_DEG))
+    hypotheses = vectors[np.random.default_rng(0).integers(0, len(vectors), _HYPOTHESES)]
+    up: Float = hypotheses[(hypotheses @ vectors.T > min_cosine).sum(1).argmax()]
     for _ in range(2):
-        up = vectors[vectors @ up > near].mean(0)
+        up = vectors[vectors @ up > min_cosine].mean(0)
         up /= np.linalg.norm(up)
     return up
 
 
-def _some_pixels(camera: Camera) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _pixel_grid(camera: Camera) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows and columns, (N,) each, of about 3000 pixels on a regular grid."""
     step = max(round(math.sqrt(camera.width * camera.height / _PIXELS)), 1)
     rows, columns = np.mgrid[0 : camera.height : step, 0 : camera.width : step].reshape(2, -1)
     return rows, columns
 
 
-def _looks_down(seen: Float, up: Float) -> Bool:
-    down: Bool = seen @ up < -_FLATTEST * np.linalg.norm(seen, axis=-1)
+def _points_down(ray: Float, up: Float) -> Bool:
+    """Return which (N, 3) rays meet the ground at a sufficient angle."""
+    down: Bool = ray @ up < -_MIN_SINE * np.linalg.norm(ray, axis=-1)
     return down

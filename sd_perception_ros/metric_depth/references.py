@@ -1,4 +1,4 @@
-"""What is known in metres about a picture: pixels whose depth a sensor or a person tells."""
+"""References: pixels of an image whose metric depth is known from a sensor or a person."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from sd_perception_ros.types import Camera, Float, Poses
 Double = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-# More references than this make no scale better, only slower.
-MOST = 4000
-_NEAREST_M = 0.05
-# A standing person's eyes are 0.936 of the stature above the ground, the ankles 0.039 (Drillis and
-# Contini, 1966).
+# More references do not improve the fit; they only take time.
+MAX_REFERENCES = 4000
+_MIN_DEPTH_M = 0.05
+# Heights of a standing person, as fractions of the stature: eyes 0.936, ankles 0.039 (Drillis
+# and Contini, 1966).
 _EYES_TO_ANKLES = 0.936 - 0.039
 _EYES = (INDEX['left_eye'], INDEX['right_eye'])
 _ANKLES = (INDEX['left_ankle'], INDEX['right_ankle'])
-_LEAST_DROP_PX, _MOST_ASIDE = 20.0, 0.2
+# An upright person: least height from ankles to eyes, and largest horizontal offset as a fraction
+# of that height.
+_MIN_HEIGHT_PX, _MAX_LEAN = 20.0, 0.2
 
 
 @dataclass(frozen=True)
 class References:
     """
-    Pixels whose depth is known.
+    Pixels of known depth.
 
-    :ivar rows: (N,) of the picture, 0 .. H - 1; so are the columns, 0 .. W - 1.
+    :ivar rows: (N,) 0 .. H - 1.
+    :ivar columns: (N,) 0 .. W - 1.
     :ivar depth_m: (N,) float32, positive and finite, along +z of the optical frame.
     """
 
@@ -39,55 +42,59 @@ class References:
     depth_m: Float
 
     def __len__(self) -> int:
-        """Count them."""
+        """Return the number of pixels."""
         return len(self.rows)
 
-    def places(self, height: int, width: int) -> Double:
-        """Return the pixels' centres as shares of the picture's height and width, (N, 2)."""
+    def normalized_positions(self, height: int, width: int) -> Double:
+        """Return the pixel centres, (N, 2): row / height and column / width."""
         return np.stack([(self.rows + 0.5) / height, (self.columns + 0.5) / width], axis=1)
 
 
-def from_depth(depth_m: Float, most: int = MOST) -> References:
+def from_depth(depth_m: Float, max_count: int = MAX_REFERENCES) -> References:
     """
-    Take the pixels of a depth image of this picture's size and view; evenly where they are many.
+    Take pixels of a depth image with the size and the view of the camera image.
 
-    :param depth_m: (H, W); what is not finite or not positive is unknown.
+    :param depth_m: (H, W) metres; values that are not finite or below 5 cm are unknown.
+    :param max_count: if there are more, take a stratified random sample; the same depth image
+        always gives the same sample.
     """
     width = depth_m.shape[1]
-    known = np.flatnonzero(np.isfinite(depth_m) & (depth_m > _NEAREST_M))
-    if len(known) > most:
-        # One at random of each stretch: a fixed stride would pick the same columns in all rows.
-        places = np.arange(most) + np.random.default_rng(0).random(most)
-        known = known[(places * (len(known) / most)).astype(np.intp)]
-    rows, columns = np.divmod(known, width)
-    return References(rows, columns, depth_m.ravel()[known].astype(np.float32))
+    valid = np.flatnonzero(np.isfinite(depth_m) & (depth_m > _MIN_DEPTH_M))
+    if len(valid) > max_count:
+        # One random pixel of each interval: a fixed stride would hit the same columns in all rows.
+        index = np.arange(max_count) + np.random.default_rng(0).random(max_count)
+        valid = valid[(index * (len(valid) / max_count)).astype(np.intp)]
+    rows, columns = np.divmod(valid, width)
+    return References(rows, columns, depth_m.ravel()[valid].astype(np.float32))
 
 
-def from_points(points: Float, camera: Camera, most: int = MOST) -> References:
+def from_points(points: Float, camera: Camera, max_count: int = MAX_REFERENCES) -> References:
     """
-    Project points into the picture; those behind the camera or beside the picture are left out.
+    Project points into the image; points behind the camera or outside the image are left out.
 
-    :param points: (N, 3) in the camera's optical frame, NaN where unknown.
+    :param points: (N, 3) metres in the camera's optical frame, NaN where unknown.
+    :param max_count: if there are more, take evenly spaced ones.
     """
     points = points[np.isfinite(points).all(-1)]
-    points = points[points[:, 2] > _NEAREST_M]
+    points = points[points[:, 2] > _MIN_DEPTH_M]
     uv = np.round(project(points, camera)).astype(np.intp)
     inside = (uv >= 0).all(1) & (uv[:, 0] < camera.width) & (uv[:, 1] < camera.height)
-    chosen = np.flatnonzero(inside)
-    if len(chosen) > most:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(np.intp)]
-    return References(uv[chosen, 1], uv[chosen, 0], points[chosen, 2].astype(np.float32))
+    index = np.flatnonzero(inside)
+    if len(index) > max_count:
+        index = index[np.linspace(0, len(index) - 1, max_count).astype(np.intp)]
+    return References(uv[index, 1], uv[index, 0], points[index, 2].astype(np.float32))
 
 
-def from_other_depth(depth_m: Float, own: Camera, camera: Camera) -> References:
+def from_depth_camera(depth_m: Float, depth_camera: Camera, camera: Camera) -> References:
     """
-    Take the pixels of a depth image of another size or lens, taken from the same place.
+    Take pixels of a depth image with other intrinsics than the camera image.
 
-    :param own: intrinsics of the depth image; both cameras share their optical frame.
+    :param depth_m: (H, W) metres, as in `from_depth`.
+    :param depth_camera: intrinsics of the depth image; both images share one optical frame.
     """
-    chosen = from_depth(depth_m)
-    z = chosen.depth_m
-    x, y = ray_slopes(chosen.columns, chosen.rows, own)
+    sample = from_depth(depth_m)
+    z = sample.depth_m
+    x, y = ray_slopes(sample.columns, sample.rows, depth_camera)
     return from_points(np.stack([x * z, y * z, z], axis=1), camera)
 
 
@@ -95,35 +102,35 @@ def from_scan(
     ranges_m: Float, angles_rad: Float, optical_from_scan: Transform, camera: Camera
 ) -> References:
     """
-    Take the beams of a planar laser scan that end in the picture.
+    Take the beams of a planar laser scan whose end points lie in the image.
 
-    :param ranges_m: (N,); what is not finite or not positive is unknown.
-    :param angles_rad: (N,) around +z of the scan's frame, from its +x.
+    :param ranges_m: (N,); values that are not finite or not positive are unknown.
+    :param angles_rad: (N,) about +z of the scan's frame, from its +x.
     """
-    known = np.isfinite(ranges_m) & (ranges_m > 0)
-    r, angle = ranges_m[known], angles_rad[known]
+    valid = np.isfinite(ranges_m) & (ranges_m > 0)
+    r, angle = ranges_m[valid], angles_rad[valid]
     points = np.stack([r * np.cos(angle), r * np.sin(angle), np.zeros_like(r)], axis=1)
     return from_points(optical_from_scan.apply(points).astype(np.float32), camera)
 
 
 def from_people(poses: Poses, camera: Camera, stature_m: float) -> References:
     """
-    Take upright people as reference: they are as far as their stature in pixels says.
+    Compute the depth of upright people from their height in pixels.
 
-    Only who shows eyes and ankles and stands upright counts. A child, or somebody on a step, is
-    taken for an adult who is farther away.
+    People are used if both eyes and both ankles are visible. All have the same stature: the depth
+    of a child is overestimated.
 
-    :returns: one for each such person, at the middle between eyes and ankles.
+    :returns: one reference for each such person, midway between eyes and ankles.
     """
-    found = []
+    people = []
     for person in poses.people:
         joints = np.where(person.visible[:, None], person.joints[:, :2], np.nan)
         eyes, ankles = (joints[list(pair)].mean(0) for pair in (_EYES, _ANKLES))
-        drop_px, aside_px = ankles[1] - eyes[1], abs(ankles[0] - eyes[0])
+        height_px, lean_px = ankles[1] - eyes[1], abs(ankles[0] - eyes[0])
         u, v = np.round((eyes + ankles) / 2)
         inside = 0 <= u < camera.width and 0 <= v < camera.height
-        # What was not seen is NaN, and compares false.
-        if inside and drop_px > _LEAST_DROP_PX and aside_px < _MOST_ASIDE * drop_px:
-            found.append((v, u, camera.fy * _EYES_TO_ANKLES * stature_m / drop_px))
-    rows, columns, depth_m = np.array(found, np.float64).reshape(-1, 3).T
+        # Joints that are not visible are NaN: these comparisons are false.
+        if inside and height_px > _MIN_HEIGHT_PX and lean_px < _MAX_LEAN * height_px:
+            people.append((v, u, camera.fy * _EYES_TO_ANKLES * stature_m / height_px))
+    rows, columns, depth_m = np.array(people, np.float64).reshape(-1, 3).T
     return References(rows.astype(np.intp), columns.astype(np.intp), depth_m.astype(np.float32))

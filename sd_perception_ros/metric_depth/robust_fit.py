@@ -1,4 +1,4 @@
-"""Robust lines: one for all references, and one for each part of the picture."""
+"""Robust line fits: RANSAC for the whole image, and weighted regression on a grid of cells."""
 
 from __future__ import annotations
 
@@ -13,115 +13,128 @@ from sd_perception_ros.types import Float
 Double = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-_HYPOTHESES, _VOTERS = 128, 512
-_POLISHES = 3
-# Local fits: references in a cell, how far they reach, and how many the global line counts for.
-_PER_CELL, _BLUR_CELLS, _PRIOR = 2.0, 0.7, 0.3
-# Errors, as shares of y, at which a reference counts half: from coarse to fine.
-_HALF_WEIGHTS = (0.3, 0.15, 0.1)
-# Local scales stay between these shares of the global one: near and far are never turned.
-_LEAST_LOCAL, _MOST_LOCAL = 0.0, 3.0
+# RANSAC: lines tried, points that each line is scored with, and least-squares refinements.
+_HYPOTHESES, _SCORING_POINTS = 128, 512
+_REFINEMENTS = 3
+# Local fits: mean number of points in a cell, standard deviation of the Gaussian that sums over
+# neighbouring cells (in cells), and weight of the global line (in points).
+_POINTS_PER_CELL, _BLUR_CELLS, _PRIOR = 2.0, 0.7, 0.3
+# Relative errors at which a point has half its weight, one per iteration.
+_HALF_WEIGHT_ERRORS = (0.3, 0.15, 0.1)
+# Local scales stay between these multiples of the global one: never negative.
+_MIN_LOCAL_SCALE, _MAX_LOCAL_SCALE = 0.0, 3.0
 
 
 def robust_line(x: Double, y: Double, tolerance: float) -> tuple[float, float] | None:
     """
-    Find y = scale * x + shift that most points agree with: RANSAC, then least squares.
+    Fit y = scale * x + shift with a positive scale: RANSAC, then least squares of the inliers.
 
-    Errors are shares of y. The same points always give the same line.
+    Errors are relative to y. The result is deterministic.
 
     :param x: (N,).
     :param y: (N,) positive.
-    :param tolerance: a point agrees whose error is smaller.
-    :returns: a positive scale, and the shift; None where there is no such line.
+    :param tolerance: relative error below which a point is an inlier.
+    :returns: scale and shift; None if there is no such line.
     """
     best = _consensus(x, y, tolerance)
     if best is None:
         return None
-    for _ in range(_POLISHES):
-        agree = np.abs(best[0] * x + best[1] - y) < tolerance * y
-        found = _least_squares(x[agree], y[agree])
-        if found is None or found[0] <= 0:
+    for _ in range(_REFINEMENTS):
+        is_inlier = np.abs(best[0] * x + best[1] - y) < tolerance * y
+        line = _least_squares(x[is_inlier], y[is_inlier])
+        if line is None or line[0] <= 0:
             break
-        best = found
+        best = line
     return best
 
 
 def local_lines(
-    x: Double, y: Double, places: Double, line: tuple[float, float], aspect: float
+    x: Double, y: Double, positions: Double, line: tuple[float, float], aspect: float
 ) -> tuple[Float, Float]:
     """
-    Let scale and shift vary over the picture where points are dense enough to tell.
+    Fit a line in each cell of a coarse grid over the image.
 
-    In each cell of a coarse grid a line is fitted to the points in and around it: locally weighted
-    regression (Xu et al., arXiv 2202.01470), with Cauchy weights against outliers, and pulled to
-    the global line where points are few.
+    Each cell uses the points in and around it: locally weighted regression (Xu et al.,
+    arXiv 2202.01470) with Cauchy weights against outliers. Cells with few points stay near the
+    global line.
 
     :param x: (N,).
-    :param y: (N,) positive; errors are shares of it.
-    :param places: (N, 2) where they lie: shares of the picture's height and width.
+    :param y: (N,) positive; errors are relative to it.
+    :param positions: (N, 2) row and column, as fractions of the image's height and width.
     :param line: global scale and shift.
-    :param aspect: width of the picture by its height.
+    :param aspect: width / height of the image.
     :returns: scale and shift, (h, w) float32 each.
     """
-    rows = max(round(math.sqrt(len(x) / _PER_CELL / aspect)), 1)
+    rows = max(round(math.sqrt(len(x) / _POINTS_PER_CELL / aspect)), 1)
     columns = max(round(rows * aspect), 1)
-    row, column = cells(places, rows, columns)
-    center, spread = float(x.mean()), float(x.var())
+    row, column = cell_indices(positions, rows, columns)
+    center, variance = float(x.mean()), float(x.var())
     offset = x - center
     scale, shift = (np.full((rows, columns), value, np.float32) for value in line)
-    rest = y - (line[0] * x + line[1])
-    share = 1 / y**2
-    prior = _PRIOR * float(share.mean())
-    for half in _HALF_WEIGHTS:
-        error = (sampled(scale, places) * x + sampled(shift, places) - y) / y
-        weight = share / (1 + (error / half) ** 2)
+    residual = y - (line[0] * x + line[1])
+    base_weight = 1 / y**2
+    prior = _PRIOR * float(base_weight.mean())
+    for half_weight_error in _HALF_WEIGHT_ERRORS:
+        prediction = sample_bilinear(scale, positions) * x + sample_bilinear(shift, positions)
+        error = (prediction - y) / y
+        weight = base_weight / (1 + (error / half_weight_error) ** 2)
+        # Weighted sums of the normal equations, for each cell.
         n, sx, sy, sxx, sxy = (
-            _gathered(weight * value, row * columns + column, rows, columns)
-            for value in (1.0, offset, rest, offset**2, offset * rest)
+            _sum_around_cells(weight * value, row * columns + column, rows, columns)
+            for value in (1.0, offset, residual, offset**2, offset * residual)
         )
         n += prior
-        sxx += prior * spread
+        sxx += prior * variance
         determinant = n * sxx - sx**2
         slope = (n * sxy - sx * sy) / determinant
-        slope = np.clip(slope, (_LEAST_LOCAL - 1) * line[0], (_MOST_LOCAL - 1) * line[0])
+        slope = np.clip(slope, (_MIN_LOCAL_SCALE - 1) * line[0], (_MAX_LOCAL_SCALE - 1) * line[0])
         level = (sy - slope * sx) / n
         scale = (line[0] + slope).astype(np.float32)
         shift = (line[1] + level - slope * center).astype(np.float32)
     return scale, shift
 
 
-def cells(places: Double, rows: int, columns: int) -> tuple[Index, Index]:
-    """Return the row and the column of the cell of each of (N, 2) places, shares of a picture."""
-    row = (places[:, 0] * rows).astype(np.intp).clip(0, rows - 1)
-    column = (places[:, 1] * columns).astype(np.intp).clip(0, columns - 1)
+def cell_indices(positions: Double, rows: int, columns: int) -> tuple[Index, Index]:
+    """
+    Return the row and the column of the grid cell that contains each position.
+
+    :param positions: (N, 2) row and column, as fractions of the image's height and width.
+    """
+    row = (positions[:, 0] * rows).astype(np.intp).clip(0, rows - 1)
+    column = (positions[:, 1] * columns).astype(np.intp).clip(0, columns - 1)
     return row, column
 
 
-def sampled(field: Float, places: Double) -> Double:
-    """Read an (h, w) field between its cells' centres, as `cv2.resize` does, at (N, 2) places."""
-    height, width = field.shape
+def sample_bilinear(grid: Float, positions: Double) -> Double:
+    """
+    Interpolate an (h, w) grid between its cell centres, as `cv2.resize` does.
+
+    :param positions: (N, 2) row and column, as fractions of the image's height and width.
+    :returns: (N,).
+    """
+    height, width = grid.shape
     if height == width == 1:
-        return np.full(len(places), field[0, 0], np.float64)
-    v = (places[:, 0] * height - 0.5).astype(np.float32)
-    u = (places[:, 1] * width - 0.5).astype(np.float32)
-    # One column of at most 32767 rows, OpenCV's limit: references are fewer.
-    found = cv2.remap(field, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(found[:, 0], np.float64)
+        return np.full(len(positions), grid[0, 0], np.float64)
+    v = (positions[:, 0] * height - 0.5).astype(np.float32)
+    u = (positions[:, 1] * width - 0.5).astype(np.float32)
+    # OpenCV's limit is 32767 rows; there are at most 4000 references.
+    samples = cv2.remap(grid, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(samples[:, 0], np.float64)
 
 
-def _gathered(values: Double, cell: Index, rows: int, columns: int) -> Double:
-    """Sum (N,) values in each cell and around it, (rows, columns)."""
+def _sum_around_cells(values: Double, cell: Index, rows: int, columns: int) -> Double:
+    """Sum (N,) values in and around each cell with Gaussian weights, (rows, columns)."""
     sums = np.bincount(cell, values, rows * columns).reshape(rows, columns)
     blurred = cv2.GaussianBlur(sums, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_CONSTANT)
     return np.asarray(blurred, np.float64)
 
 
 def _consensus(x: Double, y: Double, tolerance: float) -> tuple[float, float] | None:
-    """Return the line through two points that most others agree with (MSAC)."""
+    """Return the line through two points with the smallest truncated error (MSAC)."""
     if len(x) < 2:
         return None
     rng = np.random.default_rng(0)
-    # Pairs half the ranks apart: two points of nearly one x tell no scale.
+    # Pairs that are half of all ranks apart: two points with nearly equal x define no slope.
     order = np.argsort(x, kind='stable')
     low = rng.integers(0, len(x) - len(x) // 2, _HYPOTHESES)
     a, b = order[low], order[low + len(x) // 2]
@@ -132,14 +145,14 @@ def _consensus(x: Double, y: Double, tolerance: float) -> tuple[float, float] | 
     scale, shift = scale[scale > 0], shift[scale > 0]
     if len(scale) == 0:
         return None
-    voters = rng.permutation(len(x))[:_VOTERS]
-    error = np.abs(scale[:, None] * x[voters] + shift[:, None] - y[voters]) / y[voters]
+    scoring = rng.permutation(len(x))[:_SCORING_POINTS]
+    error = np.abs(scale[:, None] * x[scoring] + shift[:, None] - y[scoring]) / y[scoring]
     best = int(np.minimum(error, tolerance).mean(1).argmin())
     return float(scale[best]), float(shift[best])
 
 
 def _least_squares(x: Double, y: Double) -> tuple[float, float] | None:
-    """Return the line of the smallest squared errors, as shares of y; None for too few points."""
+    """Return the line of least squared relative errors; None if the points define no slope."""
     weight = 1 / y**2
     total = weight.sum()
     if len(x) < 2:

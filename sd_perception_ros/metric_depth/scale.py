@@ -1,4 +1,4 @@
-"""What makes relative depth metres: a scale and a shift, of the whole picture or of its parts."""
+"""Scale and shift from relative to metric depth: one pair for an image, or a coarse grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.metric_depth.robust_fit import sampled
+from sd_perception_ros.metric_depth.robust_fit import sample_bilinear
 from sd_perception_ros.types import Float
 
 Double = NDArray[np.float64]
@@ -19,9 +19,9 @@ Double = NDArray[np.float64]
 @dataclass(frozen=True)
 class ScaleShift:
     """
-    A line: scale * relative + shift is depth in metres or, where `inverse`, 1 / depth in 1 / m.
+    Linear map: scale * relative + shift is depth in metres or, if `inverse`, 1 / depth in 1 / m.
 
-    :raises ValueError: a scale that would turn near and far, or is no number.
+    :raises ValueError: the scale is not positive, or a value is not finite.
     """
 
     scale: float
@@ -29,7 +29,7 @@ class ScaleShift:
     inverse: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no scale."""
+        """Check the values."""
         if not (self.scale > 0 and math.isfinite(self.scale) and math.isfinite(self.shift)):
             raise ValueError(
                 'a metric scale must be positive and finite and its shift finite, got '
@@ -37,17 +37,18 @@ class ScaleShift:
             )
 
     def depth_m(self, relative: Double) -> Double:
-        """Return metres at some relative values; +Inf where 1 / depth is not positive."""
-        return inverted(self.scale * relative + self.shift, self.inverse)
+        """Return the metric depth of relative values; +Inf where 1 / depth is not positive."""
+        return reciprocal_if(self.inverse, self.scale * relative + self.shift)
 
 
 @dataclass(frozen=True)
 class Alignment:
     """
-    Scale and shift over the picture: one of each, or one for each cell of a coarse grid.
+    Scale and shift of an image, on a coarse grid of cells that cover it; (1, 1) if uniform.
 
-    :ivar scale: (h, w) float32, on cells that cover the picture; so is `shift`.
-    :ivar inverse: whether the line gives 1 / depth.
+    :ivar scale: (h, w) float32.
+    :ivar shift: (h, w) float32.
+    :ivar inverse: whether scale and shift give 1 / depth.
     """
 
     scale: Float
@@ -55,20 +56,20 @@ class Alignment:
     inverse: bool
 
     @classmethod
-    def everywhere(cls, line: ScaleShift) -> Alignment:
-        """Use one scale and shift for the whole picture."""
+    def uniform(cls, line: ScaleShift) -> Alignment:
+        """Use one scale and shift for the whole image."""
         scale, shift = (np.full((1, 1), value, np.float32) for value in (line.scale, line.shift))
         return cls(scale, shift, line.inverse)
 
-    def depth_m(self, relative: Double, places: Double) -> Double:
+    def depth_m(self, relative: Double, positions: Double) -> Double:
         """
-        Return metres at single pixels; +Inf where 1 / depth is not positive.
+        Return the metric depth of single pixels; +Inf where 1 / depth is not positive.
 
-        :param relative: (N,) values.
-        :param places: (N, 2) shares of the picture's height and width.
+        :param relative: (N,) relative depth or disparity.
+        :param positions: (N, 2) row and column, as fractions of the image's height and width.
         """
-        line = sampled(self.scale, places) * relative + sampled(self.shift, places)
-        return inverted(line, self.inverse)
+        scale, shift = (sample_bilinear(grid, positions) for grid in (self.scale, self.shift))
+        return reciprocal_if(self.inverse, scale * relative + shift)
 
 
 def to_metres(
@@ -78,24 +79,22 @@ def to_metres(
     max_range_m: float = math.inf,
 ) -> Float:
     """
-    Apply scale and shift, and mark what lies out of range as REP 117 does.
+    Apply scale and shift, and mark values out of range as in REP 117.
 
-    Relative values are saturated: their far end is everything from there to the sky, their near
-    end everything nearer. So these two are no distances but bounds: as metres they would be walls
-    that are not there. The far end is +Inf, nothing in range, only where even the bound is out of
-    range; elsewhere it is unknown.
+    Relative values are saturated at 0 and 1: the nearest and farthest values are bounds, not
+    distances. Published as distances they would be walls that do not exist.
 
     :param relative: (H, W) float32 of 0..1, NaN where unknown.
-    :returns: (H, W) float32, positive metres along +z; -Inf at the near end and where the result
-        is nearer than `min_range_m` or not in front of the camera; +Inf where it is farther than
-        `max_range_m`; NaN unknown. Nothing is clipped.
+    :returns: (H, W) float32 metres along +z, not clipped. -Inf: the nearest value, nearer than
+        `min_range_m`, or not in front of the camera. +Inf: farther than `max_range_m`. NaN:
+        unknown, also the farthest value unless it is beyond `max_range_m`.
     """
-    depth_m = relative * _over(alignment.scale, relative)
-    depth_m += _over(alignment.shift, relative)
+    depth_m = relative * _upsample(alignment.scale, relative)
+    depth_m += _upsample(alignment.shift, relative)
     far_end, near_end = relative >= 1, relative <= 0
     if alignment.inverse:
         far_end, near_end = near_end, far_end
-        depth_m = inverted(depth_m, inverse=True)
+        depth_m = reciprocal_if(True, depth_m)
     too_far = depth_m > max_range_m
     too_near = near_end | (depth_m <= 0) | (depth_m < min_range_m)
     depth_m[far_end] = np.nan
@@ -104,18 +103,18 @@ def to_metres(
     return depth_m
 
 
-def inverted(line: NDArray[Any], inverse: bool) -> NDArray[Any]:
-    """Turn depth into 1 / depth or back, if so asked; not positive is farther than anything."""
+def reciprocal_if(inverse: bool, values: NDArray[Any]) -> NDArray[Any]:
+    """Convert depth to 1 / depth or back, if `inverse`; +Inf for values that are not positive."""
     if not inverse:
-        return line
+        return values
     with np.errstate(divide='ignore'):
-        depth_m: NDArray[Any] = np.reciprocal(np.maximum(line, 0))
-    return depth_m
+        reciprocal: NDArray[Any] = np.reciprocal(np.maximum(values, 0))
+    return reciprocal
 
 
-def _over(field: Float, picture: Float) -> Float:
-    """Spread an (h, w) field over a picture."""
-    if field.size == 1:
-        return field
-    size = (picture.shape[1], picture.shape[0])
-    return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)
+def _upsample(grid: Float, image: Float) -> Float:
+    """Resize an (h, w) grid to the size of an image; a (1, 1) grid stays as it is."""
+    if grid.size == 1:
+        return grid
+    size = (image.shape[1], image.shape[0])
+    return np.asarray(cv2.resize(grid, size, interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,4 +1,4 @@
-"""What frames tell about one another: a scale that does not flicker, a reference that froze."""
+"""Checks over time: a low-pass filter for the scale, and detection of a frozen sensor."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from sd_perception_ros.config import check, option
 from sd_perception_ros.metric_depth.scale import ScaleShift
 from sd_perception_ros.types import UInt8
 
-# A line is filtered by the depths that it gives at these relative values.
+# The filter state is the metric depth at these relative values.
 _ANCHORS = np.array([0.25, 0.75])
-# Levels of 0..255 by which a small grey picture differs when the camera or the scene has moved.
-_MOVED_LEVELS = 2.0
-_THUMBNAIL = (32, 24)
+# Mean difference of two thumbnails, in levels of 0..255, if the camera or the scene has moved.
+_MOTION_LEVELS = 2.0
+_THUMBNAIL_SIZE = (32, 24)
 
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """How scale and shift are kept steady from frame to frame."""
+    """Low-pass filter for scale and shift."""
 
     time_constant_s: float = option(
         0.3,
-        'Scale and shift follow their measurements in this time; 0: at once',
+        'Time constant of the low-pass filter; 0: no smoothing',
         low=0.0,
         high=60.0,
     )
     gate: float = option(
         0.3,
-        'A scale that jumps by more than this share is not believed at once',
+        'Reject a measurement that differs from the filtered value by more than this fraction',
         low=0.01,
         high=10.0,
     )
     persistence: int = option(
-        3, 'So many frames that agree on a jump are believed', low=1, high=1000
+        3,
+        'Accept a jump after this number of consecutive frames that agree on it',
+        low=1,
+        high=1000,
     )
     max_gap_s: float = option(
-        2.0, 'After so long without a measurement the filter starts anew', low=0.01, high=3600.0
+        2.0, 'Reset the filter after this time without a measurement', low=0.01, high=3600.0
     )
 
     def __post_init__(self) -> None:
@@ -50,11 +53,11 @@ class FilterOptions:
 
 class ScaleFilter:
     """
-    Exponential smoothing of scale and shift, with a gate against single wrong ones.
+    Exponential smoothing of scale and shift, with a gate against outliers.
 
-    It smooths the logarithms of two depths that the line gives, since equal shares of depth should
-    count equally. A measurement that jumps is refused until the next ones agree with it; then the
-    filter starts anew there, for a network may normalise the next picture otherwise.
+    The state is the logarithm of the metric depth at two relative values: equal relative errors
+    then have equal weight. A measurement outside the gate is rejected until the next ones confirm
+    it; then the filter restarts there, since a network may normalise another scene differently.
     """
 
     def __init__(self, options: FilterOptions) -> None:
@@ -62,80 +65,84 @@ class ScaleFilter:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, after a jump of time."""
+        """Reset the state, for example after a jump in time."""
         self._state: NDArray[np.float64] | None = None
-        self._jumped: NDArray[np.float64] | None = None
-        self._jumps = 0
+        self._rejected: NDArray[np.float64] | None = None
+        self._rejected_count = 0
         self._time_s = -math.inf
         self._inverse = False
 
     def update(self, line: ScaleShift, time_s: float) -> ScaleShift | None:
         """
-        Take a measurement and return the steady line; None while a jump is not believed.
+        Add a measurement and return the filtered value; None if the measurement is rejected.
 
-        :param time_s: when the picture was taken; a step back, or a long gap, starts anew.
+        :param time_s: time stamp of the image; a step back or a long gap resets the filter.
         """
         depths_m = line.depth_m(_ANCHORS)
         if not (np.isfinite(depths_m).all() and (depths_m > 0).all()):
-            # In front of the camera at one end only: it cannot be smoothed, and is used as it is.
+            # The logarithm is undefined: return the measurement without smoothing.
             self.reset()
             return line
-        measured = np.log(depths_m)
+        measurement = np.log(depths_m)
         gap_s = time_s - self._time_s
         if line.inverse != self._inverse or not 0 <= gap_s <= self._options.max_gap_s:
             self.reset()
         self._time_s, self._inverse = time_s, line.inverse
         if self._state is None:
-            self._state = measured
-        elif self._is_jump(measured, self._state):
-            follows = self._jumped is not None and not self._is_jump(measured, self._jumped)
-            self._jumps = self._jumps + 1 if follows else 1
-            self._jumped = measured
-            if self._jumps < self._options.persistence:
+            self._state = measurement
+        elif self._is_jump(measurement, self._state):
+            confirms = self._rejected is not None and not self._is_jump(
+                measurement, self._rejected
+            )
+            self._rejected_count = self._rejected_count + 1 if confirms else 1
+            self._rejected = measurement
+            if self._rejected_count < self._options.persistence:
                 return None
-            self._state, self._jumped, self._jumps = measured, None, 0
+            self._state, self._rejected, self._rejected_count = measurement, None, 0
         else:
-            self._jumped, self._jumps = None, 0
+            self._rejected, self._rejected_count = None, 0
             tau_s = self._options.time_constant_s
-            share = 1 - math.exp(-gap_s / tau_s) if tau_s > 0 else 1.0
-            self._state = self._state + share * (measured - self._state)
+            gain = 1 - math.exp(-gap_s / tau_s) if tau_s > 0 else 1.0
+            self._state = self._state + gain * (measurement - self._state)
         return _line(self._state, line.inverse)
 
-    def _is_jump(self, measured: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
-        return bool(np.abs(measured - before).max() > math.log1p(self._options.gate))
+    def _is_jump(self, measurement: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+        return bool(np.abs(measurement - before).max() > math.log1p(self._options.gate))
 
 
-class FrozenReference:
+class FrozenSensorDetector:
     """
-    Notices a sensor that sends the same measurement again and again while the picture moves.
+    Detect a sensor that repeats one measurement while the camera image changes.
 
-    Real sensors are noisy: two of their measurements are never equal to the last bit. One in a
-    simulation may be, where nothing moves: so the picture counts, too.
+    Real sensors are noisy: no two measurements are equal. Simulated ones may be, in a static
+    scene; hence the comparison of the images.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, after a jump of time."""
+        """Forget the previous measurement, for example after a jump in time."""
         self._data = b''
-        self._seen: NDArray[np.float32] | None = None
+        self._thumbnail: NDArray[np.float32] | None = None
 
     def is_frozen(self, data: bytes, rgb: UInt8) -> bool:
         """
-        Compare with the picture that these very data came with first.
+        Compare the image with the first one that was paired with the same data.
 
-        :param data: the measurement, or a digest of it, without its stamp.
-        :param rgb: (H, W, 3) the picture that it is paired with.
+        :param data: the measurement or its hash, without the time stamp.
+        :param rgb: (H, W, 3) image that the measurement is paired with.
         """
-        small = cv2.resize(rgb, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
-        if data != self._data or self._seen is None:
-            self._data, self._seen = data, small
+        resized = cv2.resize(rgb, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+        thumbnail = resized.astype(np.float32)
+        if data != self._data or self._thumbnail is None:
+            self._data, self._thumbnail = data, thumbnail
             return False
-        return bool(np.abs(small - self._seen).mean() > _MOVED_LEVELS)
+        return bool(np.abs(thumbnail - self._thumbnail).mean() > _MOTION_LEVELS)
 
 
 def _line(log_depths: NDArray[np.float64], inverse: bool) -> ScaleShift:
+    """Return the scale and shift that give these depths at the anchors."""
     values = np.exp(-log_depths if inverse else log_depths)
     scale = (values[1] - values[0]) / (_ANCHORS[1] - _ANCHORS[0])
     return ScaleShift(float(scale), float(values[0] - scale * _ANCHORS[0]), inverse)

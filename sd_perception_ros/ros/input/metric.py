@@ -92,7 +92,7 @@ class MetricInput:
 
     def report(self, metric: MetricDepth) -> None:
         """Write the decision about a frame's metres, and its quality, into the diagnostics."""
-        quality, line = metric.fit.quality, metric.fit.own
+        quality, line = metric.fit.quality, metric.fit.measured
         self._stats.set('metres from', self._options.source)
         self._stats.set('metres', quality.problem or 'good')
         if line is not None:

@@ -15,7 +15,7 @@ from sd_perception_ros.metric_depth.estimator import Measurement
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.metric_depth.references import (
     from_depth,
-    from_other_depth,
+    from_depth_camera,
     from_scan,
     References,
 )
@@ -97,7 +97,7 @@ class ReferenceInput:
         if info is not None and camera is not None:
             own = camera_from_info(info, msg.width, msg.height, rectified=True)
             if own != camera:
-                return from_other_depth(depth_m, own, camera)
+                return from_depth_camera(depth_m, own, camera)
         if depth_m.shape != size:
             raise ValueError(
                 f'{self.topic} has {msg.width} x {msg.height} pixels and the picture '
