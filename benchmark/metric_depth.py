@@ -26,7 +26,12 @@ from tqdm import tqdm  # noqa: E402
 from benchmark.common import about_run, parser, run_command, write  # noqa: E402
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.geometry.occupancy_grid import compare, GridShape, marked, occupied  # noqa: E402
+from sd_perception_ros.geometry.occupancy_grid import (  # noqa: E402
+    compare,
+    grid_from_depth,
+    grid_from_points,
+    GridGeometry,
+)
 from sd_perception_ros.geometry.pinhole import (  # noqa: E402
     back_project,
     BODY_FROM_OPTICAL,
@@ -47,7 +52,7 @@ from sd_perception_ros.types import Camera, Float, UInt8  # noqa: E402
 # What issue and README promise; F1 with cells counted as found within 0.2 m.
 BARS = {'abs_rel': 0.10, 'jitter': 0.02, 'ground_scale_error': 0.10, 'f1': 0.80}
 TOLERANCES_M = (0.0, 0.1, 0.2)
-GRID = GridShape(resolution_m=0.1, range_m=4.0)
+GRID = GridGeometry(resolution_m=0.1, range_m=4.0)
 # Nominal mounting of the film's camera, as in config/nav2/perception.yaml; it walks and nods.
 CAMERA_HEIGHT_M, CAMERA_PITCH_DEG = 1.15, 6.5
 MAX_RANGE_M = 20.0
@@ -205,8 +210,8 @@ def _cells(kept: Sequence[tuple[Shot, Float]]) -> dict[str, dict[str, float]]:
     grids = []
     for shot, depth_m in kept:
         points = shot.base_from_optical.apply(back_project(shot.depth_m, shot.camera))
-        true = occupied(points, shot.base_from_optical.translation, GRID)
-        grids.append((marked(depth_m, shot.camera, shot.base_from_optical, GRID), true))
+        true = grid_from_points(points, shot.base_from_optical.translation, GRID)
+        grids.append((grid_from_depth(depth_m, shot.camera, shot.base_from_optical, GRID), true))
     cells = {}
     for tolerance_m in TOLERANCES_M:
         near = round(tolerance_m / GRID.resolution_m)

@@ -1,4 +1,4 @@
-"""Camera infos of real lenses: pictures are straightened, and the camera that is told fits."""
+"""Rectification by the CameraInfo of real lenses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def info_of(model: str, coefficients: tuple[float, ...], **changed: object) -> C
     return info
 
 
-def bent(model: str, coefficients: tuple[float, ...], rays: np.ndarray) -> np.ndarray:
+def distort(model: str, coefficients: tuple[float, ...], rays: np.ndarray) -> np.ndarray:
     """Project (N, 3) points through a lens with OpenCV's own projection, (N, 2)."""
     matrix, zero = np.array(K).reshape(3, 3), np.zeros(3)
     if model == 'equidistant':
@@ -45,38 +45,38 @@ def bent(model: str, coefficients: tuple[float, ...], rays: np.ndarray) -> np.nd
     return points[0].reshape(-1, 2)
 
 
-def dots(places: np.ndarray, height: int = 240, width: int = 320) -> np.ndarray:
+def dots(centers: np.ndarray, height: int = 240, width: int = 320) -> np.ndarray:
     """Draw soft white dots."""
     v, u = np.indices((height, width))
-    shape = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 8) for x, y in places)
+    shape = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 8) for x, y in centers)
     return np.repeat((255 * np.clip(shape, 0, 1)).astype(np.uint8)[..., None], 3, 2)
 
 
-def dot_near(rgb: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Return the centre of the dot near a place."""
-    u, v = np.round(place).astype(int)
+def dot_near(rgb: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Return the measured centre of the dot near (u, v)."""
+    u, v = np.round(center).astype(int)
     part = rgb[v - 6 : v + 7, u - 6 : u + 7, 0].astype(float)
     rows, columns = np.indices(part.shape)
     return np.array([(columns * part).sum(), (rows * part).sum()]) / part.sum() + [u - 6, v - 6]
 
 
 @pytest.mark.parametrize('model', MODELS)
-def test_a_rectified_point_lies_where_the_pinhole_camera_says(model):
+def test_a_rectified_point_is_at_its_pinhole_projection(model):
     rays = np.array([[x, y, 1.0] for x in (-0.5, 0.0, 0.5) for y in (-0.35, 0.0, 0.35)])
     info = info_of(model, MODELS[model])
-    raw = bent(model, MODELS[model], rays)
+    raw = distort(model, MODELS[model], rays)
     camera = camera_from_info(info, 320, 240, rectified=True)
     ideal = rays[:, :2] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
     assert np.abs(raw - (rays[:, :2] * [200, 210] + [159.5, 112.5])).max() > 3  # it bends
-    straight = lens_from_info(info, 320, 240).rectify(dots(raw))
-    for place in ideal:
-        np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
+    rectified = lens_from_info(info, 320, 240).rectify(dots(raw))
+    for center in ideal:
+        np.testing.assert_allclose(dot_near(rectified, center), center, atol=0.35)
 
 
 @pytest.mark.parametrize('model', MODELS)
 def test_without_p_the_rectified_camera_is_k(model):
     lens = lens_from_info(info_of(model, MODELS[model], p=[0.0] * 12), 320, 240)
-    assert lens.straight == Camera(200.0, 210.0, 159.5, 112.5, 320, 240)
+    assert lens.rectified == Camera(200.0, 210.0, 159.5, 112.5, 320, 240)
 
 
 @pytest.mark.parametrize('model', ['', 'plumb_bob', 'rational_polynomial'])
@@ -87,36 +87,36 @@ def test_a_lens_without_distortion_changes_nothing(model):
     assert np.abs(difference).max() <= 1
 
 
-def test_binning_and_a_region_of_interest_are_taken_out_first():
-    """A quarter of the picture at half the resolution: the same dots, the same answer."""
+def test_binning_and_a_region_of_interest_are_regarded():
+    """A quarter of the image at half the resolution has the same dots."""
     info = info_of('plumb_bob', MODELS['plumb_bob'])
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 80, 60, 160, 120
     info.binning_x = info.binning_y = 2
     rays = np.array([[0.15, 0.1, 1.0], [-0.15, -0.1, 1.0]])
-    raw = (bent('plumb_bob', MODELS['plumb_bob'], rays) - [80, 60]) / 2
+    raw = (distort('plumb_bob', MODELS['plumb_bob'], rays) - [80, 60]) / 2
     lens = lens_from_info(info, 80, 60)
     ideal = rays[:, :2] * [90, 85] + [(160 - 80) / 2, (118 - 60) / 2]
-    assert lens.straight == Camera(90.0, 85.0, 40.0, 29.0, 80, 60)
-    straight = lens.rectify(dots(raw, 60, 80))
-    for place in ideal:
-        np.testing.assert_allclose(dot_near(straight, place), place, atol=0.35)
+    assert lens.rectified == Camera(90.0, 85.0, 40.0, 29.0, 80, 60)
+    rectified = lens.rectify(dots(raw, 60, 80))
+    for center in ideal:
+        np.testing.assert_allclose(dot_near(rectified, center), center, atol=0.35)
 
 
-def test_a_turned_rectified_camera_is_followed():
-    """R turns the view by 5 degrees: what was ahead is 180 * tan(5 deg) px aside."""
+def test_the_rotation_of_the_rectified_camera_is_applied():
+    """R is a rotation by 5 degrees: the optical axis moves by 180 * tan(5 deg) px."""
     cos, sin = np.cos(np.radians(5)), np.sin(np.radians(5))
     info = info_of('plumb_bob', (0.0,) * 5, r=np.array([cos, 0, sin, 0, 1, 0, -sin, 0, cos]))
-    straight = lens_from_info(info, 320, 240).rectify(dots(np.array([[159.5, 112.5]])))
+    rectified = lens_from_info(info, 320, 240).rectify(dots(np.array([[159.5, 112.5]])))
     expected = [160 + 180 * np.tan(np.radians(5)), 118]
-    np.testing.assert_allclose(dot_near(straight, np.array(expected)), expected, atol=0.35)
+    np.testing.assert_allclose(dot_near(rectified, np.array(expected)), expected, atol=0.35)
 
 
-def test_an_equidistant_lens_bends_without_any_coefficient():
+def test_an_equidistant_lens_without_coefficients_is_distorted():
     """A fisheye's radius grows with the angle: 45 degrees lie at f * pi / 4 and not at f."""
     info = info_of('equidistant', (0.0,) * 4)
     assert is_distorted(info)
     assert not is_distorted(info_of('plumb_bob', (0.0,) * 5))
     lens = lens_from_info(info, 320, 240)
-    straight = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 112.5]])))
+    rectified = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 112.5]])))
     expected = np.array([160 - 180 * np.tan(np.pi / 6), 118])
-    np.testing.assert_allclose(dot_near(straight, expected), expected, atol=0.35)
+    np.testing.assert_allclose(dot_near(rectified, expected), expected, atol=0.35)

@@ -25,7 +25,7 @@ from sd_perception_ros.types import Camera
 CAMERA = Camera(fx=10.0, fy=20.0, cx=2.0, cy=1.0, width=5, height=3)
 
 
-def test_a_pixel_on_the_optical_axis_lifts_straight_ahead():
+def test_the_principal_point_is_back_projected_onto_the_optical_axis():
     points = back_project(np.full((3, 5), 2.0, np.float32), CAMERA)
     assert points[1, 2].tolist() == [0.0, 0.0, 2.0]
 
@@ -64,7 +64,7 @@ def test_a_camera_of_another_size_is_refused():
         back_project(np.ones((3, 4), np.float32), CAMERA)
 
 
-def test_a_right_angle_of_view_has_a_focal_length_of_half_the_width():
+def test_a_field_of_view_of_90_degrees_has_a_focal_length_of_half_the_width():
     camera = camera_from_fov(640, 480, 90.0)
     assert camera.fx == pytest.approx(320.0)
     assert (camera.cx, camera.cy) == (319.5, 239.5)
@@ -88,27 +88,31 @@ def test_a_region_of_interest_moves_the_principal_point_and_binning_scales_it():
     assert part == Camera(fx=300.0, fy=150.0, cx=110.0, cy=50.0, width=100, height=100)
 
 
-def test_what_the_camera_sees_ahead_lies_ahead_of_its_body():
+def test_optical_z_is_body_x():
     """The optical frame is right, down, forward; a body's is forward, left, up."""
     points = np.array([[1.0, 2.0, 3.0]])
     assert BODY_FROM_OPTICAL.apply(points).tolist() == [[3.0, -1.0, -2.0]]
 
 
-def test_a_body_that_is_pitched_by_90_degrees_looks_down():
-    made = mounting(1.0, 0.0, 2.0, 0.0, 90.0, 0.0)
-    np.testing.assert_allclose(made.apply(np.array([[0.5, 0.0, 0.0]])), [[1, 0, 1.5]], atol=1e-9)
+def test_a_body_with_a_pitch_of_90_degrees_points_down():
+    parent_from_child = mounting(1.0, 0.0, 2.0, 0.0, 90.0, 0.0)
+    np.testing.assert_allclose(
+        parent_from_child.apply(np.array([[0.5, 0.0, 0.0]])), [[1, 0, 1.5]], atol=1e-9
+    )
 
 
-def test_a_body_that_is_yawed_by_90_degrees_looks_left():
-    made = mounting(0.0, 0.0, 0.0, 0.0, 0.0, 90.0)
-    np.testing.assert_allclose(made.apply(np.array([[2.0, 0.0, 1.0]])), [[0, 2, 1]], atol=1e-9)
+def test_a_body_with_a_yaw_of_90_degrees_points_left():
+    parent_from_child = mounting(0.0, 0.0, 0.0, 0.0, 0.0, 90.0)
+    np.testing.assert_allclose(
+        parent_from_child.apply(np.array([[2.0, 0.0, 1.0]])), [[0, 2, 1]], atol=1e-9
+    )
 
 
 ANGLES = st.floats(-180, 180)
 
 
 @given(ANGLES, ANGLES, ANGLES, st.integers(0, 99))
-def test_a_transform_and_its_inverse_lead_back(roll, pitch, yaw, seed):
+def test_a_transform_and_its_inverse_give_the_identity(roll, pitch, yaw, seed):
     there = mounting(1.0, -2.0, 3.0, roll, pitch, yaw)
     points = np.random.default_rng(seed).normal(size=(4, 3))
     np.testing.assert_allclose(there.inverse().after(there).apply(points), points, atol=1e-9)
@@ -116,14 +120,14 @@ def test_a_transform_and_its_inverse_lead_back(roll, pitch, yaw, seed):
 
 
 @given(ANGLES)
-def test_a_quaternion_turns_as_its_angle_says(yaw):
+def test_a_quaternion_rotates_by_its_angle(yaw):
     half = math.radians(yaw) / 2
     turned = rotation_from_quaternion(0.0, 0.0, math.sin(half), math.cos(half))
     np.testing.assert_allclose(turned, mounting(0, 0, 0, 0, 0, yaw).rotation, atol=1e-9)
 
 
-def test_a_quaternion_of_zeros_is_no_rotation():
-    with pytest.raises(ValueError, match='length 1, got 0'):
+def test_a_quaternion_of_zeros_is_refused():
+    with pytest.raises(ValueError, match='normalized quaternion, got one of length 0'):
         rotation_from_quaternion(0.0, 0.0, 0.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Messages made of predictions, without a node: labels, masks, people."""
+"""Messages of predictions, without a node: labels, masks, people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sd_perception_ros.config import build
 from sd_perception_ros.drawing import SIDE_COLORS
 from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.messages import labels
-from sd_perception_ros.ros.messages.image import shares_to_levels
+from sd_perception_ros.ros.messages.image import to_mono8
 from sd_perception_ros.ros.messages.labels import label_info, mask_ids, mask_of
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message, POINT
 from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
@@ -42,13 +42,13 @@ HEADER.stamp.sec = 7
 NOSE, EYE, WRIST = INDEX['nose'], INDEX['left_eye'], INDEX['left_wrist']
 
 
-def somebody(**joints: tuple[float, float]) -> Person:
-    """Make a person of whom only these joints were found, and are seen, at (u, v)."""
-    made = np.full((17, 3), np.nan, np.float32)
-    made[:, 2] = 0
-    for name, place in joints.items():
-        made[INDEX[name]] = *place, 0.5
-    return Person(made, np.isfinite(made[:, 0]), 0.9)
+def person_with(**joints: tuple[float, float]) -> Person:
+    """Make a person with these visible joints alone, at (u, v)."""
+    values = np.full((17, 3), np.nan, np.float32)
+    values[:, 2] = 0
+    for name, uv in joints.items():
+        values[INDEX[name]] = *uv, 0.5
+    return Person(values, np.isfinite(values[:, 0]), 0.9)
 
 
 def result(
@@ -79,7 +79,7 @@ def keypoints_of(*people: Person, **values: Any) -> PointCloud2 | None:
     return keypoints(result(*people, **values), 'human_pose')
 
 
-def places(marker: Marker) -> list[float]:
+def coordinates(marker: Marker) -> list[float]:
     return [value for point in marker.points for value in (point.x, point.y, point.z)]
 
 
@@ -95,7 +95,7 @@ def test_every_task_has_topics_and_can_be_disabled():
 # ---- Labels ---------------------------------------------------------------------------------
 
 
-def test_a_mask_is_white_where_its_classes_are():
+def test_a_mask_is_white_at_pixels_of_its_classes():
     names = ('floor', 'person', 'dog')
     ids = mask_ids(names, SegmentationOptions(mask_classes=['dog', 'floor']))
     assert ids == [0, 2]
@@ -131,49 +131,49 @@ def test_with_vision_msgs_the_names_come_as_label_info(monkeypatch):
     assert [(c.class_id, c.class_name) for c in classes] == [(0, 'floor'), (1, 'person')]
 
 
-def test_shares_become_grey_levels():
-    shares = np.array([[0, 0.5, 1], [-0.2, 1.5, 0.001]], np.float32)
-    assert shares_to_levels(shares).tolist() == [[0, 128, 255], [0, 255, 0]]
+def test_0_to_1_becomes_0_to_255():
+    values = np.array([[0, 0.5, 1], [-0.2, 1.5, 0.001]], np.float32)
+    assert to_mono8(values).tolist() == [[0, 128, 255], [0, 255, 0]]
 
 
-def test_a_cutout_shows_the_picture_where_the_foreground_is():
+def test_a_cutout_shows_the_image_in_the_foreground():
     frame = Frame(HEADER, np.full((80, 100, 3), (9, 90, 200), np.uint8))
     alpha = np.zeros((80, 100), np.float32)
     alpha[:, 50:] = 1
     task = {'matting': make_task('matting')}
-    made = cutout_image(FrameResult(frame, {'matting': Matte(alpha)}, task), 'matting')
-    pixels = np.frombuffer(made.data, np.uint8).reshape(80, 100, 3)
+    message = cutout_image(FrameResult(frame, {'matting': Matte(alpha)}, task), 'matting')
+    pixels = np.frombuffer(message.data, np.uint8).reshape(80, 100, 3)
     assert (pixels[:, 50:] == (9, 90, 200)).all()
     assert (pixels[:, :50] != (9, 90, 200)).all()
-    assert (made.header, made.encoding) == (HEADER, 'rgb8')
+    assert (message.header, message.encoding) == (HEADER, 'rgb8')
 
 
 # ---- Markers --------------------------------------------------------------------------------
 
 
-def test_markers_lie_in_space_where_metres_are_known():
+def test_markers_are_in_space_with_metric_depth():
     """At 2 m, 10 px to the right of the axis are 0.2 m, 20 px below it 0.8 m."""
-    person = somebody(nose=(60, 50), left_eye=(50, 30))
+    person = person_with(nose=(60, 50), left_eye=(50, 30))
     joints, bones = markers_of(person, depth_m=2.0).markers
-    assert places(joints) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
-    assert places(bones) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
+    assert coordinates(joints) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
+    assert coordinates(bones) == pytest.approx([0.2, 0.8, 2.0, 0.0, 0.0, 2.0])
     assert (joints.ns, joints.type, joints.id) == ('joints', Marker.SPHERE_LIST, 0)
     assert (bones.ns, bones.type, bones.id) == ('bones', Marker.LINE_LIST, 0)
     assert joints.header == bones.header == HEADER
     assert (joints.action, joints.pose.orientation.w) == (Marker.ADD, 1.0)
 
 
-def test_markers_lie_on_a_plane_where_metres_are_unknown():
-    person = somebody(nose=(60, 50))
+def test_markers_are_on_a_plane_without_metric_depth():
+    person = person_with(nose=(60, 50))
     options = {'human_pose': {'plane_distance_m': 3.0, 'marker_lifetime_s': 1.5}}
     joints, bones = markers_of(person, options=options).markers
-    assert places(joints) == pytest.approx([0.3, 1.2, 3.0])
+    assert coordinates(joints) == pytest.approx([0.3, 1.2, 3.0])
     assert (joints.lifetime.sec, joints.lifetime.nanosec) == (1, 500_000_000)
     assert (bones.action, bones.points) == (Marker.DELETE, [])
 
 
 def test_each_side_has_its_colour():
-    person = somebody(nose=(60, 50), left_eye=(50, 40), right_eye=(70, 40))
+    person = person_with(nose=(60, 50), left_eye=(50, 40), right_eye=(70, 40))
     joints, bones = markers_of(person).markers
     colors = [tuple(round(255 * c) for c in (m.r, m.g, m.b)) for m in joints.colors]
     assert colors == [SIDE_COLORS[name] for name in ('middle', 'left', 'right')]
@@ -181,8 +181,8 @@ def test_each_side_has_its_colour():
     assert {color.a for color in [*joints.colors, *bones.colors]} == {1.0}
 
 
-def test_people_who_are_gone_are_deleted_once():
-    two, nobody = [somebody(nose=(60, 50))] * 2, []
+def test_markers_of_missing_people_are_deleted_once():
+    two, nobody = [person_with(nose=(60, 50))] * 2, []
     told = [
         [(m.ns, m.id, m.action) for m in markers_of(*people, before=before).markers]
         for people, before in ((two, 0), (nobody, 2), (nobody, 0))
@@ -193,16 +193,16 @@ def test_people_who_are_gone_are_deleted_once():
 
 
 def test_a_person_without_a_depth_is_deleted_and_not_drawn_at_nan():
-    made = markers_of(somebody(nose=(60, 50)), depth_m=math.nan).markers
-    assert [(m.action, m.points) for m in made] == [(Marker.DELETE, [])] * 2
+    markers = markers_of(person_with(nose=(60, 50)), depth_m=math.nan).markers
+    assert [(m.action, m.points) for m in markers] == [(Marker.DELETE, [])] * 2
 
 
 def test_without_intrinsics_or_a_frame_there_are_no_markers():
-    assert markers_of(somebody(nose=(60, 50)), camera=None) is None
-    assert markers_of(somebody(nose=(60, 50)), frame_id='') is None
+    assert markers_of(person_with(nose=(60, 50)), camera=None) is None
+    assert markers_of(person_with(nose=(60, 50)), frame_id='') is None
 
 
-def test_a_lifetime_of_zero_is_for_ever():
+def test_a_lifetime_of_zero_is_unlimited():
     [joints, _] = markers_message(np.zeros((1, 17, 3), np.float32), 0, HEADER, 0.1, 0.0).markers
     assert (joints.lifetime.sec, joints.lifetime.nanosec) == (0, 0)
 
@@ -210,8 +210,8 @@ def test_a_lifetime_of_zero_is_for_ever():
 # ---- Keypoints ------------------------------------------------------------------------------
 
 
-def test_keypoints_are_one_point_for_each_joint_that_was_found():
-    people = (somebody(nose=(60, 50)), somebody(left_eye=(50, 40), left_wrist=(20, 10)))
+def test_keypoints_have_one_point_for_each_detected_joint():
+    people = (person_with(nose=(60, 50)), person_with(left_eye=(50, 40), left_wrist=(20, 10)))
     cloud = keypoints_of(*people, depth_m=2.0)
     assert (cloud.header, cloud.height, cloud.width) == (HEADER, 1, 3)
     assert (cloud.point_step, cloud.row_step, cloud.is_dense) == (28, 84, False)
@@ -224,17 +224,17 @@ def test_keypoints_are_one_point_for_each_joint_that_was_found():
     assert [point[6:] for point in others] == [(EYE, 1), (WRIST, 1)]
 
 
-def test_keypoints_without_metres_are_nan_in_space_and_known_in_the_picture():
+def test_keypoints_without_metric_depth_have_nan_in_space_and_image_coordinates():
     for cloud in (
-        keypoints_of(somebody(nose=(60, 50))),
-        keypoints_of(somebody(nose=(60, 50)), camera=None, depth_m=2.0),
+        keypoints_of(person_with(nose=(60, 50))),
+        keypoints_of(person_with(nose=(60, 50)), camera=None, depth_m=2.0),
     ):
         [point] = np.frombuffer(cloud.data, POINT).tolist()
         assert all(map(math.isnan, point[:3]))
         assert point[3:6] == (60, 50, 0.5)
 
 
-def test_nobody_gives_no_points_and_no_error():
+def test_without_people_there_are_no_points_and_no_error():
     cloud = keypoints_of(depth_m=2.0)
     assert (cloud.width, cloud.row_step, len(cloud.data)) == (0, 0, 0)
     assert keypoints_message(Poses((), 80, 100), None, HEADER).width == 0
@@ -243,13 +243,13 @@ def test_nobody_gives_no_points_and_no_error():
 
 def test_other_readers_of_clouds_see_the_same_points():
     point_cloud2 = pytest.importorskip('sensor_msgs_py.point_cloud2')
-    cloud = keypoints_of(somebody(nose=(60, 50)))
+    cloud = keypoints_of(person_with(nose=(60, 50)))
     [point] = point_cloud2.read_points(cloud)
     assert (point['u'], point['joint']) == (60, NOSE)
 
 
-def test_the_overlay_is_the_picture_with_skeletons():
-    overlay = overlay_image(result(somebody(nose=(60, 50))), 'human_pose')
+def test_the_overlay_is_the_image_with_skeletons():
+    overlay = overlay_image(result(person_with(nose=(60, 50))), 'human_pose')
     pixels = np.frombuffer(overlay.data, np.uint8).reshape(80, 100, 3)
     assert tuple(pixels[50, 60]) == SIDE_COLORS['middle']
     assert not pixels[:30].any()

@@ -17,9 +17,9 @@ from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.occupancy_grid import (
     compare,
-    GridShape,
-    MAX_JUMP,
-    occupied,
+    grid_from_points,
+    GridGeometry,
+    MAX_RELATIVE_JUMP,
     VOXEL_M,
     VOXEL_MIN_POINTS,
 )
@@ -75,13 +75,13 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 def sources(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """List the observation sources of a costmap or of the collision monitor."""
-    found = {}
+    sources_found = {}
     layers = [v for v in parameters.values() if isinstance(v, dict) and 'observation_sources' in v]
     for layer in layers or [parameters]:
         names = layer['observation_sources']
         for name in names.split() if isinstance(names, str) else names:
-            found[name] = layer[name]
-    return found
+            sources_found[name] = layer[name]
+    return sources_found
 
 
 def test_the_files_are_those_that_the_launch_file_offers():
@@ -133,8 +133,8 @@ def test_every_source_is_a_topic_of_the_node_and_of_its_type(path):
 
 
 @pytest.mark.parametrize('path', COSTMAPS, ids=lambda p: p.stem)
-def test_a_costmap_marks_and_clears_what_the_node_can_see(path):
-    """Defaults that bite: no cloud at all, no height, and +Inf that clears too little."""
+def test_the_sources_of_a_costmap_fit_the_outputs_of_the_node(path):
+    """Unsuitable defaults: no cloud at all, no height, and +Inf that clears too little."""
     parameters, options = costmap(path), node_options('perception.yaml')
     radius_m = parameters['width'] / 2
     assert options.scan.max_range_m > radius_m
@@ -152,17 +152,17 @@ def test_a_costmap_marks_and_clears_what_the_node_can_see(path):
             assert source['raytrace_max_range'] < options.scan.max_range_m
 
 
-def test_the_voxel_layer_holds_the_heights_that_it_marks():
+def test_the_voxel_layer_covers_the_heights_that_it_marks():
     layer = costmap(FOLDER / 'costmap_voxel_layer.yaml')['voxel_layer']
     assert layer['z_voxels'] <= 16
     top_m = layer['origin_z'] + layer['z_voxels'] * layer['z_resolution']
     assert layer['cloud']['max_obstacle_height'] <= top_m
 
 
-def test_cells_are_counted_from_the_points_that_the_costmaps_get():
+def test_occupancy_grids_use_the_options_of_the_nav2_cloud():
     points = node_options('perception.yaml').depth.points
     assert (points.max_relative_jump, points.voxel_m, points.voxel_min_points) == (
-        MAX_JUMP,
+        MAX_RELATIVE_JUMP,
         VOXEL_M,
         VOXEL_MIN_POINTS,
     )
@@ -200,18 +200,22 @@ def test_the_cells_of_a_true_depth_are_the_true_cells(index, names):
     truth, shot = RoomsDataset(DEMO / 'frames')[index], open_source('demo').shot(index)
     depth_m = truth['depth_m'][0, 0].numpy()
     cloud = cloud_message(depth_m, shot.rgb, shot.camera, Header(), options)
-    place = mounting(0, 0, 1.15, 0, 5.0 if index == 0 else 7.5, 0).after(BODY_FROM_OPTICAL)
-    shape = GridShape(resolution_m=0.1)
-    found = occupied(place.apply(points_of(cloud)), place.translation, shape)
-    true = occupied(place.apply(back_project(depth_m, shot.camera)), place.translation, shape)
+    base_from_camera = mounting(0, 0, 1.15, 0, 5.0 if index == 0 else 7.5, 0)
+    base_from_optical = base_from_camera.after(BODY_FROM_OPTICAL)
+    sensor_m = base_from_optical.translation
+    geometry = GridGeometry(resolution_m=0.1)
+    points = base_from_optical.apply(points_of(cloud))
+    predicted = grid_from_points(points, sensor_m, geometry)
+    points = base_from_optical.apply(back_project(depth_m, shot.camera))
+    true = grid_from_points(points, sensor_m, geometry)
     assert true.sum() > 50
-    scores = compare(found, true, tolerance=1)
+    scores = compare(predicted, true, tolerance=1)
     assert scores.precision > 0.98
     assert scores.recall > 0.9
     assert scores.phantoms == 0
 
 
-def test_edges_of_a_smeared_depth_are_phantoms_that_the_filter_takes_away():
+def test_the_edge_filter_removes_phantoms_at_depth_edges():
     """A box at 1 m before a wall at 3 m, smeared as a network does: points fill the gap."""
     depth_m = np.full((48, 64), 3.0, np.float32)
     depth_m[:, 20:44] = 1.0
@@ -228,7 +232,7 @@ def test_edges_of_a_smeared_depth_are_phantoms_that_the_filter_takes_away():
     assert between == [3 * 48, 0]
 
 
-def test_on_the_film_predicted_cells_are_measured_against_the_true_ones():
+def test_predicted_cells_of_the_demo_sequence_are_near_the_true_ones():
     engine = Engine.load('bundled', device='cpu')
     shots = list(METRIC_DEPTH['film'](engine, DEMO, 4))
     result = METRIC_DEPTH['measure'](engine, shots, 'depth', 0.01, 0.0)

@@ -226,7 +226,7 @@ def test_binning_and_region_of_interest_reach_the_camera():
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'k': [0.0] * 9}, 'all zero: the camera is not calibrated'),
+        ({'k': [0.0] * 9}, 'all zero: calibrate the camera'),
         (
             {'k': [0.9, 0.0, 0.5, 0.0, 1.2, 0.5, 0.0, 0.0, 1.0]},
             'too short for a .* in pixels, not in',
@@ -239,7 +239,7 @@ def test_binning_and_region_of_interest_reach_the_camera():
         ({'k': [math.inf] * 9}, 'must be finite'),
         ({'k': [-1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]}, 'must be positive, got fx -1'),
         ({'k': [9.0, 0.0, 9e4, 0.0, 9.0, 1.0, 0.0, 0.0, 1.0]}, 'far outside'),
-        ({'width': 320}, 'is for 320 x 480 pixels .* but the picture is 640 x 480'),
+        ({'width': 320}, 'is for 320 x 480 pixels .* but the image is 640 x 480'),
         ({'distortion_model': 'mystery'}, "unknown CameraInfo.distortion_model 'mystery'"),
         ({'d': [0.1, 0.2]}, "has 2 coefficients, but 'plumb_bob' has"),
         ({'d': [math.nan] * 5}, 'd must be finite'),

@@ -24,7 +24,7 @@ from visualization_msgs.msg import MarkerArray
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.drawing import draw_people, over_checkerboard
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.messages.image import shares_to_levels
+from sd_perception_ros.ros.messages.image import to_mono8
 from sd_perception_ros.ros.messages.labels import LABEL_INFO
 from sd_perception_ros.ros.messages.people import POINT
 from sd_perception_ros.ros.node.qos import LATCHED
@@ -78,11 +78,11 @@ def images_of(engine: Engine, rgb: np.ndarray) -> dict[str, tuple[str, np.ndarra
         'disparity/relative': ('32FC1', found['disparity'].values),
         'disparity/color': ('rgb8', colors['disparity']),
         'segmentation/labels': ('mono8', labels.labels),
-        'segmentation/confidence': ('mono8', shares_to_levels(labels.confidence)),
+        'segmentation/confidence': ('mono8', to_mono8(labels.confidence)),
         'segmentation/mask': ('mono8', white(labels.labels, engine)),
         'segmentation/color': ('rgb8', colors['segmentation']),
-        'foreground/alpha': ('mono8', shares_to_levels(found['foreground'].alpha)),
-        'matting/alpha': ('mono8', shares_to_levels(found['matting'].alpha)),
+        'foreground/alpha': ('mono8', to_mono8(found['foreground'].alpha)),
+        'matting/alpha': ('mono8', to_mono8(found['matting'].alpha)),
         'matting/color': ('rgb8', over_checkerboard(rgb, found['matting'].alpha)),
         'human_pose/overlay': ('rgb8', draw_people(rgb, found['human_pose'])),
     }

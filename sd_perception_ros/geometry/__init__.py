@@ -1,1 +1,1 @@
-"""Pinhole geometry on numpy arrays: points, scans, grids and joints in space."""
+"""Pinhole geometry on numpy arrays: points, laser scans, occupancy grids and 3D keypoints."""

@@ -1,4 +1,4 @@
-"""From a depth map to the ranges of a planar laser scanner."""
+"""Ranges of a virtual planar laser scanner from a depth map."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import numpy as np
 from sd_perception_ros.geometry.pinhole import back_project, Transform
 from sd_perception_ros.types import Camera, Float
 
-# Points of one beam are counted in steps of range.
-_STEP_M = 0.05
+# Width of the range bins in which the points of a beam are counted.
+_BIN_M = 0.05
 
 
 @dataclass(frozen=True)
-class ScanShape:
+class ScanGeometry:
     """
-    What a scan covers.
+    Field of view of a scan, and which points are obstacles.
 
-    :ivar min_angle_rad: of the first beam, around +z from +x; so is `max_angle_rad` of the last.
-    :ivar increment_rad: between beams.
-    :ivar min_height_m: points below are ground; so are those above `max_height_m` overhead.
-    :ivar min_points: fewer points in a beam and a step of range are noise.
-    :ivar margin: a beam is free where all of it is farther than the range by this share.
+    :ivar min_angle_rad: angle of the first beam, about +z from +x.
+    :ivar max_angle_rad: angle of the last beam.
+    :ivar increment_rad: angle between beams.
+    :ivar min_height_m: lower points are ground.
+    :ivar max_height_m: higher points are overhead.
+    :ivar min_points: fewer points of a beam in one range bin are noise.
+    :ivar free_margin: a beam is free if all of its depths exceed `max_range_m` by this fraction.
     """
 
     min_angle_rad: float
@@ -34,72 +36,79 @@ class ScanShape:
     min_height_m: float
     max_height_m: float
     min_points: int = 1
-    margin: float = 0.0
+    free_margin: float = 0.0
 
     @property
     def beams(self) -> int:
-        """Count the beams."""
+        """Number of beams."""
         return (
             math.floor((self.max_angle_rad - self.min_angle_rad) / self.increment_rad + 1e-6) + 1
         )
 
 
 def scan_ranges(
-    depth_m: Float, camera: Camera, place: Transform, shape: ScanShape, stride: int = 1
+    depth_m: Float,
+    camera: Camera,
+    scan_from_optical: Transform,
+    geometry: ScanGeometry,
+    stride: int = 1,
 ) -> Float:
     """
-    Return the nearest range in each beam, as REP 117 does.
+    Return the range to the nearest obstacle in each beam (REP 117).
 
-    A beam is +Inf, nothing in range, only where the picture shows all of its height band out to
-    the full range and everything there is farther; -Inf where something in the band is too near
-    to measure; NaN where the picture does not tell, as beside it, and where the band is hidden by
-    the ground or only seen up to it.
+    - +Inf: free. The camera sees the whole height band of this beam up to the maximum range, and
+      all of it is farther.
+    - -Inf: something in the height band is too near to measure.
+    - NaN: unknown. The beam is outside the image, or the ground hides its height band.
 
     :param depth_m: (H, W) float32 metres; -Inf too near, +Inf out of range, NaN unknown.
-    :param place: from the optical frame to the scan's, x forward, y left, z up.
-    :param stride: read every n-th row and column.
+    :param scan_from_optical: transform to the scan's frame (x forward, y left, z up).
+    :param stride: use every n-th row and column.
     :returns: (beams,) float32 metres.
     """
     ones = np.ones_like(depth_m)
-    ray = place.rotation @ back_project(ones, camera, stride).reshape(-1, 3).T
+    ray = scan_from_optical.rotation @ back_project(ones, camera, stride).reshape(-1, 3).T
     depth = depth_m[::stride, ::stride].ravel().astype(np.float64)
-    origin = place.translation
-    seen = np.isfinite(depth)
-    x, y, z = ray * np.where(seen, depth, np.nan) + origin[:, None]
-    beam = _beams(np.arctan2(np.where(seen, y, ray[1]), np.where(seen, x, ray[0])), shape)
-    ranges_m = np.hypot(x, y)
-    in_band = seen & (z >= shape.min_height_m) & (z <= shape.max_height_m) & (beam >= 0)
-    hits = in_band & (ranges_m >= shape.min_range_m) & (ranges_m <= shape.max_range_m)
-    made = _nearest(beam[hits], ranges_m[hits], shape)
-    # Only a ray that is still in the band at the end of the range tells of all of it.
-    level = np.hypot(ray[0], ray[1])
-    end_z = origin[2] + ray[2] / np.maximum(level, 1e-9) * shape.max_range_m
-    through = (beam >= 0) & (end_z >= shape.min_height_m) & (end_z <= shape.max_height_m)
-    beyond = np.isposinf(depth) | (ranges_m > shape.max_range_m * (1 + shape.margin))
-    total = np.bincount(beam[through], minlength=shape.beams)
-    free = np.bincount(beam[through & beyond], minlength=shape.beams)
-    near = np.bincount(beam[through & np.isneginf(depth)], minlength=shape.beams)
-    empty = np.isnan(made)
-    made[empty & (total > 0) & (free == total)] = np.inf
-    made[near > 0] = -np.inf
-    return made
+    origin = scan_from_optical.translation
+    finite = np.isfinite(depth)
+    x, y, z = ray * np.where(finite, depth, np.nan) + origin[:, None]
+    angle_rad = np.arctan2(np.where(finite, y, ray[1]), np.where(finite, x, ray[0]))
+    beam = _beam_indices(angle_rad, geometry)
+    point_ranges_m = np.hypot(x, y)
+    in_band = finite & (z >= geometry.min_height_m) & (z <= geometry.max_height_m) & (beam >= 0)
+    in_range = (point_ranges_m >= geometry.min_range_m) & (point_ranges_m <= geometry.max_range_m)
+    hits = in_band & in_range
+    ranges_m = _nearest_ranges(beam[hits], point_ranges_m[hits], geometry)
+    # A beam is free by the rays alone that are in the height band at the maximum range, too.
+    horizontal = np.hypot(ray[0], ray[1])
+    end_z = origin[2] + ray[2] / np.maximum(horizontal, 1e-9) * geometry.max_range_m
+    through = (beam >= 0) & (end_z >= geometry.min_height_m) & (end_z <= geometry.max_height_m)
+    free_range_m = geometry.max_range_m * (1 + geometry.free_margin)
+    beyond = np.isposinf(depth) | (point_ranges_m > free_range_m)
+    total_count = np.bincount(beam[through], minlength=geometry.beams)
+    free_count = np.bincount(beam[through & beyond], minlength=geometry.beams)
+    near_count = np.bincount(beam[through & np.isneginf(depth)], minlength=geometry.beams)
+    is_free = np.isnan(ranges_m) & (total_count > 0) & (free_count == total_count)
+    ranges_m[is_free] = np.inf
+    ranges_m[near_count > 0] = -np.inf
+    return ranges_m
 
 
-def _beams(angle_rad: np.ndarray, shape: ScanShape) -> np.ndarray:
-    """Return the number of each angle's beam, -1 outside of the scan."""
-    beam = np.round((angle_rad - shape.min_angle_rad) / shape.increment_rad).astype(np.intp)
-    return np.where((beam >= 0) & (beam < shape.beams), beam, -1)
+def _beam_indices(angle_rad: np.ndarray, geometry: ScanGeometry) -> np.ndarray:
+    """Return the index of the beam at each angle; -1 outside the scan."""
+    beam = np.round((angle_rad - geometry.min_angle_rad) / geometry.increment_rad).astype(np.intp)
+    return np.where((beam >= 0) & (beam < geometry.beams), beam, -1)
 
 
-def _nearest(beam: np.ndarray, ranges_m: np.ndarray, shape: ScanShape) -> Float:
-    """Return the mean range of the nearest step of each beam with enough points; else NaN."""
-    steps = math.ceil(shape.max_range_m / _STEP_M) + 1
-    cell = beam * steps + (ranges_m / _STEP_M).astype(np.intp)
-    size = shape.beams * steps
-    counts = np.bincount(cell, minlength=size).reshape(shape.beams, steps)
-    sums = np.bincount(cell, ranges_m, minlength=size).reshape(shape.beams, steps)
-    enough = counts >= shape.min_points
-    first = enough.argmax(1)
-    rows = np.arange(shape.beams)
-    found = sums[rows, first] / np.maximum(counts[rows, first], 1)
-    return np.where(enough.any(1), found, np.nan).astype(np.float32)
+def _nearest_ranges(beam: np.ndarray, ranges_m: np.ndarray, geometry: ScanGeometry) -> Float:
+    """Return the mean range of each beam's nearest bin with enough points, else NaN."""
+    bins = math.ceil(geometry.max_range_m / _BIN_M) + 1
+    index = beam * bins + (ranges_m / _BIN_M).astype(np.intp)
+    size = geometry.beams * bins
+    counts = np.bincount(index, minlength=size).reshape(geometry.beams, bins)
+    sums = np.bincount(index, ranges_m, minlength=size).reshape(geometry.beams, bins)
+    enough = counts >= geometry.min_points
+    nearest = enough.argmax(1)
+    rows = np.arange(geometry.beams)
+    means = sums[rows, nearest] / np.maximum(counts[rows, nearest], 1)
+    return np.where(enough.any(1), means, np.nan).astype(np.float32)

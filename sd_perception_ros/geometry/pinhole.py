@@ -1,4 +1,4 @@
-"""Pinhole geometry on numpy arrays: cameras of cropped or resized pictures, depth to points."""
+"""Transforms, intrinsics of cropped or resized images, projection and back-projection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from sd_perception_ros.types import Camera, Float
 @dataclass(frozen=True)
 class Transform:
     """
-    A rotation, then a translation: p_to = rotation @ p_from + translation.
+    Rigid transform: p_target = rotation @ p_source + translation.
+
+    Names of transforms are <target>_from_<source>, for example scan_from_optical.
 
     :ivar rotation: (3, 3).
     :ivar translation: (3,) metres.
@@ -26,22 +28,22 @@ class Transform:
 
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Transform (..., 3) points; float32 stays float32."""
-        kind = points.dtype
-        turned: NDArray[np.floating] = points @ self.rotation.T.astype(kind)
-        return turned + self.translation.astype(kind)
+        dtype = points.dtype
+        rotated: NDArray[np.floating] = points @ self.rotation.T.astype(dtype)
+        return rotated + self.translation.astype(dtype)
 
     def inverse(self) -> Transform:
-        """Go the other way."""
+        """Return the inverse transform."""
         return Transform(self.rotation.T, -self.rotation.T @ self.translation)
 
     def after(self, first: Transform) -> Transform:
-        """Return the transform that applies `first`, then this one."""
+        """Return the composition: `first` is applied first, then this transform."""
         return Transform(
             self.rotation @ first.rotation, self.rotation @ first.translation + self.translation
         )
 
 
-# From the optical frame (x right, y down, z forward) to a body's (x forward, y left, z up).
+# From the optical frame (x right, y down, z forward) to a body frame (x forward, y left, z up).
 BODY_FROM_OPTICAL = Transform(
     np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]), np.zeros(3)
 )
@@ -51,9 +53,9 @@ def mounting(
     x_m: float, y_m: float, z_m: float, roll_deg: float, pitch_deg: float, yaw_deg: float
 ) -> Transform:
     """
-    Place a body in a frame: turn it about fixed x, then y, then z, then move it (as in URDF).
+    Make the transform of a joint origin in URDF: fixed-axis roll, pitch, yaw, then translation.
 
-    :returns: from the body's frame to the other; both are x forward, y left, z up.
+    :returns: transform from the child's frame to the parent's; both x forward, y left, z up.
     """
     roll, pitch, yaw = np.radians([roll_deg, pitch_deg, yaw_deg])
     about_x = [[1, 0, 0], [0, np.cos(roll), -np.sin(roll)], [0, np.sin(roll), np.cos(roll)]]
@@ -65,13 +67,13 @@ def mounting(
 
 def rotation_from_quaternion(x: float, y: float, z: float, w: float) -> NDArray[np.float64]:
     """
-    Turn a quaternion into a rotation matrix, (3, 3).
+    Convert a quaternion to a rotation matrix, (3, 3).
 
-    :raises ValueError: its length is not about 1.
+    :raises ValueError: the quaternion is not normalized.
     """
     length = math.sqrt(x * x + y * y + z * z + w * w)
     if not abs(length - 1) < 0.01:
-        raise ValueError(f'a rotation is a quaternion of length 1, got {length}')
+        raise ValueError(f'expected a normalized quaternion, got one of length {length}')
     x, y, z, w = (value / length for value in (x, y, z, w))
     return np.array(
         [
@@ -84,23 +86,23 @@ def rotation_from_quaternion(x: float, y: float, z: float, w: float) -> NDArray[
 
 def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camera:
     """
-    Make a centred camera with square pixels.
+    Make a camera with square pixels and the principal point at the image centre.
 
-    :param horizontal_fov_deg: angle between the left and right picture edges, 0..180 exclusive.
-    :raises ValueError: an angle that no pinhole camera has.
+    :param horizontal_fov_deg: angle between the left and right image edges, 0..180 exclusive.
+    :raises ValueError: the angle is out of range.
     """
     if not 0.0 < horizontal_fov_deg < 180.0:
         raise ValueError(
-            f'a horizontal field of view lies between 0 and 180 deg, got {horizontal_fov_deg}'
+            f'the horizontal field of view must be between 0 and 180 deg, got {horizontal_fov_deg}'
         )
     focal_px = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
     return Camera(focal_px, focal_px, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
 def resize_camera(camera: Camera, width: int, height: int) -> Camera:
-    """Give the camera of the same picture resized to (height, width) pixels."""
+    """Return the intrinsics of the image after resizing it to (height, width) pixels."""
     scale_x, scale_y = width / camera.width, height / camera.height
-    # Pixel centres are integers, so edges lie at -0.5: the half pixel keeps edges on edges.
+    # Pixel centres are at integers and image edges at -0.5; edges must stay on edges.
     return Camera(
         camera.fx * scale_x,
         camera.fy * scale_y,
@@ -121,14 +123,18 @@ def crop_and_bin(
     binning_y: int = 1,
 ) -> Camera:
     """
-    Give the camera of a binned region of interest of a full-resolution picture (REP 104).
+    Return the intrinsics of a binned region of interest of a full-resolution image (REP 104).
 
-    :param x_offset: left edge of the region, in full-resolution pixels (so is the top edge).
-    :param width: size of the region in full-resolution pixels (so is the height).
-    :param binning_x: full-resolution pixels per binned pixel (so is `binning_y`).
+    Offsets and sizes are in full-resolution pixels.
+
+    :param x_offset: left edge of the region.
+    :param y_offset: top edge of the region.
+    :param width: width of the region.
+    :param height: height of the region.
+    :param binning_x: full-resolution pixels per binned pixel.
+    :param binning_y: full-resolution pixels per binned pixel.
     """
-    # No half pixel here: image_geometry (C++) scales the principal point plainly, and a cloud
-    # must not differ by the node that made it.
+    # Without half-pixel offsets, as in image_geometry (C++): both must give the same cloud.
     return Camera(
         camera.fx / binning_x,
         camera.fy / binning_y,
@@ -145,7 +151,8 @@ def ray_slopes(
     """
     Return x / z and y / z of the rays through pixels, in the optical frame.
 
-    :param u: columns of any shape, not rounded; `v`: rows.
+    :param u: columns of any shape, not rounded.
+    :param v: rows.
     :returns: float32 for float32 coordinates, else float64.
     """
     x = (u - float(camera.cx)) / float(camera.fx)
@@ -157,14 +164,14 @@ def back_project(
     depth_m: Float, camera: Camera, stride: int = 1, out: Float | None = None
 ) -> Float:
     """
-    Lift a depth map to points in the camera optical frame (x right, y down, z forward).
+    Convert a depth map to points in the camera optical frame (x right, y down, z forward).
 
     :param depth_m: (H, W) float32, metres along +z; NaN or infinite where there is no point.
-    :param camera: intrinsics of this same (H, W) grid.
-    :param stride: take every n-th row and column.
+    :param camera: intrinsics of the (H, W) image.
+    :param stride: use every n-th row and column.
     :param out: (ceil(H / stride), ceil(W / stride), 3) float32 view to fill.
     :returns: `out`, or a new array of that shape: metres, NaN where there is no point.
-    :raises ValueError: the camera is of another picture size.
+    :raises ValueError: the sizes of camera and depth map differ.
     """
     if depth_m.shape != (camera.height, camera.width):
         raise ValueError(
@@ -176,7 +183,7 @@ def back_project(
         out = np.empty((*z.shape, 3), np.float32)
     u = np.arange(0, camera.width, stride, dtype=np.float32)
     v = np.arange(0, camera.height, stride, dtype=np.float32)
-    # Infinity times a ray is infinite or NaN by luck of the pixel: make it NaN before.
+    # Infinity times a ray is NaN where the ray is 0, else infinite: use NaN for all.
     out[..., 2] = np.where(np.isfinite(z), z, np.float32(np.nan))
     ray_x, ray_y = ray_slopes(u, v, camera)
     np.multiply(out[..., 2], ray_x, out=out[..., 0])
@@ -186,7 +193,7 @@ def back_project(
 
 def project(points: Float, camera: Camera) -> Float:
     """
-    Return the pixels that points of the optical frame fall on, (N, 2): u and v, not rounded.
+    Project points of the optical frame into the image: (N, 2) u and v, not rounded.
 
     :param points: (N, 3) metres, in front of the camera (z > 0).
     """
@@ -196,6 +203,6 @@ def project(points: Float, camera: Camera) -> Float:
 
 
 def rays(rows: NDArray[np.intp], columns: NDArray[np.intp], camera: Camera) -> Float:
-    """Return the points of pixels at a depth of 1 m, (N, 3) float32."""
+    """Return the rays of pixels, (N, 3) float32: their points at a depth of 1 m."""
     x, y = ray_slopes(columns, rows, camera)
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)

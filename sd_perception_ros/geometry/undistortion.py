@@ -1,4 +1,4 @@
-"""Pictures of real lenses to those of a pinhole camera."""
+"""Rectification: images of a distorting lens to images of a pinhole camera."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 @dataclass(frozen=True)
 class Lens:
     """
-    How a picture is distorted, and the pinhole camera that it is rectified to.
+    Distortion of an image, and the pinhole camera of the rectified image.
 
     :ivar model: plumb_bob, rational_polynomial or equidistant, as in sensor_msgs/CameraInfo.
-    :ivar coefficients: of the model, in ROS's order, which is OpenCV's.
-    :ivar raw: intrinsics of the distorted picture.
-    :ivar straight: those of the rectified picture, of the same size.
-    :ivar rotation: R of CameraInfo, 9 numbers row by row: from the raw camera's frame to the
-        rectified one's.
+    :ivar coefficients: D of CameraInfo; ROS and OpenCV use the same order.
+    :ivar raw: intrinsics of the distorted image.
+    :ivar rectified: intrinsics of the rectified image, of the same size.
+    :ivar rotation: R of CameraInfo, 9 numbers row by row: from the frame of the raw camera to that
+        of the rectified one.
     """
 
     model: str
     coefficients: tuple[float, ...]
     raw: Camera
-    straight: Camera
+    rectified: Camera
     rotation: tuple[float, ...] = _IDENTITY
 
     def rectify(self, rgb: UInt8) -> UInt8:
         """
-        Return the picture that the pinhole camera would see; black where the lens saw nothing.
+        Return the rectified image; black where the raw image has no pixel.
 
         :param rgb: (H, W, 3).
         """
@@ -43,22 +43,23 @@ class Lens:
 
     @cached_property
     def _maps(self) -> tuple[Float, Float]:
-        """Where each rectified pixel lies in the raw picture: u and v, (H, W) each."""
-        size = (self.straight.width, self.straight.height)
-        matrices = _matrix(self.raw), _matrix(self.straight)
+        """Position of each rectified pixel in the raw image: u and v, (H, W) each."""
+        size = (self.rectified.width, self.rectified.height)
+        raw_matrix, rectified_matrix = _matrix(self.raw), _matrix(self.rectified)
         rotation = np.array(self.rotation, np.float64).reshape(3, 3)
         if self.model == 'equidistant':
             coefficients = np.array((*self.coefficients, 0, 0, 0, 0)[:4], np.float64)
             u, v = cv2.fisheye.initUndistortRectifyMap(
-                matrices[0], coefficients, rotation, matrices[1], size, cv2.CV_32FC1
+                raw_matrix, coefficients, rotation, rectified_matrix, size, cv2.CV_32FC1
             )
         else:
             coefficients = np.array(self.coefficients or (0.0,) * 5, np.float64)
             u, v = cv2.initUndistortRectifyMap(
-                matrices[0], coefficients, rotation, matrices[1], size, cv2.CV_32FC1
+                raw_matrix, coefficients, rotation, rectified_matrix, size, cv2.CV_32FC1
             )
         return np.asarray(u, np.float32), np.asarray(v, np.float32)
 
 
 def _matrix(camera: Camera) -> NDArray[np.float64]:
+    """Return the intrinsic matrix K, (3, 3)."""
     return np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])

@@ -11,7 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.geometry.occupancy_grid import draw_grids, GridShape, marked, occupied
+from sd_perception_ros.geometry.occupancy_grid import (
+    draw_grids,
+    grid_from_depth,
+    grid_from_points,
+    GridGeometry,
+)
 from sd_perception_ros.geometry.pinhole import back_project, BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.metric_depth.estimator import MetricDepthEstimator
 from sd_perception_ros.metric_depth.options import ScaleOptions
@@ -21,7 +26,7 @@ from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
 from sd_perception_ros.types import DepthMap, Float, LabelMap, NormalMap, Prediction, UInt8
 
 LABEL, TRUE_LABEL = 'obstacles (red: phantoms)', 'true obstacles, to 4 m'
-GRID = GridShape(resolution_m=0.1, range_m=4.0)
+GRID = GridGeometry(resolution_m=0.1, range_m=4.0)
 NEAR_CELLS = 2  # 0.2 m: a cell counts as right with a true one so near
 MAX_RANGE_M = 10.0
 # Nominal mounting of the film's camera, as in config/nav2/perception.yaml: a robot knows no more.
@@ -51,7 +56,7 @@ def birdseye(
     true_mounting = mounting(0, 0, pose['camera_height_m'], pose['roll_deg'], pose['pitch_deg'], 0)
     base_from_optical = true_mounting.after(BODY_FROM_OPTICAL)
     points = np.asarray(base_from_optical.apply(back_project(truth_m, camera)), np.float32)
-    true = occupied(points, base_from_optical.translation, GRID)
+    true = grid_from_points(points, base_from_optical.translation, GRID)
     size = (camera.width, camera.height)
     true_picture = _view(draw_grids(true, true), size)
     relative, normals, labels = (values[topic] for topic in NEEDED)
@@ -66,7 +71,7 @@ def birdseye(
     if depth_m is None:
         return np.full_like(true_picture, WITHHELD), true_picture
     nominal = mounting(0, 0, GROUND.camera_height_m, 0, GROUND.camera_pitch_deg, 0)
-    found = marked(depth_m, camera, nominal.after(BODY_FROM_OPTICAL), GRID)
+    found = grid_from_depth(depth_m, camera, nominal.after(BODY_FROM_OPTICAL), GRID)
     return _view(draw_grids(found, true, NEAR_CELLS), size), true_picture
 
 

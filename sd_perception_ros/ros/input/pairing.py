@@ -10,7 +10,7 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from sd_perception_ros.ros.frame import stamp_ns
-from sd_perception_ros.ros.messages.camera_info import picture_size
+from sd_perception_ros.ros.messages.camera_info import image_size
 
 T = TypeVar('T')
 
@@ -52,7 +52,7 @@ class CameraInfos:
         if exact is not None and exact.header.frame_id == header.frame_id:
             return exact
         for info in reversed(list(self._by_stamp.values())):
-            fits = picture_size(info) in ((width, height), (0, 0))
+            fits = image_size(info) in ((width, height), (0, 0))
             if fits and info.header.frame_id == header.frame_id:
                 return info
         return None

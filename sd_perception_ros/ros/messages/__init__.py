@@ -1,1 +1,1 @@
-"""Between messages and arrays, one kind of message a file."""
+"""Conversion between ROS messages and arrays, one type of message in each file."""

@@ -1,4 +1,4 @@
-"""Between sensor_msgs/CameraInfo and our pinhole camera."""
+"""Conversion between sensor_msgs/CameraInfo and pinhole cameras."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sd_perception_ros.geometry.pinhole import crop_and_bin
 from sd_perception_ros.geometry.undistortion import Lens
 from sd_perception_ros.types import Camera
 
-# Of the picture's side: a field of view of 179.4 degrees.
-_SHORTEST_FOCAL = 1 / 400
-# Distortion models of ROS and the numbers of coefficients that each may have.
+# As a fraction of the image's side: a field of view of 179.4 degrees.
+_MIN_FOCAL_LENGTH = 1 / 400
+# Distortion models of ROS, and how many coefficients each may have.
 _COEFFICIENTS = {
     '': (0, 4, 5),
     'plumb_bob': (0, 4, 5),
@@ -25,20 +25,18 @@ _COEFFICIENTS = {
 
 def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool) -> Camera:
     """
-    Read the intrinsics of the (height, width) picture that an info belongs to.
+    Read the intrinsics of a (height, width) image from its CameraInfo.
 
-    :param rectified: whether the picture is rectified: then P holds, else K.
-    :returns: the camera after the region of interest and the binning of the info (REP 104).
-    :raises ValueError: an uncalibrated, impossible or contradictory info; what to do is said.
+    :param rectified: use P, for a rectified image; else K.
+    :returns: the camera after the info's region of interest and binning (REP 104).
+    :raises ValueError: the info is uncalibrated, impossible or of another image size.
     """
     _check_distortion(info)
     matrix, name = (info.p, 'P') if rectified else (info.k, 'K')
     row = 4 if rectified else 3
     fx, cx, fy, cy = matrix[0], matrix[2], matrix[row + 1], matrix[row + 2]
     if not any(matrix):
-        raise ValueError(
-            f'CameraInfo.{name} is all zero: the camera is not calibrated; calibrate it'
-        )
+        raise ValueError(f'CameraInfo.{name} is all zero: calibrate the camera')
     if not all(math.isfinite(value) for value in matrix):
         raise ValueError(f'CameraInfo.{name} must be finite, got {list(matrix)}')
     if fx <= 0 or fy <= 0:
@@ -48,57 +46,57 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool)
     if (camera.width, camera.height) != (width, height):
         raise ValueError(
             f'CameraInfo is for {camera.width} x {camera.height} pixels (after region of '
-            f'interest and binning) but the picture is {width} x {height}; publish the info of '
-            'this picture'
+            f'interest and binning) but the image is {width} x {height}; publish the info of '
+            'this image'
         )
-    if min(camera.fx / width, camera.fy / height) < _SHORTEST_FOCAL:
+    if min(camera.fx / width, camera.fy / height) < _MIN_FOCAL_LENGTH:
         raise ValueError(
             f'CameraInfo focal lengths fx {fx:g} and fy {fy:g} are too short for a {width} x '
-            f'{height} picture; give them in pixels, not in millimetres or shares of the width'
+            f'{height} image; give them in pixels, not in millimetres or fractions of the width'
         )
     if not (-width <= camera.cx <= 2 * width and -height <= camera.cy <= 2 * height):
         raise ValueError(
             f'the principal point ({camera.cx:.1f}, {camera.cy:.1f}) lies far outside the '
-            f'{width} x {height} picture; calibrate the camera at this size'
+            f'{width} x {height} image; calibrate the camera at this size'
         )
     return camera
 
 
 def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens:
     """
-    Read how the (height, width) picture of an info is distorted, and what it is rectified to.
+    Read the distortion and the rectified camera of a (height, width) image.
 
-    :raises ValueError: what `camera_from_info` refuses.
+    :raises ValueError: as `camera_from_info`.
     """
     raw = camera_from_info(info, width, height, rectified=False)
-    straight, rotation = raw, np.eye(3).ravel()
+    rectified, rotation = raw, np.eye(3).ravel()
     if any(info.p):
-        straight = camera_from_info(info, width, height, rectified=True)
+        rectified = camera_from_info(info, width, height, rectified=True)
         if any(info.r):
             rotation = np.array(info.r, np.float64)
     return Lens(
         info.distortion_model or 'plumb_bob',
         tuple(info.d),
         raw,
-        straight,
+        rectified,
         tuple(rotation.tolist()),
     )
 
 
-def picture_size(info: CameraInfo) -> tuple[int, int]:
-    """Return the width and height of the picture that an info is for; zeros where it says none."""
+def image_size(info: CameraInfo) -> tuple[int, int]:
+    """Return the width and height of the image that an info belongs to; zeros if unset."""
     *_, width, height = _region(info)
     binning_x, binning_y = _binning(info)
     return width // binning_x, height // binning_y
 
 
 def is_distorted(info: CameraInfo) -> bool:
-    """Return whether a picture that is not rectified bends straight lines."""
+    """Return whether the raw image is distorted."""
     return info.distortion_model == 'equidistant' or any(info.d)
 
 
 def info_from_camera(camera: Camera, header: Header) -> CameraInfo:
-    """Write the info of an ideal pinhole camera."""
+    """Make the CameraInfo of a pinhole camera without distortion."""
     info = CameraInfo(header=header, width=camera.width, height=camera.height)
     info.distortion_model = 'plumb_bob'
     info.d = [0.0] * 5

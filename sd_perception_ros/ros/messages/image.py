@@ -1,4 +1,4 @@
-"""Arrays to image messages, and arrays as the data of any message."""
+"""Image messages from arrays, and arrays in the types that message setters copy fast."""
 
 from __future__ import annotations
 
@@ -14,29 +14,35 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.types import Float, UInt8
 
-_OUTPUTS = {'rgb8': (np.uint8, 3), 'mono8': (np.uint8, 1), '32FC1': (np.float32, 1)}
-_OUTPUTS |= {'32FC3': (np.float32, 3), '16UC1': (np.uint16, 1)}
+# Type and number of channels.
+_ENCODINGS = {
+    'rgb8': (np.uint8, 3),
+    'mono8': (np.uint8, 1),
+    '32FC1': (np.float32, 1),
+    '32FC3': (np.float32, 3),
+    '16UC1': (np.uint16, 1),
+}
 
 
 def millimetres(depth_m: Float) -> NDArray[np.uint16]:
-    """Return whole millimetres, and 0 where depth is not finite or beyond 65.535 m."""
-    known = np.isfinite(depth_m) & (depth_m < 65.535)
-    return np.where(known, np.round(depth_m * 1000), 0).astype(np.uint16)
+    """Convert depth to millimetres; 0 where it is not finite or not below 65.535 m."""
+    valid = np.isfinite(depth_m) & (depth_m < 65.535)
+    return np.where(valid, np.round(depth_m * 1000), 0).astype(np.uint16)
 
 
 def image_message(values: NDArray[Any], encoding: str, header: Header) -> Image:
     """
-    Put an array into an image message.
+    Make an image message.
 
-    :param values: (H, W) or (H, W, C) of the encoding's type: rgb8, mono8, 16UC1, 32FC1 or
-        32FC3.
-    :raises ValueError: an array that does not fit the encoding.
+    :param values: (H, W) or (H, W, C) of the encoding's type.
+    :param encoding: rgb8, mono8, 16UC1, 32FC1 or 32FC3.
+    :raises ValueError: the array does not fit the encoding.
     """
-    dtype, channels = _OUTPUTS[encoding]
-    found = 1 if values.ndim == 2 else values.shape[-1]
-    if values.dtype != dtype or found != channels or values.ndim not in (2, 3):
+    dtype, channels = _ENCODINGS[encoding]
+    value_channels = 1 if values.ndim == 2 else values.shape[-1]
+    if values.dtype != dtype or value_channels != channels or values.ndim not in (2, 3):
         raise ValueError(
-            f'{encoding} takes (H, W, {channels}) {np.dtype(dtype)}, got {values.shape} '
+            f'{encoding} needs a (H, W, {channels}) {np.dtype(dtype)} array, got {values.shape} '
             f'{values.dtype}'
         )
     msg = Image(header=header, encoding=encoding)
@@ -47,21 +53,21 @@ def image_message(values: NDArray[Any], encoding: str, header: Header) -> Image:
     return msg
 
 
-def shares_to_levels(shares: Float) -> UInt8:
-    """Map (H, W) float32 0..1 to the nearest of 256 levels; values outside are clipped."""
-    return np.asarray(cv2.convertScaleAbs(np.maximum(shares, 0), alpha=255), np.uint8)
+def to_mono8(values: Float) -> UInt8:
+    """Convert (H, W) float32 0..1 to 0..255, rounded; values outside are clipped."""
+    return np.asarray(cv2.convertScaleAbs(np.maximum(values, 0), alpha=255), np.uint8)
 
 
 def bytes_of(values: NDArray[Any]) -> array.array[int]:
-    """Copy an array's memory into the type that message setters take as it is."""
-    # Assigning the numpy array itself goes through a Python list: 500 times slower.
+    """Copy an array's memory into an array.array: message setters take it without conversion."""
+    # Setters convert a numpy array through a Python list: 500 times slower.
     data = array.array('B')
     data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return data
 
 
 def floats_of(values: Float) -> array.array[float]:
-    """Copy float32 values into the type that message setters take as it is."""
+    """Copy float32 values into an array.array: message setters take it without conversion."""
     data = array.array('f')
     data.frombytes(np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8).data)
     return data

@@ -1,4 +1,4 @@
-"""Class ids to masks, and the message that tells the names of the ids."""
+"""Masks of segmentation classes, and the message with the names of the class ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError:  # not in every ROS installation, and not among the wheels o
 from sd_perception_ros.ros.options import SegmentationOptions
 from sd_perception_ros.types import UInt8
 
-# What a class of people is called.
+# Name of the segmentation class of people.
 PERSON = 'person'
 LABEL_INFO: type = LabelInfo or String
 LABEL_NOTE = (
@@ -30,36 +30,37 @@ LABEL_NOTE = (
 
 def mask_ids(class_names: Sequence[str], options: SegmentationOptions) -> list[int]:
     """
-    Return the ids of the classes to mask.
+    Return the ids of the classes of `segmentation.mask_classes`.
 
-    :returns: empty where a model has none of the classes that are the default.
-    :raises ValueError: the model has no class of a name that somebody has chosen.
+    :returns: empty if the option has its default and the model has none of its classes.
+    :raises ValueError: the option was set and names a class that the model lacks.
     """
     if options.mask_classes == SegmentationOptions().mask_classes:
         return [i for i, name in enumerate(class_names) if name in options.mask_classes]
     return class_ids(class_names, options.mask_classes, 'segmentation.mask_classes')
 
 
-def class_ids(class_names: Sequence[str], chosen: Sequence[str], option: str = '') -> list[int]:
+def class_ids(class_names: Sequence[str], selected: Sequence[str], option: str = '') -> list[int]:
     """
-    Return the ids of the chosen classes.
+    Return the ids of the selected classes.
 
-    An empty name chooses none: a parameter file cannot say an empty list.
-
-    :raises ValueError: the model has no class of such a name; the option is told.
+    :param selected: names; empty names are ignored, since ROS parameter files have no empty
+        lists ([''] is one).
+    :param option: name of the option, for the error.
+    :raises ValueError: the model lacks a selected class.
     """
-    chosen = [name for name in chosen if name]
-    unknown = [name for name in chosen if name not in class_names]
+    selected = [name for name in selected if name]
+    unknown = [name for name in selected if name not in class_names]
     if unknown:
         raise ValueError(
             f"{option}: the checkpoint has no class '{unknown[0]}'; choose from: "
             f'{", ".join(class_names)}'
         )
-    return [i for i, name in enumerate(class_names) if name in chosen]
+    return [i for i, name in enumerate(class_names) if name in selected]
 
 
 def mask_of(labels: UInt8, ids: Sequence[int]) -> UInt8:
-    """Return 255 where (H, W) class ids are among these, else 0."""
+    """Return 255 where (H, W) class ids are in `ids`, else 0."""
     table = np.zeros(256, np.uint8)
     table[list(ids)] = 255
     return np.asarray(cv2.LUT(labels, table), np.uint8)
@@ -67,9 +68,9 @@ def mask_of(labels: UInt8, ids: Sequence[int]) -> UInt8:
 
 def label_info(class_names: Sequence[str]) -> Any:
     """
-    Tell the names of the class ids.
+    Make the message with the names of the class ids.
 
-    :returns: vision_msgs/LabelInfo, or a std_msgs/String with the same fields as JSON.
+    :returns: vision_msgs/LabelInfo; if not installed, a std_msgs/String with its fields as JSON.
     """
     if LabelInfo is None:
         classes = [{'class_id': i, 'class_name': name} for i, name in enumerate(class_names)]

@@ -1,4 +1,4 @@
-"""People as messages: markers for RViz, and a point for each joint."""
+"""Messages of people: markers for RViz, and a point cloud of joints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sd_perception_ros.ros.messages.point_cloud import pack_points
 from sd_perception_ros.skeleton import BONES, JOINTS, side, WHOLE_BODY
 from sd_perception_ros.types import Float, Poses
 
-# Packed without gaps: 28 bytes, a multiple of 4, so that every reader may view it as it is.
+# 28 bytes without padding: a multiple of 4, so that readers can use the data without a copy.
 POINT = np.dtype(
     [
         *((name, '<f4') for name in ('x', 'y', 'z', 'u', 'v', 'score')),
@@ -29,14 +29,14 @@ def markers_message(
     joints_m: Float, people_before: int, header: Header, size_m: float, lifetime_s: float
 ) -> MarkerArray:
     """
-    Show each person as spheres (namespace joints) and lines (bones); the id is their number.
+    Make spheres (namespace joints) and lines (namespace bones) for each person.
 
     Feet, face and hands of the whole body are smaller spheres (namespace points).
 
     :param joints_m: (P, 17, 3) or (P, 133, 3) in the optical frame; a joint with NaN is left out.
-    :param people_before: how many the last message showed: those who are gone are deleted.
+    :param people_before: number of people in the previous message; missing ones are deleted.
     :param size_m: diameter of a joint.
-    :param lifetime_s: when viewers take a marker down by themselves; 0: never.
+    :param lifetime_s: time after which viewers delete a marker; 0: never.
     """
     colors = {
         name: ColorRGBA(r=r / 255, g=g / 255, b=b / 255, a=1.0)
@@ -73,7 +73,7 @@ def _fill(
     joint_colors: list[ColorRGBA],
     bone_colors: list[ColorRGBA],
 ) -> None:
-    """Give one person's markers their points."""
+    """Set the points and colours of one person's markers."""
     points = {
         joint: Point(x=x, y=y, z=z)
         for joint, (x, y, z) in enumerate(joints_m.tolist())
@@ -91,21 +91,21 @@ def _fill(
 
 def keypoints_message(poses: Poses, joints_m: Float | None, header: Header) -> PointCloud2:
     """
-    Make a point of each joint that was found, person after person; nobody gives no points.
+    Make a cloud with one point for each detected joint, person after person.
 
-    Fields: x, y, z in metres in the optical frame, NaN where unsure; u, v in pixels; score 0..1;
+    Fields: x, y, z in metres in the optical frame, NaN if unknown; u, v in pixels; score 0..1;
     joint, the number in `skeleton.JOINTS`, or in `skeleton.WHOLE_BODY` (which begins with the
     same 17); person, the number in this picture.
 
-    :param joints_m: (P, 17, 3) or (P, 133, 3), or None where metres are unknown.
+    :param joints_m: (P, 17, 3) or (P, 133, 3), or None without metric depth.
     """
     people = [person.joints for person in poses.people]
     joints = np.stack(people) if people else np.empty((0, len(JOINTS), 3), np.float32)
     person, joint = np.nonzero(np.isfinite(joints[..., 0]))
     points = np.empty(len(person), POINT)
-    places = np.full(joints.shape, np.nan) if joints_m is None else joints_m
+    xyz_m = np.full(joints.shape, np.nan) if joints_m is None else joints_m
     for i, name in enumerate(('x', 'y', 'z')):
-        points[name] = places[person, joint, i]
+        points[name] = xyz_m[person, joint, i]
     for i, name in enumerate(('u', 'v', 'score')):
         points[name] = joints[person, joint, i]
     points['joint'], points['person'] = joint, person

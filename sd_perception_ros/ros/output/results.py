@@ -12,11 +12,11 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from sd_perception_ros.drawing import draw_people, over_checkerboard
-from sd_perception_ros.geometry.keypoints_3d import lift_joints, place_joints
+from sd_perception_ros.geometry.keypoints_3d import joints_from_depth, joints_on_plane
 from sd_perception_ros.geometry.pinhole import Transform
 from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
-from sd_perception_ros.ros.messages.image import image_message, millimetres, shares_to_levels
+from sd_perception_ros.ros.messages.image import image_message, millimetres, to_mono8
 from sd_perception_ros.ros.messages.labels import class_ids, mask_ids, mask_of, PERSON
 from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message
@@ -67,7 +67,7 @@ class FrameResult:
         if self.frame.camera is None or self.depth_m is None:
             return None
         poses: Any = self.predictions['human_pose']
-        return lift_joints(poses, self.depth_m, self.frame.camera)
+        return joints_from_depth(poses, self.depth_m, self.frame.camera)
 
 
 # Functions of the table OUTPUTS: (result, task name) -> message, or None for no message.
@@ -94,7 +94,7 @@ def color_image(result: FrameResult, task: str) -> Image:
 def alpha_image(result: FrameResult, task: str) -> Image:
     """Share of each pixel that is covered, mono8: 0..255 for 0..1."""
     prediction: Any = result.predictions[task]
-    return result.image(shares_to_levels(prediction.alpha), 'mono8')
+    return result.image(to_mono8(prediction.alpha), 'mono8')
 
 
 def cutout_image(result: FrameResult, task: str) -> Image:
@@ -112,7 +112,7 @@ def labels_image(result: FrameResult, task: str) -> Image:
 def confidence_image(result: FrameResult, task: str) -> Image:
     """Confidence of each pixel's class, mono8: 0..255 for 0..1."""
     prediction: Any = result.predictions[task]
-    return result.image(shares_to_levels(prediction.confidence), 'mono8')
+    return result.image(to_mono8(prediction.confidence), 'mono8')
 
 
 def mask_image(result: FrameResult, task: str) -> Image:
@@ -197,7 +197,7 @@ def markers(result: FrameResult, task: str) -> MarkerArray | None:
     joints_m, size_m = result.joints_m, _MARKER_M
     if joints_m is None:
         poses: Any = result.predictions[task]
-        joints_m = place_joints(poses, camera, options.plane_distance_m)
+        joints_m = joints_on_plane(poses, camera, options.plane_distance_m)
         size_m = _MARKER_PER_M * options.plane_distance_m
     return markers_message(
         joints_m, result.people_before, header, size_m, options.marker_lifetime_s
