@@ -127,7 +127,7 @@ class Rig:
         """Shoot what gives no metres until the node says why; return its last diagnostic."""
         for _ in range(20):
             assert self.shoot(rgb, depth_m, **header)[1] is None
-            if words in (told := self.peer.counters()).get('metres', ''):
+            if words in (told := self.peer.counters()).get('metric depth', ''):
                 break
         return told
 
@@ -146,7 +146,7 @@ def test_metres_follow_the_reference(rig, peer):
     assert inside.mean() > 0.5
     np.testing.assert_allclose(found[inside], depth_m[inside], rtol=0.02)
     told = peer.counters_when(lambda seen: 'references: inliers' in seen)
-    assert told['metres from'] == 'depth'
+    assert told['metric depth source'] == 'depth'
     assert float(told['references: inliers']) > 0.95
 
 
@@ -182,15 +182,15 @@ def test_a_picture_is_rectified_and_its_camera_info_is_that_of_the_pinhole(
 WRONG = {
     'wrong size': (
         lambda depth_m, rgb: (depth_m[:24], {}),
-        '64 x 24 pixels and the picture 64 x 48',
+        '64 x 24 pixels and the image 64 x 48',
     ),
     'wrong stamp': (
         lambda depth_m, rgb: (depth_m, {'stamp': Header().stamp}),
-        's away from the picture',
+        'the stamps of the image and of the nearest message',
     ),
     'another camera': (
         lambda depth_m, rgb: (depth_m, {'frame_id': 'other'}),
-        "is in frame 'other' and the picture in 'lens'",
+        "is in frame 'other' and the image in 'lens'",
     ),
     'nothing known': (
         lambda depth_m, rgb: (np.full_like(depth_m, np.nan), {}),
@@ -213,8 +213,8 @@ def test_a_wrong_reference_stops_metres_and_nothing_else(rig, kind):
     depth_m = 4 * rig.relative(rgb) + 1
     wrong, header = make(depth_m, rgb)
     told = rig.complaint(words, rgb, wrong, **header)
-    assert words in told['metres']
-    assert int(told['metres withheld']) > 0
+    assert words in told['metric depth']
+    assert int(told['metric depth withheld']) > 0
     assert rig.metres(rgb, depth_m)
 
 
@@ -225,7 +225,7 @@ def test_a_frozen_reference_stops_metres_when_the_picture_moves(rig):
     assert rig.metres(rgb, depth_m)
     moved = np.roll(rgb, 9, axis=1)
     words = 'repeats the same data while the camera image changes'
-    assert words in rig.complaint(words, moved, depth_m)['metres']
+    assert words in rig.complaint(words, moved, depth_m)['metric depth']
 
 
 # ---- Sources, without a process -----------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
     said = listener.find(Frame(header(), picture(), CAMERA))
     assert len(said.references) > 0.9 * 24 * 32
     assert set(said.references.depth_m.tolist()) == {3.0}
-    with pytest.raises(ValueError, match='32 x 24 pixels and the picture 64 x 48'):
+    with pytest.raises(ValueError, match='32 x 24 pixels and the image 64 x 48'):
         listener.find(Frame(header(), picture(), None))
 
 
@@ -398,18 +398,18 @@ def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
 
 def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener = heard(lone_peer, {'source': 'depth'})
-    with pytest.raises(ValueError, match='no message has arrived on /reference/depth'):
+    with pytest.raises(ValueError, match='no message was received on /reference/depth'):
         listener.find(Frame(header(), picture(), CAMERA))
     depth = image_message(np.ones((48, 64), np.float32), '32FC1', header())
     listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
     listener.find(Frame(header(5), picture(), CAMERA))
     with pytest.raises(
         ValueError,
-        match=r'1.000 s away from the picture, more than .*max_offset_s = 0.05',
+        match=r'differ by 1.000 s, more than .*max_offset_s = 0.05',
     ):
         listener.find(Frame(header(6), picture(), CAMERA))
     listener.reset()
-    with pytest.raises(ValueError, match='no message has arrived'):
+    with pytest.raises(ValueError, match='no message was received'):
         listener.find(Frame(header(5), picture(), CAMERA))
 
 

@@ -285,7 +285,7 @@ def test_after_a_change_of_resolution_points_wait_for_the_new_camera_info(peer, 
         return '32 x 24' in seen['message']
 
     told = peer.counters_when(complains)
-    assert "no camera_info of frame 'lens' and 32 x 24 pixels" in told['message']
+    assert "no camera_info for frame 'lens' and 32 x 24 pixels" in told['message']
     assert (told['level'], told.get('last error')) == (DiagnosticStatus.WARN, errors)
     peer.spin(0.3)  # time for points, which must not come
     assert peer.with_stamp('/depth/points', image) is None
@@ -462,9 +462,9 @@ def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
     FakeCamera(peer_alone, topic='/cam/image_raw')
     with running(tmp_path / 'log', 'perception', *arguments) as process:
         process.wait_for_output('no image on /image_raw for 5 s: it has no publisher')
-        assert 'images come on: /cam/image_raw\n' in process.output  # and none of its own
+        assert 'topics with images: /cam/image_raw\n' in process.output  # and none of its own
         FakeCamera(peer_alone, BEST_EFFORT)
-        process.wait_for_output('offers another RELIABILITY than this node asks for')
+        process.wait_for_output('does not offer the RELIABILITY of this subscription')
         assert 'set qos_reliability: auto' in process.output
 
 

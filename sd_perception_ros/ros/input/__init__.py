@@ -1,1 +1,1 @@
-"""From topics to frames: cameras, reference sensors, transforms."""
+"""Inputs of the perception node: cameras, reference sensors, transforms."""

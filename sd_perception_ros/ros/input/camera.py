@@ -1,4 +1,4 @@
-"""The camera side of the perception node: subscriptions that fit the publisher, and hints."""
+"""Subscriptions of one camera: QoS that fits the publisher, CameraInfo, and checks of stamps."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.types import Camera, UInt8
 
-# How long a topic may stay silent before the log says so.
+# A topic without messages for this time is reported.
 _SILENCE_S = 5.0
-_PICTURES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
+_IMAGE_TYPES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
 
 
 class CameraInput:
     """
-    Subscribes to one camera and hands over the frames that are worth processing.
+    Subscribe to one camera and pass on the images to process.
 
-    :param deliver: takes an image message and when it arrived, in nanoseconds of
-        `time.monotonic_ns`; called by the executor.
-    :param camera: its name, where there are several.
+    :param deliver: called by the executor with an image message and its arrival time, in
+        nanoseconds of `time.monotonic_ns`.
+    :param camera: name of the camera, if there are several.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class CameraInput:
         self._infos = CameraInfos()
         self._lens: Lens | None = None
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
-        self._heard = time.monotonic()
-        self._mismatch = ''
+        self._last_arrival_s = time.monotonic()
+        self._qos_problem = ''
         self._offered = resolve_reliability(node, self.topic, options.qos_reliability)
         self._images = self._subscribe_images()
         self._info_offered = resolve_reliability(node, self.info_topic, options.qos_reliability)
         self._info_subscription = self._subscribe_infos()
 
     def info_for(self, header: Header, rgb: UInt8) -> CameraInfo | None:
-        """Return the camera_info of an image; None where none came, which is reported."""
+        """Return the camera_info of an image; None and a warning if there is none."""
         height, width = rgb.shape[:2]
         info = self._infos.match(header, width, height)
         if info is None:
             self._stats.warn(
-                f"no camera_info of frame '{header.frame_id}' and {width} x {height} pixels came "
-                f'on {self.info_topic}: this image gives no points'
+                f"no camera_info for frame '{header.frame_id}' and {width} x {height} pixels on "
+                f'{self.info_topic}: outputs in metres are not published for this image'
             )
         return info
 
@@ -85,64 +85,66 @@ class CameraInput:
         """
         Return the intrinsics of an image, after rectification.
 
-        :param info: its camera_info.
-        :returns: None where the info cannot be used, which is reported.
+        :param info: camera_info of the image.
+        :returns: None, and an error in the log, if the info cannot be used.
         """
         height, width = rgb.shape[:2]
         try:
-            straight = self._rectified or (self._options.rectify and any(info.p))
-            camera = camera_from_info(info, width, height, straight)
+            rectified = self._rectified or (self._options.rectify and any(info.p))
+            camera = camera_from_info(info, width, height, rectified)
         except ValueError as error:
-            text = f'{error}; images are processed, but give no points ({self.info_topic})'
+            text = f'{error}; outputs in metres are not published ({self.info_topic})'
             self._stats.error(text)
             self._log.error(text, throttle_duration_sec=10.0)
             return None
         if is_distorted(info) and not self._rectified and not self._options.rectify:
             self._log.warning(
-                f'{self.topic} is distorted, and points are computed without correction; '
-                'subscribe to image_rect or set rectify: true for exact points',
+                f'{self.topic} is distorted, and points are computed without rectification; '
+                'subscribe to image_rect or set rectify: true',
                 once=True,
             )
         return camera
 
     def rectified(self, info: CameraInfo | None, rgb: UInt8) -> UInt8:
         """
-        Remove the distortion of an image; `camera_of` then gives the pinhole camera.
+        Rectify an image; `camera_of` returns the intrinsics of the rectified image.
 
-        :param info: its camera_info.
-        :raises ValueError: no camera_info came, or it cannot be used.
+        :param info: camera_info of the image.
+        :raises ValueError: there is no camera_info, or it cannot be used.
         """
         height, width = rgb.shape[:2]
         if info is None:
-            raise ValueError(f'rectify: true needs a camera_info, none came on {self.info_topic}')
+            raise ValueError(
+                f'rectify: true needs a camera_info, none was received on {self.info_topic}'
+            )
         lens = lens_from_info(info, width, height)
-        # Keep the lens while its numbers stay the same: its maps are made once.
+        # Keep the lens as long as its values are equal: its maps are computed once.
         self._lens = self._lens if self._lens == lens else lens
         return self._lens.rectify(rgb)
 
     def too_old(self, header: Header) -> bool:
-        """Return whether a frame has become too old while it waited; that is counted."""
-        return self._dropped(self._policy.too_old(stamp_ns(header), self._now_ns()))
+        """Return whether a frame became too old while it waited, and count it."""
+        return self._is_dropped(self._policy.too_old(stamp_ns(header), self._now_ns()))
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed their QoS; report why a topic is silent."""
-        wanted = self._options.qos_reliability
-        offered = resolve_reliability(self._node, self.topic, wanted)
+        """Adapt to the QoS of new publishers; report why a topic is silent."""
+        setting = self._options.qos_reliability
+        offered = resolve_reliability(self._node, self.topic, setting)
         if offered != self._offered:
             self._offered = offered
             self._node.destroy_subscription(self._images)
             self._images = self._subscribe_images()
-            self._log.info(f'{self.topic} is published {offered.name}: subscribed alike')
-        offered = resolve_reliability(self._node, self.info_topic, wanted)
+            self._log.info(f'{self.topic} is published as {offered.name}: subscribed again')
+        offered = resolve_reliability(self._node, self.info_topic, setting)
         if offered != self._info_offered:
             self._info_offered = offered
             self._node.destroy_subscription(self._info_subscription)
             self._info_subscription = self._subscribe_infos()
-        if time.monotonic() - self._heard > _SILENCE_S:
-            self._explain_silence()
+        if time.monotonic() - self._last_arrival_s > _SILENCE_S:
+            self._report_silence()
 
     def reset(self) -> None:
-        """Forget stamps and camera infos, after a jump of time."""
+        """Forget stamps and camera infos, after a jump in time."""
         self._infos.clear()
         self._policy.reset()
 
@@ -165,14 +167,15 @@ class CameraInput:
 
     def _receive(self, msg: Image | CompressedImage) -> None:
         arrival_ns = time.monotonic_ns()
-        self._heard = time.monotonic()
-        self._mismatch = ''
+        self._last_arrival_s = time.monotonic()
+        self._qos_problem = ''
         self._stats.count('received')
         reason = self._policy.reason_to_drop(stamp_ns(msg.header), self._now_ns())
-        if not self._dropped(reason):
+        if not self._is_dropped(reason):
             self._deliver(msg, arrival_ns)
 
-    def _dropped(self, reason: str) -> bool:
+    def _is_dropped(self, reason: str) -> bool:
+        """Count a frame that is dropped for this reason; '' is no reason."""
         if reason:
             self._stats.count(f'dropped: {reason}')
             self._stats.warn(f'frames are dropped: {reason}')
@@ -185,34 +188,34 @@ class CameraInput:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         if self._options.qos_reliability == 'auto' and policy == 'RELIABILITY':
             return  # on_timer subscribes again with the QoS that the publisher offers
-        self._mismatch = (
-            f'a publisher of {self.topic} offers another {policy} than this node asks for '
-            f'(qos_reliability: {self._options.qos_reliability}), so nothing arrives from it; set '
-            'qos_reliability: auto'
+        self._qos_problem = (
+            f'incompatible QoS: a publisher of {self.topic} does not offer the {policy} of this '
+            f'subscription (qos_reliability: {self._options.qos_reliability}), no message arrives; '
+            'set qos_reliability: auto'
         )
-        self._log.warning(self._mismatch)
+        self._log.warning(self._qos_problem)
 
-    def _explain_silence(self) -> None:
-        if self._mismatch:
-            self._stats.warn(self._mismatch)
+    def _report_silence(self) -> None:
+        if self._qos_problem:
+            self._stats.warn(self._qos_problem)
             return
         text = f'no image on {self.topic} for {_SILENCE_S:.0f} s'
         if not self._node.count_publishers(self.topic):
             text += ': it has no publisher'
-            close = difflib.get_close_matches(self.topic, self._pictures(), n=3, cutoff=0.3)
-            text += f'; images come on: {", ".join(close)}' if close else ''
+            close = difflib.get_close_matches(self.topic, self._other_topics(), n=3, cutoff=0.3)
+            text += f'; topics with images: {", ".join(close)}' if close else ''
         self._stats.warn(text)
         self._log.warning(text, throttle_duration_sec=30.0)
 
-    def _pictures(self) -> list[str]:
-        """List the topics on which other nodes publish pictures, compressed ones too."""
-        own = (self._node.get_name(), self._node.get_namespace())
+    def _other_topics(self) -> list[str]:
+        """List the topics on which other nodes publish raw or compressed images."""
+        this_node = (self._node.get_name(), self._node.get_namespace())
         return [
             name
-            for name, kinds in self._node.get_topic_names_and_types()
-            if not _PICTURES.isdisjoint(kinds)
+            for name, types in self._node.get_topic_names_and_types()
+            if not _IMAGE_TYPES.isdisjoint(types)
             and any(
-                (info.node_name, info.node_namespace) != own
+                (info.node_name, info.node_namespace) != this_node
                 for info in self._node.get_publishers_info_by_topic(name)
             )
         ]

@@ -1,4 +1,4 @@
-"""A mailbox for the newest frames, and the worker thread that empties it."""
+"""A queue of length one for each camera, and the worker thread that reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Mailbox(Generic[T]):
     """
     One slot for each camera.
 
-    A new item replaces one that nobody took, so frames are dropped, never queued.
+    A new item replaces one that was not taken: frames are dropped, not queued.
     """
 
     def __init__(self) -> None:
@@ -22,23 +22,23 @@ class Mailbox(Generic[T]):
         self._closed = False
 
     def put(self, slot: str, item: T) -> bool:
-        """Leave an item; return whether it replaced one that nobody took."""
+        """Put an item into a slot; return whether it replaced one that was not taken."""
         with self._changed:
-            # The one that waited longest stays the first.
+            # A replaced item keeps its position: the slot that waited longest stays first.
             replaced = slot in self._items
             self._items[slot] = item
             self._changed.notify()
         return replaced
 
     def take(self) -> list[T]:
-        """Wait for an item; return those of all slots, or none when the mailbox is closed."""
+        """Wait for an item and return those of all slots; empty once the mailbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._items)
             items, self._items = ({} if self._closed else self._items), {}
         return list(items.values())
 
     def close(self) -> None:
-        """End every `take`, now and later; items still inside are dropped."""
+        """End all calls of `take`, now and later; remaining items are dropped."""
         with self._changed:
             self._closed = True
             self._items = {}
@@ -46,7 +46,7 @@ class Mailbox(Generic[T]):
 
 
 class Worker(Generic[T]):
-    """A thread that handles the newest items, those of all slots together."""
+    """A thread that calls `handle` with the newest items of all slots."""
 
     def __init__(self, handle: Callable[[list[T]], None]) -> None:
         self._mailbox: Mailbox[T] = Mailbox()
@@ -56,17 +56,17 @@ class Worker(Generic[T]):
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still runs; it ends by `stop` or by an exception in `handle`."""
+        """Whether the thread runs; it ends by `stop` or by an exception in `handle`."""
         return self._thread.is_alive()
 
     def put(self, slot: str, item: T) -> bool:
-        """Hand over an item; return whether it replaced one that nobody took."""
+        """Put an item into a slot; return whether it replaced one that was not taken."""
         return self._mailbox.put(slot, item)
 
     def stop(self) -> None:
-        """End the thread after the items that it has in hand."""
+        """End the thread after the items that it is processing."""
         self._mailbox.close()
-        # A thread that is still inside torch when the interpreter ends aborts the process.
+        # Python aborts if a thread is still inside torch when the interpreter ends.
         self._thread.join()
 
     def _run(self) -> None:

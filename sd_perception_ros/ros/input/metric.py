@@ -1,4 +1,4 @@
-"""What metric depth needs from topics: the reference sensor of a camera, and transforms."""
+"""Inputs of metric depth: the reference sensor of a camera, and transforms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sd_perception_ros.metric_depth.estimator import Measurement, MetricDepth, S
 from sd_perception_ros.metric_depth.options import MountingOptions, NO_SOURCE, ScaleOptions
 from sd_perception_ros.ros.frame import Frame
 from sd_perception_ros.ros.input.reference import ReferenceInput
-from sd_perception_ros.ros.input.transforms import optical_in, Transforms
+from sd_perception_ros.ros.input.transforms import parent_from_optical, Transforms
 from sd_perception_ros.ros.node.diagnostics import Statistics
 
 
@@ -18,7 +18,7 @@ class MetricInput:
     The reference sensor of one camera (sources depth and scan), and transforms.
 
     :param options: source of the scale.
-    :param camera: name of the camera, where there are several.
+    :param camera: name of the camera, if there are several.
     """
 
     def __init__(self, options: ScaleOptions, stats: Statistics, camera: str = '') -> None:
@@ -43,12 +43,12 @@ class MetricInput:
         self._sensor = self._transforms = None
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed their QoS."""
+        """Adapt to the QoS of new publishers."""
         if self._sensor is not None:
             self._sensor.on_timer()
 
     def reset(self) -> None:
-        """Forget all messages, after a jump of time."""
+        """Forget all messages, after a jump in time."""
         if self._sensor is not None:
             self._sensor.reset()
 
@@ -61,8 +61,8 @@ class MetricInput:
         """
         Find the sensor's measurement at the time of a frame.
 
-        :returns: None where the source is no sensor.
-        :raises ValueError: no measurement fits the frame; the message says why.
+        :returns: None if the source is no sensor.
+        :raises ValueError: no measurement fits the frame.
         """
         if self._options.source not in SENSORS:
             return None
@@ -74,33 +74,35 @@ class MetricInput:
         self, frame_id: str, frame: Frame, mounting: MountingOptions
     ) -> Transform | None:
         """
-        Return the transform from the optical frame of a picture to another frame.
+        Return the transform from the optical frame of an image to another frame.
 
-        :param mounting: of the camera in that frame; used where tf2 is not installed.
-        :returns: None where tf2 does not know it, which is reported, or without a frame_id.
+        :param frame_id: the other frame.
+        :param mounting: pose of the camera in that frame; used if tf2 is not installed.
+        :returns: None if the image has no frame_id, or, with a warning, if tf2 has no transform.
         """
         if not frame.header.frame_id:
             return None
         try:
             if self._transforms is not None:
                 transform = self._transforms.lookup(frame_id, frame.header)
-                return optical_in(mounting) if transform is None else transform
+                return parent_from_optical(mounting) if transform is None else transform
         except ValueError as error:
             self._stats.warn(str(error))
             return None
-        return optical_in(mounting)
+        return parent_from_optical(mounting)
 
     def report(self, metric: MetricDepth) -> None:
-        """Write the decision about a frame's metres, and its quality, into the diagnostics."""
+        """Write a frame's scale, its quality, or the reason for none into the diagnostics."""
         quality, line = metric.fit.quality, metric.fit.measured
-        self._stats.set('metres from', self._options.source)
-        self._stats.set('metres', quality.problem or 'good')
+        self._stats.set('metric depth source', self._options.source)
+        self._stats.set('metric depth', quality.problem or 'good')
         if line is not None:
-            self._stats.set('scale, shift', f'{line.scale:.4g}, {line.shift:.4g}')
+            self._stats.set('metric depth: scale', f'{line.scale:.4g}')
+            self._stats.set('metric depth: shift', f'{line.shift:.4g}')
         if quality.references:
             self._stats.set('references', str(quality.references))
             for name in ('inliers', 'residual', 'skill', 'support'):
                 self._stats.set(f'references: {name}', f'{getattr(quality, name):.3f}')
         if quality.problem:
-            self._stats.count('metres withheld')
+            self._stats.count('metric depth withheld')
             self._stats.warn(f'no metric depth: {quality.problem}')

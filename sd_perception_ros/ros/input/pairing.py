@@ -1,4 +1,4 @@
-"""Which CameraInfo belongs to an image, and which frames are too old or come twice."""
+"""Matching of CameraInfo with images, and dropping of old or duplicate frames."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from sd_perception_ros.ros.messages.camera_info import image_size
 
 T = TypeVar('T')
 
-# Infos kept while their images are on the way.
-_KEPT = 30
-# Messages of a sensor or detector kept while their pictures are on the way.
-_KEPT_MESSAGES = 10
-# A stream whose stamps go back by more than this has started again: a bag that loops.
+# Number of stored infos.
+_BUFFER_SIZE = 30
+# Number of stored messages of a sensor or detector.
+_MESSAGE_BUFFER_SIZE = 10
+# A step back by more than this is a restart, for example of a looping bag.
 _RESTART_NS = 1_000_000_000
 
 
 class CameraInfos:
     """
-    Camera infos by stamp.
+    Buffer of camera infos.
 
-    An image takes the info of exactly its stamp; where there is none, the latest of the same
-    frame and size: intrinsics change with the resolution but hardly ever else, and the info of a
-    live camera often arrives a moment after its image.
+    An image is matched with the info of the same stamp, or else with the latest info of the same
+    frame and size: the info often arrives a moment after its image, and intrinsics rarely change
+    at a constant resolution.
     """
 
     def __init__(self) -> None:
         self._by_stamp: OrderedDict[int, CameraInfo] = OrderedDict()
 
     def add(self, info: CameraInfo) -> None:
-        """Keep an info; the oldest goes when there are too many."""
+        """Store an info; the oldest one is removed if there are too many."""
         self._by_stamp.pop(stamp_ns(info.header), None)
         self._by_stamp[stamp_ns(info.header)] = info
-        if len(self._by_stamp) > _KEPT:
+        if len(self._by_stamp) > _BUFFER_SIZE:
             self._by_stamp.popitem(last=False)
 
     def match(self, header: Header, width: int, height: int) -> CameraInfo | None:
         """
-        Find the info for an image with this header and size; None where none came.
+        Find the info of an image with this header and size; None if there is none.
 
-        One of the image's own stamp is returned whatever it says, and so is one without a size:
-        what is wrong with it is for `camera_from_info` to tell.
+        Infos with the image's stamp, or without a size, are returned unchecked:
+        `camera_from_info` reports their errors.
         """
         exact = self._by_stamp.get(stamp_ns(header))
         if exact is not None and exact.header.frame_id == header.frame_id:
@@ -58,17 +58,17 @@ class CameraInfos:
         return None
 
     def clear(self) -> None:
-        """Forget everything, after a jump of time."""
+        """Remove all infos, after a jump in time."""
         self._by_stamp.clear()
 
 
 class StampedMessages(Generic[T]):
     """
-    The last messages of a topic by stamp; the executor adds them, the worker reads.
+    Buffer of a topic's last messages; the executor thread adds them, the worker thread reads.
 
-    :param topic: its full name, for errors.
-    :param option: name of the parameter that holds `max_offset_s`, for errors.
-    :param max_offset_s: largest time between a message and a picture.
+    :param topic: full name of the topic, for errors.
+    :param option: name of the parameter with `max_offset_s`, for errors.
+    :param max_offset_s: maximum difference of the stamps of a message and an image.
     """
 
     def __init__(self, topic: str, option: str, max_offset_s: float) -> None:
@@ -77,10 +77,10 @@ class StampedMessages(Generic[T]):
         self._by_stamp: OrderedDict[int, T] = OrderedDict()
 
     def add(self, stamp: int, msg: T) -> None:
-        """Keep a message of a stamp in nanoseconds; the oldest goes when there are too many."""
+        """Store a message; the oldest one is removed if there are too many."""
         with self._lock:
             self._by_stamp[stamp] = msg
-            if len(self._by_stamp) > _KEPT_MESSAGES:
+            if len(self._by_stamp) > _MESSAGE_BUFFER_SIZE:
                 self._by_stamp.popitem(last=False)
 
     def nearest(self, stamp: int) -> T:
@@ -90,15 +90,16 @@ class StampedMessages(Generic[T]):
         :raises ValueError: none is near enough.
         """
         with self._lock:
-            kept = list(self._by_stamp.items())
-        if not kept:
-            raise ValueError(f'no message has arrived on {self._topic}')
-        nearest, msg = min(kept, key=lambda item: abs(item[0] - stamp))
+            messages = list(self._by_stamp.items())
+        if not messages:
+            raise ValueError(f'no message was received on {self._topic}')
+        nearest, msg = min(messages, key=lambda item: abs(item[0] - stamp))
         offset_s = abs(nearest - stamp) / 1e9
         if not offset_s <= self._max_offset_s:
             raise ValueError(
-                f'the nearest message of {self._topic} is {offset_s:.3f} s away from the picture, '
-                f'more than {self._option} = {self._max_offset_s:g}; compare the clocks'
+                f'the stamps of the image and of the nearest message on {self._topic} differ by '
+                f'{offset_s:.3f} s, more than {self._option} = {self._max_offset_s:g}; '
+                'synchronize the clocks'
             )
         return msg
 
@@ -109,7 +110,7 @@ class StampedMessages(Generic[T]):
 
 
 class FramePolicy:
-    """Decide by its stamp whether a frame is worth processing."""
+    """Decide by the stamp whether to drop a frame."""
 
     def __init__(self, max_age_s: float, drop_duplicates: bool) -> None:
         self._max_age_ns = round(max_age_s * 1e9)
@@ -118,11 +119,10 @@ class FramePolicy:
 
     def reason_to_drop(self, stamp: int, now: int) -> str:
         """
-        Name the reason to drop a frame, or return an empty string.
+        Return the reason to drop a frame; empty to process it.
 
-        :param stamp: when the frame was taken, nanoseconds; 0: the driver sets no stamps, so
-            nothing can be said about its age or order.
-        :param now: the node's clock, nanoseconds.
+        :param stamp: stamp of the frame, nanoseconds; 0: the driver sets no stamps, never drop.
+        :param now: time of the node's clock, nanoseconds.
         """
         if stamp == 0:
             return ''
@@ -133,11 +133,11 @@ class FramePolicy:
         return self.too_old(stamp, now)
 
     def too_old(self, stamp: int, now: int) -> str:
-        """Name the reason where a frame has passed the limit; ask again when it has waited."""
+        """Return 'too_old' for a frame above the age limit, else ''; arguments as above."""
         if stamp and self._max_age_ns and now - stamp > self._max_age_ns:
             return 'too_old'
         return ''
 
     def reset(self) -> None:
-        """Forget the last stamp, after a jump of time."""
+        """Forget the last stamp, after a jump in time."""
         self._last_ns = None

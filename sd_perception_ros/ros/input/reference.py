@@ -1,4 +1,4 @@
-"""Reference sensors: their messages, and which one belongs to a picture."""
+"""Reference sensors for metric depth: subscriptions, and matching of messages with images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sd_perception_ros.metric_depth.references import (
 )
 from sd_perception_ros.ros.frame import Frame, stamp_ns
 from sd_perception_ros.ros.input.pairing import CameraInfos, StampedMessages
-from sd_perception_ros.ros.input.transforms import body_in_optical, Transforms
+from sd_perception_ros.ros.input.transforms import optical_from_body, Transforms
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.node.topics import camera_topic
@@ -30,20 +30,21 @@ DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference
 
 
 class ReferenceInput:
-    """Subscribe to the sensor that the scale comes from, and find its message for a frame."""
+    """Subscribe to the depth camera or lidar of `depth.scale.source`, and match its messages."""
 
     def __init__(
         self, node: Node, options: ScaleOptions, transforms: Transforms, camera: str = ''
     ) -> None:
         self._node, self._options, self._transforms = node, options, transforms
         self._infos = CameraInfos()
-        kind, topic = (Image, DEPTH) if options.source == 'depth' else (LaserScan, SCAN)
-        wanted: list[tuple[type, str, Callable[[Any], None]]] = [(kind, topic, self._keep)]
-        if options.source == 'depth':
-            wanted.append((CameraInfo, DEPTH_INFO, self._infos.add))
+        topics: list[tuple[type, str, Callable[[Any], None]]] = (
+            [(Image, DEPTH, self._store), (CameraInfo, DEPTH_INFO, self._infos.add)]
+            if options.source == 'depth'
+            else [(LaserScan, SCAN, self._store)]
+        )
         self._topics = [
-            (kind, node.resolve_topic_name(camera_topic(camera, topic)), use)
-            for kind, topic, use in wanted
+            (kind, node.resolve_topic_name(camera_topic(camera, topic)), callback)
+            for kind, topic, callback in topics
         ]
         self.topic = self._topics[0][1]
         self._messages: StampedMessages[Image | LaserScan] = StampedMessages(
@@ -54,9 +55,9 @@ class ReferenceInput:
 
     def find(self, frame: Frame) -> Measurement:
         """
-        Find what the sensor measured at the time of a frame.
+        Find the sensor's measurement at the time of a frame.
 
-        :raises ValueError: no message fits the frame; the text says why.
+        :raises ValueError: no message fits the frame.
         """
         msg = self._messages.nearest(stamp_ns(frame.header))
         if isinstance(msg, Image):
@@ -66,7 +67,7 @@ class ReferenceInput:
         return Measurement(references, digest, frame.rgb, self.topic)
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed their QoS."""
+        """Adapt to the QoS of new publishers."""
         offered = self._reliabilities()
         if offered != self._offered:
             self._offered = offered
@@ -74,7 +75,7 @@ class ReferenceInput:
             self._subscriptions = self._subscribe()
 
     def reset(self) -> None:
-        """Forget all messages, after a jump of time."""
+        """Forget all messages, after a jump in time."""
         self._messages.clear()
         self._infos.clear()
 
@@ -82,36 +83,36 @@ class ReferenceInput:
         """End the subscriptions."""
         self._unsubscribe()
 
-    def _keep(self, msg: Image | LaserScan) -> None:
+    def _store(self, msg: Image | LaserScan) -> None:
         self._messages.add(stamp_ns(msg.header), msg)
 
     def _from_depth(self, msg: Image, frame: Frame) -> References:
         header, camera, size = frame.header, frame.camera, frame.rgb.shape[:2]
         if msg.header.frame_id != header.frame_id:
             raise ValueError(
-                f"{self.topic} is in frame '{msg.header.frame_id}' and the picture in "
-                f"'{header.frame_id}'; register the depth to the picture (depth_image_proc)"
+                f"{self.topic} is in frame '{msg.header.frame_id}' and the image in "
+                f"'{header.frame_id}'; register the depth to the image (depth_image_proc)"
             )
         depth_m = depth_from_message(msg)
         info = self._infos.match(msg.header, msg.width, msg.height)
         if info is not None and camera is not None:
-            own = camera_from_info(info, msg.width, msg.height, rectified=True)
-            if own != camera:
-                return from_depth_camera(depth_m, own, camera)
+            depth_camera = camera_from_info(info, msg.width, msg.height, rectified=True)
+            if depth_camera != camera:
+                return from_depth_camera(depth_m, depth_camera, camera)
         if depth_m.shape != size:
             raise ValueError(
-                f'{self.topic} has {msg.width} x {msg.height} pixels and the picture '
-                f'{size[1]} x {size[0]}; publish {self._topics[1][1]}, and the camera info of the '
-                'picture, or depth of its size'
+                f'{self.topic} has {msg.width} x {msg.height} pixels and the image '
+                f'{size[1]} x {size[0]}; publish {self._topics[1][1]} and the camera_info of the '
+                'image, or depth of the same size'
             )
         return from_depth(depth_m)
 
     def _from_scan(self, msg: LaserScan, frame: Frame) -> References:
         if frame.camera is None:
-            raise ValueError("source 'scan' needs the camera_info of the picture")
+            raise ValueError("source 'scan' needs the camera_info of the image")
         optical_from_scan = self._transforms.lookup(frame.header.frame_id, msg.header)
         if optical_from_scan is None:
-            optical_from_scan = body_in_optical(self._options.scan_mounting)
+            optical_from_scan = optical_from_body(self._options.scan_mounting)
         ranges_m = np.array(msg.ranges, np.float32)
         ranges_m[(ranges_m < msg.range_min) | (ranges_m > msg.range_max)] = np.nan
         angles = msg.angle_min + msg.angle_increment * np.arange(len(ranges_m))
@@ -122,8 +123,8 @@ class ReferenceInput:
 
     def _subscribe(self) -> list[Any]:
         return [
-            self._node.create_subscription(kind, topic, use, input_qos(offered))
-            for (kind, topic, use), offered in zip(self._topics, self._offered, strict=True)
+            self._node.create_subscription(kind, topic, callback, input_qos(offered))
+            for (kind, topic, callback), offered in zip(self._topics, self._offered, strict=True)
         ]
 
     def _unsubscribe(self) -> None:

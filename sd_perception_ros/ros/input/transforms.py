@@ -1,4 +1,4 @@
-"""Transforms between sensors: from tf2 where it is installed, else from parameters."""
+"""Transforms between sensors: from tf2 if it is installed, else from mounting parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Transforms:
     """
     Look up transforms in tf2.
 
-    :ivar has_tf: whether tf2 is installed; if not, only mounting parameters are used.
+    :ivar has_tf: whether tf2 is installed; if not, mounting parameters are used.
     """
 
     has_tf = Buffer is not None
@@ -36,9 +36,11 @@ class Transforms:
 
     def lookup(self, target: str, header: Header) -> Transform | None:
         """
-        Return the transform to a frame from that of a header, at its time; None without tf2.
+        Return the transform target_from_source; None if tf2 is not installed.
 
-        :raises ValueError: tf2 does not know it (yet).
+        :param target: target frame.
+        :param header: source frame and time.
+        :raises ValueError: tf2 has no such transform (yet).
         """
         if self._buffer is None:
             return None
@@ -64,17 +66,17 @@ class Transforms:
             self._listener.unregister()
 
 
-def optical_in(options: MountingOptions) -> Transform:
-    """Return the transform from the optical frame of a camera that is mounted like this."""
-    return _mounted(options).after(BODY_FROM_OPTICAL)
+def parent_from_optical(options: MountingOptions) -> Transform:
+    """Return the transform from a camera's optical frame to the frame it is mounted in."""
+    return _parent_from_child(options).after(BODY_FROM_OPTICAL)
 
 
-def body_in_optical(options: MountingOptions) -> Transform:
-    """Return the transform to a camera's optical frame from a body mounted to that camera."""
-    return BODY_FROM_OPTICAL.inverse().after(_mounted(options))
+def optical_from_body(options: MountingOptions) -> Transform:
+    """Return the transform from a sensor mounted on a camera to the camera's optical frame."""
+    return BODY_FROM_OPTICAL.inverse().after(_parent_from_child(options))
 
 
-def _mounted(options: MountingOptions) -> Transform:
+def _parent_from_child(options: MountingOptions) -> Transform:
     return mounting(
         options.x_m,
         options.y_m,
