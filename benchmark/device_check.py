@@ -159,7 +159,7 @@ def _picture(width: int, height: int) -> np.ndarray:
     """Return the first picture of the bundled film, enlarged."""
     import cv2
 
-    return np.ascontiguousarray(cv2.resize(open_source('demo').shot(0).rgb, (width, height)))
+    return np.ascontiguousarray(cv2.resize(open_source('demo').frame(0).rgb, (width, height)))
 
 
 def _row(row: dict[str, Any]) -> str:

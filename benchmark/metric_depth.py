@@ -95,7 +95,7 @@ def film(engine: Engine, folder: Path, frames: int) -> Iterator[Shot]:
     count = min(frames or len(source), len(source))
     tasks = [task for task in TASKS if task in engine.tasks]
     for index in range(count):
-        shot = source.shot(index)
+        shot = source.frame(index)
         pose = json.loads((folder / 'frames' / f'{truth.key(index)}.camera.json').read_text())
         body = mounting(0, 0, pose['camera_height_m'], pose['roll_deg'], pose['pitch_deg'], 0)
         yield Shot(

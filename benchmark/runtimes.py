@@ -134,7 +134,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _picture(width: int, height: int) -> np.ndarray:
     """Return the first picture of the bundled film, enlarged."""
-    return np.ascontiguousarray(cv2.resize(open_source('demo').shot(0).rgb, (width, height)))
+    return np.ascontiguousarray(cv2.resize(open_source('demo').frame(0).rgb, (width, height)))
 
 
 def _parser() -> argparse.ArgumentParser:

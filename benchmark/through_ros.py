@@ -272,7 +272,7 @@ def _write_pictures(folder: Path, scene: Scene, count: int) -> None:
     """Make links to one picture, so that the camera's count of frames is known."""
     from sd_perception_ros.ros.replay.sources import open_source
 
-    rgb = cv2.resize(open_source('skimage').shot(1).rgb, (scene.width, scene.height))
+    rgb = cv2.resize(open_source('skimage').frame(1).rgb, (scene.width, scene.height))
     cv2.imwrite(str(folder / 'picture.bmp'), rgb[..., ::-1])
     for index in range(1, count):
         (folder / f'{index:06}.bmp').symlink_to('picture.bmp')

@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sd_perception_ros.__main__ import COMMANDS
 from sd_perception_ros.geometry.pinhole import camera_from_fov
 from sd_perception_ros.image_encodings import compressed_to_rgb
-from sd_perception_ros.ros.replay.camera_node import encoded, resized, wanted_size
+from sd_perception_ros.ros.replay.camera_node import encode, published_size, resize
 from sd_perception_ros.ros.replay.sources import open_source
 
 
@@ -61,16 +61,16 @@ def peer() -> Iterator[Peer]:
 
 def test_a_folder_holds_its_pictures_in_the_order_of_their_names(pictures):
     source = open_source(str(pictures))
-    assert [source.shot(i).rgb[0, 0, 0] for i in range(len(source))] == [0, 50, 100]
-    assert source.shot(0).camera is None
+    assert [source.frame(i).rgb[0, 0, 0] for i in range(len(source))] == [0, 50, 100]
+    assert source.frame(0).camera is None
 
 
 def test_a_sequence_brings_its_cameras_rate_and_frame(sequence):
     source = open_source(str(sequence))
     assert (len(source), source.rate_hz, source.frame_id) == (2, 5.0, 'eye')
-    shot = source.shot(1)
-    np.testing.assert_array_equal(shot.rgb, picture())
-    assert (shot.camera.fx, shot.camera.cy, shot.camera.width) == (50.0, 23.0, 64)
+    frame = source.frame(1)
+    np.testing.assert_array_equal(frame.rgb, picture())
+    assert (frame.camera.fx, frame.camera.cy, frame.camera.width) == (50.0, 23.0, 64)
 
 
 def test_a_video_gives_its_frames_in_order_and_again_from_the_start(tmp_path):
@@ -80,14 +80,14 @@ def test_a_video_gives_its_frames_in_order_and_again_from_the_start(tmp_path):
         writer.write(np.full((48, 64, 3), level, np.uint8))
     writer.release()
     source = open_source(str(path))
-    levels = [source.shot(i).rgb.mean() for i in (0, 1, 2, 0)]
+    levels = [source.frame(i).rgb.mean() for i in (0, 1, 2, 0)]
     np.testing.assert_allclose(levels, [0, 100, 200, 0], atol=3)
     assert source.rate_hz == 25.0
 
 
 def test_the_photographs_of_scikit_image_need_no_download():
     source = open_source('skimage')
-    sizes = {source.shot(i).rgb.shape for i in range(len(source))}
+    sizes = {source.frame(i).rgb.shape for i in range(len(source))}
     assert len(source) >= 4
     assert all(height >= 300 and width >= 400 for height, width, _ in sizes)
 
@@ -95,10 +95,10 @@ def test_the_photographs_of_scikit_image_need_no_download():
 @pytest.mark.parametrize(
     ('files', 'words'),
     [
-        ({}, 'without pictures'),
+        ({}, 'without images'),
         ({'sequence.json': '{'}, 'cannot be read as JSON'),
-        ({'sequence.json': '[]'}, 'must hold a JSON object'),
-        ({'sequence.json': '{}'}, 'holds no <key>.image'),
+        ({'sequence.json': '[]'}, 'must contain a JSON object'),
+        ({'sequence.json': '{}'}, 'has no <key>.image'),
         ({'sequence.json': '{"rate_hz": "fast"}'}, 'rate_hz must be a number'),
         ({'sequence.json': '{"rate_hz": -5}'}, 'rate_hz must be a number from 0.001 to 1000'),
         ({'sequence.json': '{"rate_hz": NaN}'}, 'or 0 for the default, got nan'),
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_replayed_says_why(tmp_path, files, words):
 
 def test_a_file_that_is_no_video_is_refused(tmp_path):
     (tmp_path / 'video.mp4').write_text('nothing')
-    with pytest.raises(ValueError, match=r'not a video .* convert it'):
+    with pytest.raises(ValueError, match=r'cannot read .* as a video; convert it'):
         open_source(str(tmp_path / 'video.mp4'))
 
 
@@ -142,7 +142,7 @@ def test_a_picture_with_more_pixels_than_opencv_takes_is_refused(tmp_path):
     data[18:26].view('<i4')[:] = 60_000
     (tmp_path / 'huge.bmp').write_bytes(data.tobytes())
     with pytest.raises(ValueError, match=r'huge\.bmp: expected an image that OpenCV can decode'):
-        open_source(str(tmp_path)).shot(0)
+        open_source(str(tmp_path)).frame(0)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_an_impossible_camera_of_a_sequence_is_named(sequence, wrong):
     file = sequence / 'frames' / '000001_0.camera.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
     source = open_source(str(sequence))
-    assert source.shot(0).camera.width == 64
-    with pytest.raises(ValueError, match=r'000001_0\.camera\.json must hold'):
-        source.shot(1)
+    assert source.frame(0).camera.width == 64
+    with pytest.raises(ValueError, match=r'000001_0\.camera\.json must have'):
+        source.frame(1)
 
 
 @pytest.mark.parametrize(
@@ -162,19 +162,19 @@ def test_an_impossible_camera_of_a_sequence_is_named(sequence, wrong):
     [((0, 0), (64, 48)), ((32, 0), (32, 24)), ((0, 12), (16, 12)), ((10, 10), (10, 10))],
 )
 def test_a_side_that_is_not_given_follows_the_other(asked, expected):
-    assert wanted_size(64, 48, *asked) == expected
+    assert published_size(64, 48, *asked) == expected
 
 
 def test_the_camera_is_resized_with_its_picture():
-    rgb, camera = resized(picture(), camera_from_fov(64, 48, 90.0), 32, 24)
+    rgb, camera = resize(picture(), camera_from_fov(64, 48, 90.0), 32, 24)
     assert rgb.shape == (24, 32, 3)
     assert camera == camera_from_fov(32, 24, 90.0)
 
 
 def test_encodings_order_the_channels():
     rgb = np.array([[[10, 20, 30]]], np.uint8)
-    assert encoded(rgb, 'bgr8').tolist() == [[[30, 20, 10]]]
-    assert encoded(rgb, 'mono8').shape == (1, 1)
+    assert encode(rgb, 'bgr8').tolist() == [[[30, 20, 10]]]
+    assert encode(rgb, 'mono8').shape == (1, 1)
 
 
 def test_every_picture_is_sent_once_with_its_camera_and_then_the_node_ends(
@@ -199,7 +199,7 @@ def test_every_picture_is_sent_once_with_its_camera_and_then_the_node_ends(
         peer.until(lambda: process.process.poll() is not None)
         assert process.wait() == 0
         peer.until(lambda: len(peer.received['/image_raw']) == 3)
-        assert 'the end: 3 frames sent' in process.output
+        assert 'end of the source: 3 frames sent' in process.output
     images, infos = peer.received['/image_raw'], peer.received['/camera_info']
     assert [pixels(m)[0, 0, 0] for m in images] == [0, 50, 100]
     assert {(m.encoding, m.header.frame_id) for m in images} == {('bgr8', 'camera_optical_frame')}

@@ -197,7 +197,7 @@ def points_of(cloud: PointCloud2) -> np.ndarray:
 def test_the_cells_of_a_true_depth_are_the_true_cells(index, names):
     """The film's own depth, through the node's cloud and the layer's rules, against all pixels."""
     options = node_options(*names).depth.points
-    truth, shot = RoomsDataset(DEMO / 'frames')[index], open_source('demo').shot(index)
+    truth, shot = RoomsDataset(DEMO / 'frames')[index], open_source('demo').frame(index)
     depth_m = truth['depth_m'][0, 0].numpy()
     cloud = cloud_message(depth_m, shot.rgb, shot.camera, Header(), options)
     base_from_camera = mounting(0, 0, 1.15, 0, 5.0 if index == 0 else 7.5, 0)
@@ -220,7 +220,7 @@ def test_the_edge_filter_removes_phantoms_at_depth_edges():
     depth_m = np.full((48, 64), 3.0, np.float32)
     depth_m[:, 20:44] = 1.0
     depth_m[:, 43:46] = [1.4, 2.0, 2.6]
-    camera = open_source('demo').shot(0).camera
+    camera = open_source('demo').frame(0).camera
     small = type(camera)(60.0, 60.0, 31.5, 23.5, 64, 48)
     between = [
         ((points[..., 2] > 1.2) & (points[..., 2] < 2.8)).sum()

@@ -63,7 +63,7 @@ def engine() -> Engine:
 
 @functools.cache
 def frame() -> Frame:
-    shot = open_source(str(DEMO)).shot(20)
+    shot = open_source(str(DEMO)).frame(20)
     header = Header(frame_id='lens')
     header.stamp.sec = 5
     return Frame(header, shot.rgb, shot.camera)

@@ -99,7 +99,7 @@ def record(part: Part, arrivals: Sequence[Arrival], topics: Sequence[str]) -> Re
     its pixels: so frames that got lost shift nothing.
     """
     source = open_source(part.source)
-    index_of = {source.shot(index).rgb.tobytes(): index for index in range(len(source))}
+    index_of = {source.frame(index).rgb.tobytes(): index for index in range(len(source))}
     answered = answered_stamps(arrivals, topics)
     by_stamp: dict[int, dict[str, NDArray[np.generic]]] = {}
     for arrival in arrivals:

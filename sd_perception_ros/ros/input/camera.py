@@ -190,7 +190,7 @@ class CameraInput:
             return  # on_timer subscribes again with the QoS that the publisher offers
         self._qos_problem = (
             f'incompatible QoS: a publisher of {self.topic} does not offer the {policy} of this '
-            f'subscription (qos_reliability: {self._options.qos_reliability}), no message arrives; '
+            f'subscription (qos_reliability: {self._options.qos_reliability}); '
             'set qos_reliability: auto'
         )
         self._log.warning(self._qos_problem)

@@ -1,1 +1,1 @@
-"""The camera node: pictures, videos and bags as a camera."""
+"""The camera node, which publishes image files and videos, and a recorder of the outputs."""

@@ -1,4 +1,4 @@
-"""Replays pictures, a video or a rendered sequence as a camera with CameraInfo."""
+"""The camera node: publish image files, a video or a rendered sequence, with CameraInfo."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from sd_perception_ros.ros.node.qos import OUTPUT
 from sd_perception_ros.ros.node.shutdown import OK, run_node
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import CameraOptions
-from sd_perception_ros.ros.replay.sources import open_source, Shot
+from sd_perception_ros.ros.replay.sources import open_source, SourceFrame
 from sd_perception_ros.types import Camera, UInt8
 
 _DEFAULT_RATE_HZ = 10.0
 _DEFAULT_FRAME = 'camera_optical_frame'
 _JPEG_QUALITY = 90
-_LAST_WORDS = Duration(seconds=2)
+_ACKNOWLEDGE_TIMEOUT = Duration(seconds=2)
 
 
 class CameraNode(Node):
     """
-    A camera made of files.
+    Publish the frames of files as a camera does.
 
-    :raises ValueError: a wrong parameter value or a source that cannot be replayed.
+    :raises ValueError: a wrong parameter value, or a source that cannot be read.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class CameraNode(Node):
         for name, meant in likely_typos(self, names_of(CameraOptions)):
             self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{meant}'?")
         self._source = open_source(self._options.source)
-        self._source.shot(0)  # a damaged first file is an error now, not in a timer
+        self._source.frame(0)  # report a damaged first file at once
         self._frame_id = self._options.frame_id or self._source.frame_id or _DEFAULT_FRAME
         self._rate_hz = self._options.rate_hz or self._source.rate_hz or _DEFAULT_RATE_HZ
         self.finished = Future()
@@ -60,9 +60,9 @@ class CameraNode(Node):
             self._compressed = self.create_publisher(CompressedImage, topic, OUTPUT)
 
     def start(self) -> None:
-        """Send the first frame one period from now, and so on."""
+        """Start the timer that sends the frames; the first one after one period."""
         self._started = not self._options.wait_for_subscribers
-        # Steady: simulated time does not drive a camera, and a step of the clock does not stop it.
+        # The steady clock is independent of simulated time and of steps of the system clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(1 / self._rate_hz, self._tick, clock=steady)
         self.get_logger().info(
@@ -72,10 +72,10 @@ class CameraNode(Node):
         )
 
     def close(self) -> None:
-        """Do nothing: there is no thread to stop."""
+        """Do nothing: the node has no threads."""
 
     def _tick(self) -> None:
-        if not self._started and not self._heard():
+        if not self._started and not self._has_subscribers():
             return
         self._started = True
         if self._next >= len(self._source):
@@ -84,26 +84,26 @@ class CameraNode(Node):
                 return
             self._next = 0
         try:
-            rgb, camera = self._fitted(self._source.shot(self._next))
+            rgb, camera = self._prepare(self._source.frame(self._next))
         except ValueError as error:
             self.get_logger().error(f'frame skipped: {error}', throttle_duration_sec=5.0)
         else:
             self._send(rgb, camera)
         self._next += 1
 
-    def _heard(self) -> bool:
-        return any(publisher.get_subscription_count() for publisher in self._pictures())
+    def _has_subscribers(self) -> bool:
+        return any(publisher.get_subscription_count() for publisher in self._image_publishers())
 
-    def _pictures(self) -> list[Publisher]:
+    def _image_publishers(self) -> list[Publisher]:
         return [self._images] + ([self._compressed] if self._compressed else [])
 
     def _send(self, rgb: UInt8, camera: Camera) -> None:
         header = Header(frame_id=self._frame_id)
         header.stamp = self.get_clock().now().to_msg()
         encoding = self._options.encoding
-        # The info first: then it is there when the image is.
+        # The info first, so that it arrives before its image.
         self._infos.publish(info_from_camera(camera, header))
-        values = encoded(rgb, encoding)
+        values = encode(rgb, encoding)
         msg = image_message(values, 'rgb8' if encoding == 'bgr8' else encoding, header)
         msg.encoding = encoding
         self._images.publish(msg)
@@ -111,27 +111,27 @@ class CameraNode(Node):
             self._compressed.publish(jpeg_message(rgb, header))
         self.sent += 1
 
-    def _fitted(self, shot: Shot) -> tuple[UInt8, Camera]:
-        """Resize a frame as the options say, and give it a camera."""
-        height, width = shot.rgb.shape[:2]
-        camera = shot.camera
+    def _prepare(self, frame: SourceFrame) -> tuple[UInt8, Camera]:
+        """Return the frame at the published size, and its intrinsics."""
+        height, width = frame.rgb.shape[:2]
+        camera = frame.camera
         if camera is not None and (camera.width, camera.height) != (width, height):
             camera = resize_camera(camera, width, height)
         if camera is None:
             camera = camera_from_fov(width, height, self._options.horizontal_fov_deg)
-        wanted = wanted_size(width, height, self._options.width, self._options.height)
-        return resized(shot.rgb, camera, *wanted)
+        size = published_size(width, height, self._options.width, self._options.height)
+        return resize(frame.rgb, camera, *size)
 
     def _end(self) -> None:
         self._timer.cancel()
-        for publisher in (*self._pictures(), self._infos):
-            publisher.wait_for_all_acked(_LAST_WORDS)
-        self.get_logger().info(f'the end: {self.sent} frames sent')
+        for publisher in (*self._image_publishers(), self._infos):
+            publisher.wait_for_all_acked(_ACKNOWLEDGE_TIMEOUT)
+        self.get_logger().info(f'end of the source: {self.sent} frames sent')
         self.finished.set_result(OK)
 
 
-def wanted_size(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int]:
-    """Choose the published size; a side given as 0 follows the other one in proportion."""
+def published_size(width: int, height: int, to_width: int, to_height: int) -> tuple[int, int]:
+    """Return the published (width, height); a side given as 0 keeps the aspect ratio."""
     if to_width and to_height:
         return to_width, to_height
     if to_width:
@@ -141,17 +141,17 @@ def wanted_size(width: int, height: int, to_width: int, to_height: int) -> tuple
     return width, height
 
 
-def resized(rgb: UInt8, camera: Camera, width: int, height: int) -> tuple[UInt8, Camera]:
-    """Resize a picture and its camera."""
+def resize(rgb: UInt8, camera: Camera, width: int, height: int) -> tuple[UInt8, Camera]:
+    """Resize an image and its intrinsics."""
     if (camera.width, camera.height) == (width, height):
         return rgb, camera
     method = cv2.INTER_AREA if width < camera.width else cv2.INTER_LINEAR
-    picture = np.asarray(cv2.resize(rgb, (width, height), interpolation=method), np.uint8)
-    return picture, resize_camera(camera, width, height)
+    resized = np.asarray(cv2.resize(rgb, (width, height), interpolation=method), np.uint8)
+    return resized, resize_camera(camera, width, height)
 
 
-def encoded(rgb: UInt8, encoding: str) -> UInt8:
-    """Reorder the channels of a picture for an encoding: rgb8, bgr8 or mono8."""
+def encode(rgb: UInt8, encoding: str) -> UInt8:
+    """Convert an RGB image to the channels of an encoding: rgb8, bgr8 or mono8."""
     if encoding == 'bgr8':
         return np.ascontiguousarray(rgb[..., ::-1])
     if encoding == 'mono8':
@@ -160,7 +160,7 @@ def encoded(rgb: UInt8, encoding: str) -> UInt8:
 
 
 def jpeg_message(rgb: UInt8, header: Header) -> CompressedImage:
-    """Compress a picture as cameras do."""
+    """Make a JPEG message, as compressed_image_transport does."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     msg = CompressedImage(header=header, format='rgb8; jpeg compressed bgr8')

@@ -1,4 +1,4 @@
-"""Where the camera node's pictures come from."""
+"""Sources of the camera node: image files, rendered sequences and videos."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sd_perception_ros.data.files import find_files, printable, read_rgb
 from sd_perception_ros.ros.options import MAX_RATE_HZ, MIN_RATE_HZ
 from sd_perception_ros.types import Camera, UInt8
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 DEMO = Path(__file__).parents[2] / 'assets' / 'demo_sequence'
 
-# Photographs inside the scikit-image wheel that need no download. The stereo picture is the only
-# one whose camera is known (Middlebury 2014, at quarter size).
+# Photographs in the scikit-image wheel, without a download. Intrinsics are known for the stereo
+# image only (Middlebury 2014, at quarter size).
 PHOTOGRAPHS: dict[str, Camera | None] = {
     'astronaut.png': None,
     'coffee.png': None,
@@ -33,12 +33,12 @@ PHOTOGRAPHS: dict[str, Camera | None] = {
 
 
 @dataclass(frozen=True)
-class Shot:
+class SourceFrame:
     """
     One frame of a source.
 
     :ivar rgb: (H, W, 3) uint8.
-    :ivar camera: its intrinsics, or None where the source does not know them.
+    :ivar camera: intrinsics; None if the source has none.
     """
 
     rgb: UInt8
@@ -49,8 +49,8 @@ class Source(ABC):
     """
     A list of frames.
 
-    :ivar rate_hz: frames per second as recorded; 0 where the source has no rate.
-    :ivar frame_id: frame of the camera; empty where the source does not say.
+    :ivar rate_hz: recorded frames per second; 0 if unknown.
+    :ivar frame_id: frame of the camera; empty if unknown.
     """
 
     rate_hz: float = 0.0
@@ -58,69 +58,71 @@ class Source(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Count the frames."""
+        """Return the number of frames."""
 
     @abstractmethod
-    def shot(self, index: int) -> Shot:
+    def frame(self, index: int) -> SourceFrame:
         """
         Read a frame.
 
-        :raises ValueError: the file is damaged; it is named.
+        :raises ValueError: the file is damaged.
         """
 
 
-class Pictures(Source):
-    """Picture files one after the other."""
+class ImageFiles(Source):
+    """Image files, in the given order."""
 
     def __init__(self, paths: list[Path], cameras: list[Camera | None] | None = None) -> None:
         self._paths = paths
         self._cameras = cameras or [None] * len(paths)
 
     def __len__(self) -> int:
-        """Count the files."""
+        """Return the number of files."""
         return len(self._paths)
 
-    def shot(self, index: int) -> Shot:
+    def frame(self, index: int) -> SourceFrame:
         """Read a file."""
-        return Shot(read_picture(self._paths[index]), self._cameras[index])
+        return SourceFrame(read_image(self._paths[index]), self._cameras[index])
 
 
 class Sequence(Source):
     """A folder with sequence.json and frames/<key>.image.png or .jpg, <key>.camera.json."""
 
     def __init__(self, folder: Path) -> None:
-        about = _read_json(folder / 'sequence.json')
+        metadata = _read_json(folder / 'sequence.json')
         try:
-            self.rate_hz = float(about.get('rate_hz', 0.0))
+            self.rate_hz = float(metadata.get('rate_hz', 0.0))
         except (TypeError, ValueError):
             self.rate_hz = math.nan
         if not (self.rate_hz == 0 or MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ):
             raise ValueError(
                 f'{folder / "sequence.json"}: rate_hz must be a number from {MIN_RATE_HZ} to '
-                f'{MAX_RATE_HZ:g}, or 0 for the default, got {about["rate_hz"]!r}'
+                f'{MAX_RATE_HZ:g}, or 0 for the default, got {metadata["rate_hz"]!r}'
             )
-        self.frame_id = str(about.get('frame_id', ''))
+        self.frame_id = str(metadata.get('frame_id', ''))
         frames = folder / 'frames'
         self._images = [
-            path for path in find_files(frames, '*.image.*') if path.suffix.lower() in PICTURES
+            path
+            for path in find_files(frames, '*.image.*')
+            if path.suffix.lower() in IMAGE_SUFFIXES
         ]
         if not self._images:
-            raise ValueError(f'{frames} holds no <key>.image.png or <key>.image.jpg')
+            raise ValueError(f'{frames} has no <key>.image.png or <key>.image.jpg')
 
     def __len__(self) -> int:
-        """Count the frames."""
+        """Return the number of frames."""
         return len(self._images)
 
-    def shot(self, index: int) -> Shot:
-        """Read a picture and its camera."""
+    def frame(self, index: int) -> SourceFrame:
+        """Read an image and its intrinsics."""
         path = self._images[index]
-        beside = path.with_name(path.name.split('.image.')[0] + '.camera.json')
-        camera = read_camera(beside) if beside.is_file() else None
-        return Shot(read_picture(path), camera)
+        camera_path = path.with_name(path.name.split('.image.')[0] + '.camera.json')
+        camera = read_camera(camera_path) if camera_path.is_file() else None
+        return SourceFrame(read_image(path), camera)
 
 
 class Video(Source):
-    """A video file, read forwards."""
+    """A video file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,59 +137,60 @@ class Video(Source):
         self._next = 0
         if not self._capture.isOpened() or self._count < 1:
             raise ValueError(
-                f'{path} is not a video whose frames OpenCV can read and count; convert it, for '
-                f'example with ffmpeg -i {path.name} new.mp4'
+                f'OpenCV cannot read {path} as a video; convert it, for example with '
+                f'ffmpeg -i {path.name} new.mp4'
             )
         self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
 
     def __len__(self) -> int:
-        """Count the frames, as the file says."""
+        """Return the number of frames in the file's header."""
         return self._count
 
-    def shot(self, index: int) -> Shot:
-        """Read a frame; the next one is quick, another one seeks."""
+    def frame(self, index: int) -> SourceFrame:
+        """Read a frame; in order is fast, other frames need a seek."""
         if index != self._next:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        good, bgr = self._capture.read()
+        success, bgr = self._capture.read()
         self._next = index + 1
-        if not good:
+        if not success:
             raise ValueError(f'{self._path}: frame {index} of {self._count} cannot be read')
-        return Shot(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))
+        return SourceFrame(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))
 
 
 def open_source(name: str) -> Source:
     """
-    Open what the parameter `source` names.
+    Open the source of the parameter `source`.
 
-    :raises ValueError: it is nothing that can be replayed; what can be is said.
+    :raises ValueError: no such source, or it has no readable images.
     """
     if name == 'skimage':
         return _photographs()
-    # os.path: pathlib raises for a home of nobody and for a name that is too long.
+    # os.path: pathlib raises for the home of an unknown user and for names that are too long.
     path = DEMO if name == 'demo' else Path(os.path.expanduser(name))
     if os.path.isfile(path / 'sequence.json'):
         return Sequence(path)
     if os.path.isdir(path):
-        found = [p for p in find_files(path, '*') if p.suffix.lower() in PICTURES]
-        if not found:
+        images = [p for p in find_files(path, '*') if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
             raise ValueError(
-                f"source '{name}' is a folder without pictures ({', '.join(PICTURES)}) and "
+                f"source '{name}' is a folder without images ({', '.join(IMAGE_SUFFIXES)}) and "
                 'without sequence.json'
             )
-        return Pictures(found)
+        return ImageFiles(images)
     if os.path.isfile(path):
-        return Pictures([path]) if path.suffix.lower() in PICTURES else Video(path)
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        return ImageFiles([path]) if is_image else Video(path)
     raise ValueError(
-        f"source '{name}' does not exist ({path.absolute()}); give a folder of pictures, a video "
-        "file, a sequence folder, or one of the words 'demo' and 'skimage'"
+        f"source '{name}' does not exist ({path.absolute()}); give a folder of images, a video "
+        "file, a sequence folder, 'demo' or 'skimage'"
     )
 
 
-def read_picture(path: Path) -> UInt8:
+def read_image(path: Path) -> UInt8:
     """
-    Read a picture file as (H, W, 3) uint8 RGB, as the sensor saw it (EXIF is ignored).
+    Read an image file as (H, W, 3) uint8 RGB; the EXIF orientation is ignored.
 
-    :raises ValueError: it is damaged or no picture.
+    :raises ValueError: the file is damaged or no image.
     """
     try:
         return read_rgb(path)
@@ -197,9 +200,9 @@ def read_picture(path: Path) -> UInt8:
 
 def read_camera(path: Path) -> Camera:
     """
-    Read the intrinsics that a rendered frame comes with.
+    Read the intrinsics of a rendered frame from a JSON file.
 
-    :raises ValueError: a value is missing, no number or impossible.
+    :raises ValueError: a value is missing, not a number, or impossible.
     """
     values = _read_json(path)
     try:
@@ -213,24 +216,24 @@ def read_camera(path: Path) -> Camera:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         names = ', '.join(f.name for f in fields(Camera))
-        raise ValueError(f'{path} must hold the numbers {names}; wrong: {error}') from None
+        raise ValueError(f'{path} must have the numbers {names}; wrong: {error}') from None
     positive = min(camera.fx, camera.fy, camera.width, camera.height) > 0
     if not positive or not all(map(math.isfinite, astuple(camera))):
         raise ValueError(
-            f'{path} must hold finite numbers, positive but for cx and cy, got {camera}'
+            f'{path}: all numbers must be finite, and positive except cx and cy, got {camera}'
         )
     return camera
 
 
 def _photographs() -> Source:
-    found = importlib.util.find_spec('skimage')
-    if found is None or found.origin is None:
-        raise ValueError("source 'skimage' needs the scikit-image package: pip install it")
-    folder = Path(found.origin).parent / 'data'
-    present = [name for name in PHOTOGRAPHS if (folder / name).is_file()]
-    if not present:
-        raise ValueError(f'{folder} holds none of {", ".join(PHOTOGRAPHS)}')
-    return Pictures([folder / name for name in present], [PHOTOGRAPHS[n] for n in present])
+    spec = importlib.util.find_spec('skimage')
+    if spec is None or spec.origin is None:
+        raise ValueError("source 'skimage' needs the package scikit-image: pip install it")
+    folder = Path(spec.origin).parent / 'data'
+    names = [name for name in PHOTOGRAPHS if (folder / name).is_file()]
+    if not names:
+        raise ValueError(f'{folder} has none of {", ".join(PHOTOGRAPHS)}')
+    return ImageFiles([folder / name for name in names], [PHOTOGRAPHS[name] for name in names])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -239,5 +242,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read as JSON: {error}') from None
     if not isinstance(values, dict):
-        raise ValueError(f'{path} must hold a JSON object, got {type(values).__name__}')
+        raise ValueError(f'{path} must contain a JSON object, got {type(values).__name__}')
     return values
