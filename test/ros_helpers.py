@@ -373,7 +373,7 @@ def running(log: Path, *arguments: str) -> Iterator[Process]:
 def serving(log: Path, **parameters: Any) -> Iterator[Process]:
     """Run a perception node that listens, for the time of a block; it must end well."""
     with running(log, 'perception', *ros_arguments(**parameters)) as process:
-        process.wait_for_output('listening to /')
+        process.wait_for_output('subscribed to /')
         yield process
         assert process.end(signal.SIGINT) == 0
         assert 'Traceback' not in process.output

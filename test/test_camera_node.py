@@ -129,7 +129,7 @@ def test_a_picture_whose_name_is_not_utf_8_is_replayed_and_a_video_refused(tmp_p
     (tmp_path / '._a.png').write_bytes(b'a companion file of macOS')
     source = open_source(str(tmp_path))
     assert len(source) == 1
-    assert source.shot(0).rgb.shape == (4, 6, 3)
+    assert source.frame(0).rgb.shape == (4, 6, 3)
     video = tmp_path / os.fsdecode(b'\xff.mp4')
     video.write_bytes(b'nothing')
     with pytest.raises(ValueError, match=r'name in UTF-8, got .*\\xff.mp4; rename it'):

@@ -24,7 +24,7 @@ from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.cameras import CameraInputs
 from sd_perception_ros.ros.input.transforms import Transforms
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 
 
@@ -85,13 +85,13 @@ def test_names_of_cameras_that_no_topic_can_have_are_refused(names: list[str]) -
 
 def test_metres_from_one_mounting_are_refused_for_two_cameras() -> None:
     outputs = build(OutputOptions, {'depth': {'scale': {'source': 'ground'}}}, 'test')
-    CameraInputs(InputOptions(cameras=['front']), outputs, Statistics())
+    CameraInputs(InputOptions(cameras=['front']), outputs, NodeStatistics())
     with pytest.raises(ValueError, match='one mounting for 2 cameras; run one node for each'):
-        CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, Statistics())
+        CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, NodeStatistics())
 
 
 @pytest.mark.skipif(Transforms.has_tf, reason='tf2 knows where each camera is')
 def test_scans_without_tf_are_refused_for_two_cameras() -> None:
     outputs = build(OutputOptions, {'scan': {'frame_id': 'base_scan'}}, 'test')
     with pytest.raises(ValueError, match=r'scan\.frame_id without tf2 has one mounting'):
-        CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, Statistics())
+        CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, NodeStatistics())

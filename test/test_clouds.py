@@ -15,13 +15,13 @@ from sd_perception_ros.config import build
 from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanGeometry
 from sd_perception_ros.geometry.pinhole import BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.geometry.point_cloud import voxel_means, without_edges
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS
 from sd_perception_ros.ros.output.results import FrameResult, people_points, points
+from sd_perception_ros.ros.output_options import PointsOptions, ScanOptions
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Camera, DepthMap, LabelMap
 
@@ -149,7 +149,7 @@ def result(options: dict, labels: np.ndarray | None) -> FrameResult:
     if labels is not None:
         predictions['segmentation'] = LabelMap(labels, np.ones((48, 64), np.float32))
     return FrameResult(
-        Frame(HEADER, RGB, CAMERA),
+        CameraFrame(HEADER, RGB, CAMERA),
         predictions,
         {name: make_task(name) for name in predictions},
         build(OutputOptions, {'depth': options}),

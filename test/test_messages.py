@@ -16,7 +16,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sd_perception_ros.config import build
 from sd_perception_ros.drawing import SIDE_COLORS
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.messages import labels
 from sd_perception_ros.ros.messages.image import to_mono8
 from sd_perception_ros.ros.messages.labels import label_info, mask_ids, mask_of
@@ -62,7 +62,7 @@ def result(
     """Make the result of a frame with people in front of a wall."""
     header = Header(stamp=HEADER.stamp, frame_id=frame_id)
     return FrameResult(
-        Frame(header, np.zeros((80, 100, 3), np.uint8), camera),
+        CameraFrame(header, np.zeros((80, 100, 3), np.uint8), camera),
         {'human_pose': Poses(people, 80, 100)},
         {'human_pose': make_task('human_pose')},
         build(OutputOptions, options or {}),
@@ -137,7 +137,7 @@ def test_0_to_1_becomes_0_to_255():
 
 
 def test_a_cutout_shows_the_image_in_the_foreground():
-    frame = Frame(HEADER, np.full((80, 100, 3), (9, 90, 200), np.uint8))
+    frame = CameraFrame(HEADER, np.full((80, 100, 3), (9, 90, 200), np.uint8))
     alpha = np.zeros((80, 100), np.float32)
     alpha[:, 50:] = 1
     task = {'matting': make_task('matting')}

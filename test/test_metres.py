@@ -36,7 +36,7 @@ from sd_perception_ros.metric_depth.estimator import (
     missing_tasks,
 )
 from sd_perception_ros.metric_depth.options import ScaleOptions
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input import transforms
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import Transforms
@@ -340,7 +340,7 @@ def test_millimetres_are_whole_and_zero_where_unknown():
     assert millimetres(depth_m).tolist() == [[1234, 0, 0, 0, 0]]
     options = build(OutputOptions, {'depth': {'encoding': '16UC1'}})
     wall_m = np.full((48, 64), 1.0, np.float32)
-    result = FrameResult(Frame(header(), picture(), CAMERA), {}, {}, options, wall_m)
+    result = FrameResult(CameraFrame(header(), picture(), CAMERA), {}, {}, options, wall_m)
     image = metric_depth_image(result, 'depth')
     assert (image.encoding, image.step, image.header) == ('16UC1', 128, header())
     assert set(np.frombuffer(image.data, np.uint16)) == {1000}
@@ -370,11 +370,11 @@ def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
         (CameraInfo, '/reference/camera_info', info),
         (Image, '/reference/depth', depth),
     )
-    said = listener.find(Frame(header(), picture(), CAMERA))
+    said = listener.find(CameraFrame(header(), picture(), CAMERA))
     assert len(said.references) > 0.9 * 24 * 32
     assert set(said.references.depth_m.tolist()) == {3.0}
     with pytest.raises(ValueError, match='32 x 24 pixels and the image 64 x 48'):
-        listener.find(Frame(header(), picture(), None))
+        listener.find(CameraFrame(header(), picture(), None))
 
 
 def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
@@ -388,29 +388,29 @@ def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
         {'source': 'scan', 'scan_mounting': {'z_m': -0.5}},
         (LaserScan, '/reference/scan', scan),
     )
-    references = listener.find(Frame(header(), picture(), CAMERA)).references
+    references = listener.find(CameraFrame(header(), picture(), CAMERA)).references
     assert set(references.rows.tolist()) == {30}
     np.testing.assert_allclose(references.depth_m, 2.0, rtol=1e-4)
     assert len(references) == 60
     with pytest.raises(ValueError, match='needs the camera_info'):
-        listener.find(Frame(header(), picture(), None))
+        listener.find(CameraFrame(header(), picture(), None))
 
 
 def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener = heard(lone_peer, {'source': 'depth'})
     with pytest.raises(ValueError, match='no message was received on /reference/depth'):
-        listener.find(Frame(header(), picture(), CAMERA))
+        listener.find(CameraFrame(header(), picture(), CAMERA))
     depth = image_message(np.ones((48, 64), np.float32), '32FC1', header())
     listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
-    listener.find(Frame(header(5), picture(), CAMERA))
+    listener.find(CameraFrame(header(5), picture(), CAMERA))
     with pytest.raises(
         ValueError,
         match=r'differ by 1.000 s, more than .*max_offset_s = 0.05',
     ):
-        listener.find(Frame(header(6), picture(), CAMERA))
+        listener.find(CameraFrame(header(6), picture(), CAMERA))
     listener.reset()
     with pytest.raises(ValueError, match='no message was received'):
-        listener.find(Frame(header(5), picture(), CAMERA))
+        listener.find(CameraFrame(header(5), picture(), CAMERA))
 
 
 # ---- Transforms ---------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.config import build
 from sd_perception_ros.engine import Engine
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.messages.people import POINT
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.options import OutputOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS, Outputs
 from sd_perception_ros.ros.replay.sources import DEMO, open_source
@@ -62,11 +62,11 @@ def engine() -> Engine:
 
 
 @functools.cache
-def frame() -> Frame:
+def frame() -> CameraFrame:
     shot = open_source(str(DEMO)).frame(20)
     header = Header(frame_id='lens')
     header.stamp.sec = 5
-    return Frame(header, shot.rgb, shot.camera)
+    return CameraFrame(header, shot.rgb, shot.camera)
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def predictions() -> dict[str, Any]:
 def published(node: LifecycleNode, setting: str, topics: frozenset[str]) -> dict[str, Any]:
     """Return the messages of one frame, when these topics have subscribers."""
     options = build(OutputOptions, {'scan': {'frame_id': 'base_link'}, **SETTINGS[setting]})
-    stats = Statistics()
+    stats = NodeStatistics()
     metric_input = MetricInput(options.depth.scale, stats)
     outputs = Outputs(node, engine().tasks, options, metric_input, stats)
     try:

@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.parameters import (
     declare,
     likely_typos,
@@ -254,7 +254,7 @@ def test_a_wrong_camera_info_says_what_is_wrong(change, words):
 
 
 def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():
-    stats = Statistics()
+    stats = NodeStatistics()
     stats.warn('slow')
     stats.error('broken')
     stats.warn('slow again')

@@ -372,7 +372,7 @@ def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_
     with running(tmp_path / 'log', 'perception', *arguments, '-r', '__ns:=/front') as process:
         peer = Peer()
         try:
-            process.wait_for_output('waiting for the lifecycle services')
+            process.wait_for_output('waiting for lifecycle transitions')
             assert not change(peer, Transition.TRANSITION_CONFIGURE)
             assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
             assert '/no/such/folder' in process.output
@@ -394,8 +394,8 @@ def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_
             assert change(peer, Transition.TRANSITION_ACTIVATE)
             compressed_picture_is_processed(peer)
             assert set_parameter(peer, 'use_sim_time', True) == ''  # time jumps to zero
-            told = peer.counters_when(lambda seen: 'time_jumps' in seen, '/front/perception')
-            assert 'time_jumps' in told
+            told = peer.counters_when(lambda seen: 'time jumps' in seen, '/front/perception')
+            assert 'time jumps' in told
             assert set_parameter(peer, 'use_sim_time', False) == ''
             assert change(peer, Transition.TRANSITION_DEACTIVATE)
             assert change(peer, Transition.TRANSITION_CLEANUP)
@@ -489,7 +489,7 @@ def test_a_picture_that_the_network_cannot_take_is_reported_and_the_next_one_is_
 ):
     arguments = ros_arguments(checkpoint=exact_checkpoint, device='cpu', diagnostics_rate_hz=10.0)
     with running(tmp_path / 'log', 'perception', *arguments) as process:
-        process.wait_for_output('listening to /image_raw')
+        process.wait_for_output('subscribed to /image_raw')
         camera = FakeCamera(peer_alone)
         connect(peer_alone, camera)
         answer(peer_alone, camera, '/depth/relative', picture())
@@ -513,7 +513,7 @@ rclpy.init(args=sys.argv)
 node = PerceptionNode()
 gc.disable()
 node.trigger_configure()
-weights = weakref.ref(next(node._serving.now.engine._models[0].model.parameters()))
+weights = weakref.ref(next(node._serving.current.engine._models[0].model.parameters()))
 print('before:', weights() is not None)
 node.trigger_cleanup()
 print('after:', weights() is not None)
@@ -545,7 +545,7 @@ def slow_node(checkpoint: Path, log: Path, **parameters: object) -> Iterator[Pro
         **parameters,
     )
     with running(log, 'perception', *arguments, '-r', '__ns:=/front') as process:
-        process.wait_for_output('listening to /front/image_raw')
+        process.wait_for_output('subscribed to /front/image_raw')
         yield process
 
 

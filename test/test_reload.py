@@ -55,7 +55,7 @@ def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def process(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Process]:
     arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu', threads=1)
     with running(tmp_path / 'log', 'perception', *arguments, '-r', '__ns:=/front') as made:
-        made.wait_for_output('listening to /front/image_raw')
+        made.wait_for_output('subscribed to /front/image_raw')
         yield made
         assert 'Traceback' not in made.output
 
@@ -91,7 +91,7 @@ def begin_reload(peer: Peer, checkpoint: Path) -> object:
     assert peer.until(lambda: first.done() or second.done())
     refused, reload = (first, second) if first.done() else (second, first)
     answer = refused.result()
-    assert (answer.success, 'under way' in answer.message) == (False, True)
+    assert (answer.success, 'in progress' in answer.message) == (False, True)
     assert not reload.done()
     return reload
 
@@ -184,7 +184,7 @@ executor = SingleThreadedExecutor()
 executor.add_node(node)
 gc.disable()
 node.start()
-weights = weakref.ref(next(node._serving.now.engine._models[0].model.parameters()))
+weights = weakref.ref(next(node._serving.current.engine._models[0].model.parameters()))
 reload = executor.create_task(node._reloading._reload, Trigger.Request(), Trigger.Response())
 executor.spin_until_future_complete(reload)
 print('reloaded:', reload.result().success)

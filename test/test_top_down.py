@@ -255,7 +255,7 @@ def test_people_beyond_the_limit_keep_their_first_look() -> None:
 def test_the_bundled_checkpoint_takes_a_second_look() -> None:
     from sd_perception_ros.ros.replay.sources import DEMO, open_source
 
-    rgb = open_source(str(DEMO)).shot(20).rgb
+    rgb = open_source(str(DEMO)).frame(20).rgb
     once: Any = Engine.load(device='cpu', tasks=['human_pose'])
     twice = Engine.load(
         device='cpu', tasks=['human_pose'], top_down=TopDownOptions(second_look=True)

@@ -1,4 +1,4 @@
-"""Several cameras in one node: their inputs and their outputs."""
+"""Inputs and outputs of all cameras of a node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sd_perception_ros.ros.input.camera import CameraInput
 from sd_perception_ros.ros.input.detections import DetectionInput
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.input.transforms import Transforms
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
 
@@ -27,8 +27,8 @@ class ReceivedImage(NamedTuple):
     """
     An image message of a camera.
 
-    :ivar camera: name of the camera; empty where there is one camera.
-    :ivar arrival_ns: when it arrived, in nanoseconds of `time.monotonic_ns`.
+    :ivar camera: name of the camera; empty if there is only one.
+    :ivar arrival_ns: arrival time, in nanoseconds of `time.monotonic_ns`.
     """
 
     camera: str
@@ -40,16 +40,16 @@ class CameraInputs:
     """
     The subscriptions of all cameras: images, camera_infos, and reference sensors.
 
-    :ivar names: of the cameras; one empty name where there is one camera.
-    :ivar metric: what metric depth needs from topics, by camera.
-    :raises ValueError: several cameras that would share one mounting.
+    :ivar names: names of the cameras; one empty name if there is only one.
+    :ivar metric: {camera: inputs of metric depth}.
+    :raises ValueError: several cameras would share one mounting.
     """
 
     def __init__(
         self,
         inputs: InputOptions,
         outputs: OutputOptions,
-        stats: Statistics,
+        stats: NodeStatistics,
         needs_boxes: bool = False,
     ) -> None:
         self.names = tuple(inputs.cameras) or ('',)
@@ -68,14 +68,15 @@ class CameraInputs:
     @property
     def topics(self) -> list[str]:
         """Full names of the subscribed topics."""
-        topics = [name for one in self._cameras.values() for name in (one.topic, one.info_topic)]
-        topics += [one.topic for one in self._detections.values()]
+        cameras = self._cameras.values()
+        topics = [name for camera in cameras for name in (camera.topic, camera.info_topic)]
+        topics += [detections.topic for detections in self._detections.values()]
         return topics + [topic for metric in self.metric.values() for topic in metric.topics]
 
     @property
     def image_topics(self) -> str:
         """Topics of the images, for diagnostics; empty while the inputs are closed."""
-        return ', '.join(one.topic for one in self._cameras.values())
+        return ', '.join(camera.topic for camera in self._cameras.values())
 
     def open(self, node: Node, deliver: Callable[[ReceivedImage], None]) -> None:
         """Subscribe; the executor calls `deliver` for each image."""
@@ -99,7 +100,7 @@ class CameraInputs:
             return None
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed; report why a topic is silent."""
+        """Adapt to the QoS of new publishers; report why a topic is silent."""
         for name, camera in self._cameras.items():
             camera.on_timer()
             self.metric[name].on_timer()
@@ -107,7 +108,7 @@ class CameraInputs:
             detections.on_timer()
 
     def reset(self) -> None:
-        """Forget stamps, camera_infos and references, after a jump of time."""
+        """Forget stamps, camera_infos and references, after a jump in time."""
         for name, camera in self._cameras.items():
             camera.reset()
             self.metric[name].reset()
@@ -137,9 +138,9 @@ class CameraOutputs:
         tasks: Mapping[str, Task],
         options: OutputOptions,
         metric_inputs: Mapping[str, MetricInput],
-        stats: Statistics,
+        stats: NodeStatistics,
     ) -> CameraOutputs:
-        """Make the outputs of each camera, by name; raises what `Outputs` raises."""
+        """Make the outputs of each camera; errors as of `Outputs`."""
         return cls(
             {
                 name: Outputs(node, tasks, options, metric_input, stats, name)
@@ -154,40 +155,42 @@ class CameraOutputs:
     @property
     def topics(self) -> list[str]:
         """Full names of the topics, after remapping."""
-        return [topic for one in self._outputs.values() for topic in one.topics]
+        return [topic for outputs in self._outputs.values() for topic in outputs.topics]
 
     @property
     def not_offered(self) -> list[str]:
-        """Topics of the model's tasks that the options, or its classes, do not give."""
+        """Topics of the model's tasks that are not published with these options and classes."""
         return next(iter(self._outputs.values())).not_offered
 
     @property
     def missing_tasks(self) -> str:
-        """Tasks that the source of the scale needs and the model lacks; empty: none."""
+        """Warning about tasks that metric depth needs and the model lacks; empty if none."""
         return next(iter(self._outputs.values())).missing_tasks
 
     def activate(self) -> None:
         """Start to publish."""
-        for one in self._outputs.values():
-            one.activate()
+        for outputs in self._outputs.values():
+            outputs.activate()
 
     def reset(self) -> None:
-        """Forget the frames before, after a jump of time."""
-        for one in self._outputs.values():
-            one.reset()
+        """Forget all previous frames, after a jump in time."""
+        for outputs in self._outputs.values():
+            outputs.reset()
 
     def subscribed(self) -> list[Output]:
-        """List the outputs that have subscribers, of any camera."""
-        return [output for one in self._outputs.values() for output in one.subscribed()]
+        """Return the outputs of all cameras that have subscribers."""
+        return [output for outputs in self._outputs.values() for output in outputs.subscribed()]
 
     def successor(self, tasks: Mapping[str, Task]) -> CameraOutputs:
-        """Make the outputs of another model; raises what `Outputs` raises."""
-        return CameraOutputs({name: one.successor(tasks) for name, one in self._outputs.items()})
+        """Make the outputs of another model; errors as of `Outputs`."""
+        return CameraOutputs(
+            {name: outputs.successor(tasks) for name, outputs in self._outputs.items()}
+        )
 
     def close(self, keep: CameraOutputs | None = None) -> None:
-        """Remove the topics, except those that other outputs go on with."""
-        for name, one in self._outputs.items():
-            one.close(keep[name] if keep else None)
+        """Remove the topics, except those that are shared with `keep`."""
+        for name, outputs in self._outputs.items():
+            outputs.close(keep[name] if keep else None)
 
 
 def _with_name(
@@ -197,7 +200,7 @@ def _with_name(
 
 
 def _check_mountings(names: Sequence[str], outputs: OutputOptions) -> None:
-    """Refuse options that would give all cameras the mounting of one: wrong metres."""
+    """Refuse options that describe the mounting of one camera if there are several."""
     if len(names) < 2:
         return
     option = 'depth.scale.source: ground' if outputs.depth.scale.source == 'ground' else ''

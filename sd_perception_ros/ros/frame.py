@@ -1,4 +1,4 @@
-"""A frame of a camera on its way through the node."""
+"""A camera frame: image, header and intrinsics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sd_perception_ros.types import Camera, UInt8
 
 
 @dataclass(frozen=True)
-class Frame:
+class CameraFrame:
     """
-    One picture with its header and intrinsics.
+    One image of a camera, with its header and intrinsics.
 
-    :ivar header: of the image message; all outputs carry it.
+    :ivar header: header of the image message; all outputs have it.
     :ivar rgb: (H, W, 3) uint8.
-    :ivar camera: intrinsics of this picture; None where no usable camera_info came.
+    :ivar camera: intrinsics of this image; None without a usable camera_info.
     """
 
     header: Header

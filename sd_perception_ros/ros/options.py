@@ -1,4 +1,4 @@
-"""Options of the nodes; names in the parameter file are these field names."""
+"""Options of the nodes. Names of ROS parameters are the names of these fields."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import re
 from sd_perception_ros.config import check, EngineConfig, group, option
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.people.options import TopDownOptions
-from sd_perception_ros.ros.options_outputs import PointsOptions, ScanOptions
+from sd_perception_ros.ros.output_options import PointsOptions, ScanOptions
 
-# Frames per second of a camera: a timer takes no period beyond some centuries.
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 1000.0
-# Parameters of the release before: old name, new name.
+# Parameters of the previous release: old name, new name.
 OLD_PARAMETERS = {
     'depth.points.labels': 'depth.points.add_label_field',
     'depth.points.max_jump': 'depth.points.max_relative_jump',
@@ -31,14 +30,12 @@ _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """How the perception node itself behaves."""
+    """Lifecycle and diagnostics of the perception node."""
 
     autostart: bool = option(
-        True, 'Configure and activate at start; false: wait for the lifecycle services'
+        True, 'Configure and activate at start; false: wait for lifecycle transitions'
     )
-    diagnostics_rate_hz: float = option(
-        1.0, 'How often /diagnostics is published', low=0.1, high=100.0
-    )
+    diagnostics_rate_hz: float = option(1.0, 'Rate of /diagnostics', low=0.1, high=100.0)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -47,16 +44,16 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Which frames are taken, and from which cameras."""
+    """Cameras, and which of their frames are processed."""
 
     cameras: list[str] = option(
         [],
-        'Names of several cameras whose frames run as one batch, for example [front, rear]: '
-        'front/image_raw gives front/depth/relative; empty: one camera, without a name',
+        'Names of several cameras, processed as one batch, for example [front, rear]: '
+        'front/image_raw gives front/depth/relative; empty: one camera without a name',
     )
     image_transport: str = option(
         'raw',
-        'raw: image_raw is subscribed; compressed: image_raw/compressed',
+        'raw: subscribe to image_raw; compressed: to image_raw/compressed',
         choices=('raw', 'compressed'),
     )
     qos_reliability: str = option(
@@ -65,15 +62,13 @@ class InputOptions:
         choices=('auto', 'reliable', 'best_effort'),
     )
     max_frame_age_s: float = option(
-        0.0, 'Frames with an older stamp are dropped; 0: any age', low=0.0, high=3600.0
+        0.0, 'Drop frames with an older stamp; 0: no limit', low=0.0, high=3600.0
     )
     drop_duplicate_stamps: bool = option(
-        True, 'Drop a frame whose stamp is not later than that of the frame before'
+        True, 'Drop a frame whose stamp is not later than that of the previous frame'
     )
-    rectify: bool = option(
-        False, 'Take the distortion out of each picture first, as its camera info says'
-    )
-    max_pixels: int = option(50_000_000, 'Larger pictures are refused', low=1, high=1_000_000_000)
+    rectify: bool = option(False, 'Rectify each image with its camera_info')
+    max_pixels: int = option(50_000_000, 'Refuse larger images', low=1, high=1_000_000_000)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -81,20 +76,20 @@ class InputOptions:
         wrong = [name for name in self.cameras if not _NAME.fullmatch(name)]
         if wrong or len(set(self.cameras)) < len(self.cameras):
             raise ValueError(
-                'InputOptions.cameras must be different names of letters, digits and underscores, '
+                'InputOptions.cameras must be unique names of letters, digits and underscores, '
                 f'such as [front, rear], got {self.cameras}'
             )
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What every task has."""
+    """Options of every task."""
 
     enabled: bool = option(
         True, 'Run this task if the model has it; can be changed while the node runs'
     )
     checkpoint: str = option(
-        '', 'Checkpoint of this task alone: a name, folder or file; empty: that of the node'
+        '', 'Separate checkpoint of this task: a name, folder or file; empty: that of the node'
     )
 
     def __post_init__(self) -> None:
@@ -104,17 +99,20 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class DepthOptions(TaskOptions):
-    """Depth in metres and the point cloud."""
+    """Metric depth and the point clouds."""
 
     scale: ScaleOptions = group(ScaleOptions)
     encoding: str = option(
         '32FC1',
-        'Of depth/image_rect: 32FC1 are metres, 16UC1 millimetres with 0 for unknown',
+        'Encoding of depth/image_rect. 32FC1: metres. 16UC1: millimetres, 0 is unknown',
         choices=('32FC1', '16UC1'),
     )
-    min_range_m: float = option(0.0, 'Nearer depth is -Inf (REP 117)', low=0.0, high=1000.0)
+    min_range_m: float = option(0.0, 'Depth below this is -Inf (REP 117)', low=0.0, high=1000.0)
     max_range_m: float = option(
-        100.0, 'Farther depth is +Inf, and no point of the cloud', low=0.01, high=100_000.0
+        100.0,
+        'Depth above this is +Inf (REP 117), without a point in the cloud',
+        low=0.01,
+        high=100_000.0,
     )
     points: PointsOptions = group(PointsOptions)
 
@@ -130,29 +128,30 @@ class DepthOptions(TaskOptions):
 
 @dataclass(frozen=True)
 class SegmentationOptions(TaskOptions):
-    """Classes of each pixel."""
+    """The segmentation mask."""
 
     mask_classes: list[str] = option(
-        ['person'], 'Classes that are white in segmentation/mask, by their names in the checkpoint'
+        ['person'], 'Classes that are white in segmentation/mask, by name'
     )
 
 
 @dataclass(frozen=True)
 class HumanPoseOptions(TaskOptions):
-    """People: markers and points in space."""
+    """Markers of people."""
 
-    marker_lifetime_s: float = option(
-        0.5, 'Markers of a camera that stopped vanish after this time; 0: never', low=0, high=3600
-    )
+    marker_lifetime_s: float = option(0.5, 'Lifetime of markers; 0: unlimited', low=0, high=3600)
     plane_distance_m: float = option(
-        1.0, 'Markers lie on a plane at this distance where metres are unknown', low=0.01, high=1e4
+        1.0,
+        'Distance of the plane on which markers are drawn without metric depth',
+        low=0.01,
+        high=1e4,
     )
     top_down: TopDownOptions = group(TopDownOptions)
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is made of the predictions, one group for each task, and one for the scan."""
+    """Outputs: one group of options for each task, and one for the scan."""
 
     depth: DepthOptions = group(DepthOptions)
     scan: ScanOptions = group(ScanOptions)
@@ -164,7 +163,7 @@ class OutputOptions:
     human_pose: HumanPoseOptions = group(HumanPoseOptions)
 
     def checkpoints(self) -> dict[str, str]:
-        """Return {task: checkpoint} of the tasks that have a checkpoint of their own."""
+        """Return {task: checkpoint} of the tasks with a separate checkpoint."""
         groups = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
             task: group.checkpoint
@@ -199,29 +198,29 @@ def when_used(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class CameraOptions:
-    """What the camera node replays, and how."""
+    """Source and published images of the camera node."""
 
     source: str = option(
         'demo',
-        'A folder of pictures, a video file, a sequence folder (with sequence.json), '
+        'A folder of images, a video file, a sequence folder (with sequence.json), '
         "'demo' (the bundled sequence) or 'skimage' (photographs of the scikit-image package)",
     )
     rate_hz: float = option(
-        0.0, 'Frames per second; 0: as the source says, else 10', low=0.0, high=MAX_RATE_HZ
+        0.0, 'Frames per second; 0: rate of the source, else 10', low=0.0, high=MAX_RATE_HZ
     )
     loop: bool = option(True, 'Start again after the last frame; false: end the node')
-    width: int = option(0, 'Width of the published picture; 0: as the source', low=0, high=16384)
-    height: int = option(0, 'Height of the published picture; 0: as the source', low=0, high=16384)
+    width: int = option(0, 'Width of the published images; 0: of the source', low=0, high=16384)
+    height: int = option(0, 'Height of the published images; 0: of the source', low=0, high=16384)
     frame_id: str = option(
-        '', "Frame of the messages; empty: as the source says, else 'camera_optical_frame'"
+        '', "frame_id of the messages; empty: that of the source, else 'camera_optical_frame'"
     )
     encoding: str = option('rgb8', 'Encoding of image_raw', choices=('rgb8', 'bgr8', 'mono8'))
     horizontal_fov_deg: float = option(
-        60.0, 'Field of view for the CameraInfo of a source without one', low=1.0, high=179.0
+        60.0, 'Field of view of a source without intrinsics', low=1.0, high=179.0
     )
     compressed: bool = option(False, 'Also publish image_raw/compressed (JPEG)')
     wait_for_subscribers: bool = option(
-        False, 'Send the first frame only when somebody subscribes to the pictures'
+        False, 'Wait for a subscriber of the images before the first frame'
     )
 
     def __post_init__(self) -> None:

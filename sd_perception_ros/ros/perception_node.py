@@ -1,4 +1,4 @@
-"""The perception node: camera images in, depth, normals, classes, mattes and people out."""
+"""The perception node: parameters, lifecycle, services and diagnostics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from std_srvs.srv import SetBool
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
-from sd_perception_ros.ros.node.diagnostics import array_of, Statistics
+from sd_perception_ros.ros.node.diagnostics import array_of, NodeStatistics
 from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.logs import NodeLog
 from sd_perception_ros.ros.node.parameters import (
@@ -36,8 +36,8 @@ from sd_perception_ros.ros.options import (
     when_used,
 )
 from sd_perception_ros.ros.pipeline import FramePipeline
-from sd_perception_ros.ros.reloading import Reloading
-from sd_perception_ros.ros.serving import load, Served, Serving
+from sd_perception_ros.ros.reloading import ReloadService
+from sd_perception_ros.ros.serving import load, LoadedModel, Serving
 
 GROUPS = tuple((cls, '') for cls in NODES['perception'])
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -46,7 +46,7 @@ _TIMER_PERIOD_S = 0.5
 
 class PerceptionNode(LifecycleNode):
     """
-    One image of each camera, one pass, many tasks: parameters, lifecycle and services.
+    Predict depth, normals, segmentation, mattes and people from the images of cameras.
 
     :raises ValueError: a wrong parameter value.
     """
@@ -57,18 +57,18 @@ class PerceptionNode(LifecycleNode):
         replace_old_names(self, OLD_PARAMETERS)
         for cls, prefix in GROUPS:
             declare(self, cls, prefix)
-        known = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]
-        for name, meant in likely_typos(self, known):
-            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{meant}'?")
+        declared = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]
+        for name, similar in likely_typos(self, declared):
+            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{similar}'?")
         self.add_on_set_parameters_callback(self._check_parameters)
         self.finished = Future()
         self.enabled = True
         self._serving = Serving()
-        self._reloading = Reloading(self, self._serving)
+        self._reload_service = ReloadService(self, self._serving)
         self._pipeline: FramePipeline | None = None
-        self._stats = Statistics()
+        self._stats = NodeStatistics()
         options = read(self, NodeOptions)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # with simulated time as without
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # independent of simulated time
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         period_s = 1 / options.diagnostics_rate_hz
         self.create_timer(period_s, self._publish_diagnostics, clock=steady)
@@ -80,26 +80,26 @@ class PerceptionNode(LifecycleNode):
         self._jump = self.get_clock().create_jump_callback(jump, post_callback=self._time_jumped)
 
     def start(self) -> None:
-        """Configure and activate, if `autostart` says so."""
+        """Configure and activate, if `autostart` is true."""
         if not read(self, NodeOptions).autostart:
-            self.get_logger().info('waiting for the lifecycle services (autostart: false)')
+            self.get_logger().info('waiting for lifecycle transitions (autostart: false)')
             return
         if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
             self.finished.set_result(FAILED)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model and offer its topics; a wrong checkpoint leaves the node as it was."""
+        """Load the model and create its publishers; after an error the node is unconfigured."""
         try:
             input_options, options = read(self, InputOptions), read(self, OutputOptions)
             engine = load(read(self, EngineConfig), options)
             inputs = CameraInputs(input_options, options, self._stats, engine.needs_boxes)
             outputs = CameraOutputs.create(self, engine.tasks, options, inputs.metric, self._stats)
-        except SURVIVABLE_ERRORS as error:  # rclpy would swallow it and say nothing
+        except SURVIVABLE_ERRORS as error:  # rclpy would ignore it silently
             text = f'configuration failed: {format_error(error)}{loading_hint(error)}'
             self._stats.error(text)
             self.get_logger().error(text)
             return FAILURE
-        self._serving.swap(Served(engine, outputs))
+        self._serving.swap(LoadedModel(engine, outputs))
         self._pipeline = FramePipeline(
             self,
             inputs,
@@ -113,46 +113,47 @@ class PerceptionNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to receive."""
-        if self._pipeline is None or self._serving.now is None:
-            return FAILURE  # the lifecycle configures first
-        outputs = self._serving.now.outputs
+        """Subscribe and start to process images."""
+        if self._pipeline is None or self._serving.current is None:
+            return FAILURE  # for mypy: the lifecycle configures first
+        outputs = self._serving.current.outputs
         self._pipeline.open()
         self.get_logger().info(
-            f'listening to {" and ".join(self._pipeline.topics)}; '
-            f'offering {", ".join(outputs.topics)}'
+            f'subscribed to {", ".join(self._pipeline.topics)}; '
+            f'publishing {", ".join(outputs.topics)}'
         )
         if outputs.not_offered:
             self.get_logger().info(
-                f'not with this model and these parameters: {", ".join(outputs.not_offered)}'
+                'not published with this model and these parameters: '
+                f'{", ".join(outputs.not_offered)}'
             )
         if outputs.missing_tasks:
             self.get_logger().warning(outputs.missing_tasks)
         if not outputs.subscribed():
-            self.get_logger().info('waiting for subscribers: nothing is computed until then')
+            self.get_logger().info('no subscribers yet: images are not processed')
         outputs.activate()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop receiving; the model stays loaded."""
+        """Unsubscribe; the model stays loaded."""
         self._stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget the model and take the topics down."""
+        """Free the model and remove its topics."""
         self._stop()
         self._serving.clear()
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop whatever runs."""
+        """Stop processing images."""
         self._stop()
         return SUCCESS
 
     def close(self) -> None:
-        """Stop all threads before the process ends."""
+        """Stop all threads, at the end of the process."""
         self._stop()
-        self._reloading.join()
+        self._reload_service.join()
 
     def _stop(self) -> None:
         if self._pipeline is not None:
@@ -166,14 +167,14 @@ class PerceptionNode(LifecycleNode):
         if self._pipeline is None:
             return
         if self._pipeline.has_failed:
-            self.get_logger().fatal('the worker thread ended by the exception above')
+            self.get_logger().fatal('the worker thread ended by the exception above; exiting')
             self.finished.set_result(FAILED)
         else:
             self._pipeline.on_timer()
 
     def _publish_diagnostics(self) -> None:
         hardware = self._pipeline.image_topics if self._pipeline is not None else ''
-        served = self._serving.now
+        served = self._serving.current
         healthy = served.engine.summary() if served is not None else 'no model is loaded'
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
         self._diagnostics.publish(array_of(status, self.get_clock().now().to_msg()))
@@ -195,7 +196,7 @@ class PerceptionNode(LifecycleNode):
 
     def _time_jumped(self, jump: object) -> None:
         if self._pipeline is not None and self._pipeline.image_topics:
-            self._stats.count('time_jumps')
+            self._stats.count('time jumps')
             self._pipeline.reset()
 
 

@@ -1,4 +1,4 @@
-"""The way of a frame through the node: receive, decode, predict, publish."""
+"""The processing of frames: receive, decode, predict, publish."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.people.options import HUMAN_POSE
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.mailbox import Worker
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory, SURVIVABLE_ERRORS
-from sd_perception_ros.ros.node.shutdown import GONE
+from sd_perception_ros.ros.node.shutdown import CONTEXT_SHUTDOWN_ERRORS
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.ros.output.outputs import Output, Outputs
-from sd_perception_ros.ros.serving import Served, Serving
+from sd_perception_ros.ros.serving import LoadedModel, Serving
 from sd_perception_ros.types import Prediction, UInt8
 
 
 class _Job(NamedTuple):
     """
-    A decoded image and what is to be made of it.
+    A decoded image and the outputs to make of it.
 
-    :ivar info: its camera_info, where it was needed to rectify the image.
-    :ivar tasks: to run for the wanted outputs.
-    :ivar boxes: around people, from a detector.
+    :ivar info: camera_info of the image, if it was used to rectify the image.
+    :ivar tasks: tasks to run for the wanted outputs.
+    :ivar boxes: boxes around people, from a detector.
     """
 
     received: ReceivedImage
@@ -44,14 +44,14 @@ class _Job(NamedTuple):
 
 class FramePipeline:
     """
-    Receive images of all cameras, run the newest ones as one batch, and publish the results.
+    Process the newest image of each camera, all of them as one batch.
 
-    The executor only receives. A worker thread decodes, predicts and publishes: a late image is
-    dropped and never queued, and services answer while the network runs. An image that cannot be
-    processed is dropped, counted and reported.
+    The executor thread receives images. A worker thread decodes, predicts and publishes, so that
+    services respond while the network runs. Late images are dropped, not queued. An image that
+    cannot be processed is dropped, counted and reported.
 
-    :param is_accepting: whether images are processed now.
-    :param is_enabled: whether a task may run now, by its name.
+    :param is_accepting: returns whether images are processed now.
+    :param is_enabled: returns whether a task, by its name, is enabled now.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FramePipeline:
         inputs: CameraInputs,
         serving: Serving,
         options: InputOptions,
-        stats: Statistics,
+        stats: NodeStatistics,
         is_accepting: Callable[[], bool],
         is_enabled: Callable[[str], bool],
     ) -> None:
@@ -77,7 +77,7 @@ class FramePipeline:
 
     @property
     def image_topics(self) -> str:
-        """Topics of the images, for diagnostics; empty while nothing is subscribed."""
+        """Topics of the images, for diagnostics; empty while closed."""
         return self._inputs.image_topics
 
     @property
@@ -98,28 +98,28 @@ class FramePipeline:
         self._inputs.open(self._node, receive)
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed; report why a topic is silent."""
+        """Adapt to the QoS of new publishers; report why a topic is silent."""
         self._inputs.on_timer()
 
     def reset(self) -> None:
-        """Forget the frames before, after a jump of time."""
+        """Forget all previous frames, after a jump in time."""
         self._inputs.reset()
-        if self._serving.now is not None:
-            self._serving.now.outputs.reset()
+        if self._serving.current is not None:
+            self._serving.current.outputs.reset()
 
     def close(self) -> None:
         """End the worker thread, and unsubscribe."""
         if self._worker is not None:
-            self._worker.stop()  # first: until it has ended it uses the inputs
+            self._worker.stop()  # first: the worker thread uses the inputs
             self._worker = None
         self._inputs.close()
 
     def _process(self, images: list[ReceivedImage]) -> None:
-        """Handle the newest image of each camera that has one, on the worker thread."""
+        """Process images of different cameras, on the worker thread."""
         try:
-            with self._reporting(), self._serving.frame() as served:
+            with self._reporting(), self._serving.use() as served:
                 enabled = {task for task in served.engine.tasks if self._is_enabled(task)}
-                jobs = [self._job(received, served, enabled) for received in images]
+                jobs = [self._decode(received, served, enabled) for received in images]
                 if ready := [job for job in jobs if job is not None]:
                     self._predict(ready, served)
         finally:
@@ -127,10 +127,10 @@ class FramePipeline:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Drop and report an image that fails."""
+        """Drop and report an image if an error is raised in this block."""
         try:
             yield
-        except GONE:  # first: rclpy's errors are RuntimeErrors, and so is torch's of full memory
+        except CONTEXT_SHUTDOWN_ERRORS:  # first: these are RuntimeErrors, too
             if self._node.context.ok():
                 raise
         except ValueError as error:
@@ -143,10 +143,10 @@ class FramePipeline:
             else:
                 self._drop('failed', format_error(error))
 
-    def _job(
-        self, received: ReceivedImage, served: Served, enabled: Collection[str]
+    def _decode(
+        self, received: ReceivedImage, served: LoadedModel, enabled: Collection[str]
     ) -> _Job | None:
-        """Decode an image; None if no output of it is wanted."""
+        """Decode an image; None if it is dropped."""
         with self._reporting():
             outputs, camera = served.outputs[received.camera], self._inputs[received.camera]
             wanted = self._wanted(outputs, enabled)
@@ -169,7 +169,7 @@ class FramePipeline:
         return None
 
     def _wanted(self, outputs: Outputs, enabled: Collection[str]) -> list[Output]:
-        """List the outputs to make; count why there are none, or fewer than subscribed to."""
+        """Return the subscribed outputs of enabled tasks, and count the others."""
         subscribed = outputs.subscribed()
         wanted = [output for output in subscribed if output.task in enabled]
         for task in sorted({output.task for output in subscribed} - set(enabled)):
@@ -179,7 +179,7 @@ class FramePipeline:
             self._stats.count(f'dropped: {reason}')
         return wanted
 
-    def _predict(self, jobs: Sequence[_Job], served: Served) -> None:
+    def _predict(self, jobs: Sequence[_Job], served: LoadedModel) -> None:
         """Run images as one batch, and publish the results of each."""
         start_ns = time.monotonic_ns()
         tasks = set().union(*(job.tasks for job in jobs))
@@ -189,32 +189,32 @@ class FramePipeline:
         except SURVIVABLE_ERRORS:
             if len(jobs) == 1:
                 raise
-            for job in jobs:  # an image of one camera that fails must not cost the others theirs
+            for job in jobs:  # one by one: one bad image must not drop those of other cameras
                 with self._reporting():
                     self._predict([job], served)
             return
         inference_ns = time.monotonic_ns() - start_ns
-        for job, of_image in zip(jobs, predictions, strict=True):
+        for job, image_predictions in zip(jobs, predictions, strict=True):
             with self._reporting():
-                self._publish(job, of_image, served, inference_ns)
+                self._publish(job, image_predictions, served, inference_ns)
 
     def _publish(
         self,
         job: _Job,
         predictions: Mapping[str, Prediction],
-        served: Served,
+        served: LoadedModel,
         inference_ns: int,
     ) -> None:
         name, msg, arrival_ns = job.received
         camera = self._inputs[name]
-        # Not earlier: the camera_info of a live camera often arrives a moment after its image.
+        # As late as possible: a live camera's camera_info often arrives after its image.
         info = job.info or camera.info_for(msg.header, job.rgb)
         intrinsics = None if info is None else camera.camera_of(info, job.rgb)
-        frame = Frame(msg.header, job.rgb, intrinsics)
-        own = {task: predictions[task] for task in job.tasks}
-        sent = served.outputs[name].publish(frame, own, job.wanted)
+        frame = CameraFrame(msg.header, job.rgb, intrinsics)
+        job_predictions = {task: predictions[task] for task in job.tasks}
+        sent = served.outputs[name].publish(frame, job_predictions, job.wanted)
         end_ns = time.monotonic_ns()
-        # An image that came while the one before was processed has waited for that one.
+        # Processing began on arrival, or when the previous image was finished.
         begin_ns = max(arrival_ns, self._idle_since_ns)
         self._stats.count('processed')
         self._stats.count('published', sent)
@@ -223,8 +223,8 @@ class FramePipeline:
         self._stats.time('inference', inference_ns / 1e6)
         self._stats.time('overhead', (end_ns - begin_ns - inference_ns) / 1e6)
 
-    def _drop(self, reason: str, why: str) -> None:
-        text = f'image dropped: {why}'
-        self._stats.count(f'dropped: {reason}')
+    def _drop(self, counter: str, error_text: str) -> None:
+        text = f'image dropped: {error_text}'
+        self._stats.count(f'dropped: {counter}')
         self._stats.error(text)
         self._node.get_logger().error(text, throttle_duration_sec=5.0)

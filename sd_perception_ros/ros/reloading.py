@@ -1,4 +1,4 @@
-"""The service ~/reload_model: another model is loaded while frames go through the old one."""
+"""The service ~/reload_model: load another model while the old one processes frames."""
 
 from __future__ import annotations
 
@@ -16,95 +16,98 @@ from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.parameters import read
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.serving import free_memory, load, Served, Serving
+from sd_perception_ros.ros.serving import free_memory, load, LoadedModel, Serving
 
 if TYPE_CHECKING:
     from sd_perception_ros.engine import Engine
 
 
-class Reloading:
+class ReloadService:
     """
-    Loads the model that the parameters name now, when it is asked to.
+    The service ~/reload_model, which loads the model of the current parameters.
 
-    What cannot be loaded changes nothing.
+    If loading fails, the old model stays in use.
     """
 
     def __init__(self, node: Node, serving: Serving) -> None:
         self._node, self._serving = node, serving
-        self._loading: Loading | None = None
-        # A group of its own: a coroutine keeps its group busy while it awaits, frames included.
+        self._loader: ModelLoader | None = None
+        # A separate group: a coroutine blocks the other callbacks of its group while it awaits.
         group = ReentrantCallbackGroup()
         node.create_service(Trigger, '~/reload_model', self._reload, callback_group=group)
 
     def join(self) -> None:
-        """Wait for a load that is under way; its model is forgotten."""
-        if self._loading is not None:
-            self._loading.join()
+        """Wait for the end of a load; its model is dropped."""
+        if self._loader is not None:
+            self._loader.join()
 
     async def _reload(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        # A coroutine: the executor receives frames and answers other services meanwhile.
-        if self._serving.now is None:
-            response.message = 'no model is loaded: configure the node instead'
+        # A coroutine: meanwhile the executor receives frames and serves other requests.
+        if self._serving.current is None:
+            response.message = 'no model is loaded: configure the node first'
             return response
-        if self._loading is not None:
-            response.message = 'a reload is under way: call again when it has ended'
+        if self._loader is not None:
+            response.message = 'a reload is in progress: call again after it'
             return response
-        outputs = self._serving.now.outputs  # not the engine: cleanup must be able to free it
+        outputs = self._serving.current.outputs  # no reference to the engine: cleanup frees it
         config = read(self._node, EngineConfig)
         options = read(self._node, OutputOptions)
-        self._loading = loading = Loading(config, options, self._node.executor)
-        await loading.finished
-        self._loading = None
-        response.message = loading.error
-        if loading.engine is not None:
-            response.message = self._replace(outputs, loading.engine)
+        self._loader = loader = ModelLoader(config, options, self._node.executor)
+        await loader.finished
+        self._loader = None
+        response.message = loader.error
+        if loader.engine is not None:
+            response.message = self._replace(outputs, loader.engine)
         response.success = not response.message
-        del loading
+        del loader
         if response.success:
-            response.message = self._serving.now.engine.summary()
+            response.message = self._serving.current.engine.summary()
             self._node.get_logger().info(f'reloaded: {response.message}')
         else:
             free_memory()
-            self._node.get_logger().error(f'reload failed: {response.message}; all is as before')
+            self._node.get_logger().error(
+                f'reload failed: {response.message}; the old model stays in use'
+            )
         return response
 
     def _replace(self, outputs: CameraOutputs, engine: Engine) -> str:
-        """Serve another model from the next frame on; return why not."""
-        now = self._serving.now
-        if now is None or now.outputs is not outputs:
+        """Replace the model from the next frame on; return an error, or ''."""
+        current = self._serving.current
+        if current is None or current.outputs is not outputs:
             return 'the node was cleaned up while the model was loaded'
         try:
             successor = outputs.successor(engine.tasks)
         except ValueError as error:
             return format_error(error)
-        self._serving.swap(Served(engine, successor))
+        self._serving.swap(LoadedModel(engine, successor))
         if successor.missing_tasks:
             self._node.get_logger().warning(successor.missing_tasks)
         return ''
 
 
-class Loading:
+class ModelLoader:
     """
     A thread that loads a model and warms it up.
 
-    :param config: what to load and how to run it.
-    :param options: name the checkpoints of tasks that have one of their own.
-    :param executor: woken at the end, so that whoever awaits `finished` goes on.
-    :ivar engine: the model; None until it is there, and where `error` says why it is not.
+    :param config: checkpoint, device, precision and runtime.
+    :param options: has the checkpoints of tasks with a separate checkpoint.
+    :param executor: woken at the end, to continue the coroutine that awaits `finished`.
+    :ivar engine: the model; None until it is loaded, and after an error.
+    :ivar error: error text; empty after success.
     """
 
     def __init__(self, config: EngineConfig, options: OutputOptions, executor: Executor) -> None:
         self.finished = Future(executor=executor)
         self.engine: Engine | None = None
-        self.error = 'the loader ended by the exception in the log'
+        self.error = 'the loader thread ended by an exception, see the log'
         self._config, self._options, self._executor = config, options, executor
         self._thread = threading.Thread(target=self._run, name='loader')
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the end: a thread inside torch when the interpreter ends aborts the process."""
+        """Wait for the end: Python aborts if the interpreter ends with a thread inside torch."""
         self._thread.join()
 
     def _run(self) -> None:

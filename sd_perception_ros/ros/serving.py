@@ -1,4 +1,4 @@
-"""The model that serves, and its replacement while frames flow."""
+"""The loaded model and its outputs, and their replacement while frames are processed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sd_perception_ros.ros.options import OutputOptions
 if TYPE_CHECKING:
     from sd_perception_ros.engine import Engine
 
-# What the first real frame probably has, so that it is not the slow one.
+# Height and width of the warm-up image: a common camera resolution.
 _WARM_UP_SIZE = (480, 640)
 
 
-class Served(NamedTuple):
-    """A model and the topics that it fills."""
+class LoadedModel(NamedTuple):
+    """A model and the publishers of its outputs."""
 
     engine: Engine
     outputs: CameraOutputs
@@ -29,66 +29,68 @@ class Served(NamedTuple):
 
 class Serving:
     """
-    The model that serves now. The executor swaps it; the worker uses it for one batch at a time.
+    The current model. The executor thread swaps it, the worker thread uses it.
 
-    A batch ends with the model that it began with. A replaced model is freed by
-    `release_replaced`, as soon as no batch uses it.
+    A batch is processed by one model from begin to end. `release_replaced` frees a replaced model
+    once no batch uses it.
+
+    :ivar current: the current model; None if none is loaded.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._leaving: list[Served] = []
-        self._in_hand: Served | None = None
-        self.now: Served | None = None
+        self._replaced: list[LoadedModel] = []
+        self._in_use: LoadedModel | None = None
+        self.current: LoadedModel | None = None
 
     @contextlib.contextmanager
-    def frame(self) -> Iterator[Served]:
-        """Hold the model that serves now, for one batch; RuntimeError while none is loaded."""
+    def use(self) -> Iterator[LoadedModel]:
+        """Use the current model for one batch; RuntimeError if none is loaded."""
         with self._lock:
-            served = self._in_hand = self.now
+            served = self._in_use = self.current
         if served is None:
             raise RuntimeError('no model is loaded')
         try:
             yield served
         finally:
             with self._lock:
-                self._in_hand = None
+                self._in_use = None
 
-    def swap(self, served: Served) -> None:
-        """Serve something else from the next frame on."""
+    def swap(self, served: LoadedModel) -> None:
+        """Replace the current model from the next batch on."""
         with self._lock:
-            if self.now is not None:
-                self._leaving.append(self.now)
-            self.now = served
+            if self.current is not None:
+                self._replaced.append(self.current)
+            self.current = served
 
     def release_replaced(self) -> None:
-        """Free replaced models and their topics, unless a frame still uses them."""
+        """Free replaced models and their topics, unless a batch still uses one."""
         with self._lock:
-            if not self._leaving or self._in_hand not in (None, self.now):
+            if not self._replaced or self._in_use not in (None, self.current):
                 return
-            leaving, self._leaving = self._leaving, []
-        for old in leaving:
-            old.outputs.close(keep=None if self.now is None else self.now.outputs)
-        del old, leaving
+            replaced, self._replaced = self._replaced, []
+        for old in replaced:
+            old.outputs.close(keep=None if self.current is None else self.current.outputs)
+        del old, replaced
         free_memory()
 
     def clear(self) -> None:
-        """Serve nothing, and take everything down; no frame may be in hand."""
-        for old in self._leaving:
-            old.outputs.close(keep=None if self.now is None else self.now.outputs)
-        if self.now is not None:
-            self.now.outputs.close()
-        self._leaving, self.now = [], None
+        """Free all models and remove their topics; no batch may be in use."""
+        for old in self._replaced:
+            old.outputs.close(keep=None if self.current is None else self.current.outputs)
+        if self.current is not None:
+            self.current.outputs.close()
+        self._replaced, self.current = [], None
         free_memory()
 
 
 def load(config: EngineConfig, options: OutputOptions) -> Engine:
     """
-    Load a model and run it once; raises `SURVIVABLE_ERRORS`.
+    Load a model and warm it up; raises `SURVIVABLE_ERRORS`.
 
-    :param options: name the checkpoints of tasks that have one of their own.
+    :param options: has the checkpoints of tasks with a separate checkpoint.
     """
-    with StopSignal.postponed():  # torch takes seconds: wrong parameters were refused without it
+    with StopSignal.postponed():  # not at the top: torch takes seconds, parameters are read first
         from sd_perception_ros.engine import Engine
 
     top_down = options.human_pose.top_down
@@ -98,8 +100,8 @@ def load(config: EngineConfig, options: OutputOptions) -> Engine:
 
 
 def free_memory() -> None:
-    """Give back what nobody uses."""
-    # A model's hooks make reference cycles: without this the next one is loaded beside it.
+    """Free the memory of deleted models."""
+    # Hooks of a model form reference cycles: without a collection it stays beside the next one.
     gc.collect()
     import torch
 

@@ -25,7 +25,7 @@ from sd_perception_ros.ros.messages.camera_info import (
     is_distorted,
     lens_from_info,
 )
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import InputOptions
@@ -49,7 +49,7 @@ class CameraInput:
         self,
         node: Node,
         options: InputOptions,
-        stats: Statistics,
+        stats: NodeStatistics,
         deliver: Callable[[Image | CompressedImage, int], None],
         camera: str = '',
     ) -> None:

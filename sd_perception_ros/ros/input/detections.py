@@ -17,7 +17,7 @@ from sd_perception_ros.ros.messages.detections import (
     DETECTIONS_NOTE,
     read_detections,
 )
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
 from sd_perception_ros.ros.node.topics import camera_topic
 
@@ -33,7 +33,7 @@ class DetectionInput:
     """
 
     def __init__(
-        self, node: Node, options: TopDownOptions, stats: Statistics, camera: str = ''
+        self, node: Node, options: TopDownOptions, stats: NodeStatistics, camera: str = ''
     ) -> None:
         self._node, self._options, self._stats = node, options, stats
         self.topic = node.resolve_topic_name(camera_topic(camera, TOPIC))

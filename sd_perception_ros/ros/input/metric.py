@@ -7,10 +7,10 @@ from rclpy.node import Node
 from sd_perception_ros.geometry.pinhole import Transform
 from sd_perception_ros.metric_depth.estimator import Measurement, MetricDepth, SENSORS
 from sd_perception_ros.metric_depth.options import MountingOptions, NO_SOURCE, ScaleOptions
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import parent_from_optical, Transforms
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 
 
 class MetricInput:
@@ -21,7 +21,7 @@ class MetricInput:
     :param camera: name of the camera, if there are several.
     """
 
-    def __init__(self, options: ScaleOptions, stats: Statistics, camera: str = '') -> None:
+    def __init__(self, options: ScaleOptions, stats: NodeStatistics, camera: str = '') -> None:
         self._options, self._stats, self._camera = options, stats, camera
         self._sensor: ReferenceInput | None = None
         self._transforms: Transforms | None = None
@@ -57,7 +57,7 @@ class MetricInput:
         """Full names of the subscribed topics."""
         return [] if self._sensor is None else [self._sensor.topic]
 
-    def measurement(self, frame: Frame) -> Measurement | None:
+    def measurement(self, frame: CameraFrame) -> Measurement | None:
         """
         Find the sensor's measurement at the time of a frame.
 
@@ -71,7 +71,7 @@ class MetricInput:
         return self._sensor.find(frame)
 
     def transform_to(
-        self, frame_id: str, frame: Frame, mounting: MountingOptions
+        self, frame_id: str, frame: CameraFrame, mounting: MountingOptions
     ) -> Transform | None:
         """
         Return the transform from the optical frame of an image to another frame.

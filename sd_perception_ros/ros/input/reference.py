@@ -19,7 +19,7 @@ from sd_perception_ros.metric_depth.references import (
     from_scan,
     References,
 )
-from sd_perception_ros.ros.frame import Frame, stamp_ns
+from sd_perception_ros.ros.frame import CameraFrame, stamp_ns
 from sd_perception_ros.ros.input.pairing import CameraInfos, StampedMessages
 from sd_perception_ros.ros.input.transforms import optical_from_body, Transforms
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
@@ -53,7 +53,7 @@ class ReferenceInput:
         self._offered = self._reliabilities()
         self._subscriptions = self._subscribe()
 
-    def find(self, frame: Frame) -> Measurement:
+    def find(self, frame: CameraFrame) -> Measurement:
         """
         Find the sensor's measurement at the time of a frame.
 
@@ -86,7 +86,7 @@ class ReferenceInput:
     def _store(self, msg: Image | LaserScan) -> None:
         self._messages.add(stamp_ns(msg.header), msg)
 
-    def _from_depth(self, msg: Image, frame: Frame) -> References:
+    def _from_depth(self, msg: Image, frame: CameraFrame) -> References:
         header, camera, size = frame.header, frame.camera, frame.rgb.shape[:2]
         if msg.header.frame_id != header.frame_id:
             raise ValueError(
@@ -107,7 +107,7 @@ class ReferenceInput:
             )
         return from_depth(depth_m)
 
-    def _from_scan(self, msg: LaserScan, frame: Frame) -> References:
+    def _from_scan(self, msg: LaserScan, frame: CameraFrame) -> References:
         if frame.camera is None:
             raise ValueError("source 'scan' needs the camera_info of the image")
         optical_from_scan = self._transforms.lookup(frame.header.frame_id, msg.header)

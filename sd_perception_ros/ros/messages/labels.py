@@ -21,7 +21,7 @@ from sd_perception_ros.types import UInt8
 # Name of the segmentation class of people.
 PERSON = 'person'
 LABEL_INFO: type = LabelInfo or String
-LABEL_NOTE = (
+LABEL_INFO_LOG_TEXT = (
     ''
     if LabelInfo
     else 'vision_msgs is not installed: segmentation/label_info is a std_msgs/String of JSON'

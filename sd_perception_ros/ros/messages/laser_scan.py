@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanGeometry
 from sd_perception_ros.geometry.pinhole import Transform
 from sd_perception_ros.ros.messages.image import floats_of
-from sd_perception_ros.ros.options_outputs import ScanOptions
+from sd_perception_ros.ros.output_options import ScanOptions
 from sd_perception_ros.types import Camera, Float
 
 

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from sd_perception_ros.geometry.pinhole import back_project
 from sd_perception_ros.geometry.point_cloud import voxel_means, without_edges
 from sd_perception_ros.ros.messages.image import bytes_of
-from sd_perception_ros.ros.options_outputs import PointsOptions
+from sd_perception_ros.ros.output_options import PointsOptions
 from sd_perception_ros.types import Camera, Float, UInt8
 
 # Aligned and without padding, so that readers can use the data without a copy.

@@ -1,4 +1,4 @@
-"""Counters, times and problems of a node, for /diagnostics."""
+"""Counters, durations and problems of a node, for /diagnostics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import threading
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-# Frames whose times are summarized.
+# Number of latest durations in the statistics.
 _WINDOW = 200
 
 
-class Statistics:
-    """Counters and times of a node; any thread may write."""
+class NodeStatistics:
+    """Counters and durations of a node; any thread may write."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,35 +30,30 @@ class Statistics:
         with self._lock:
             self._counts[name] += by
 
-    def counted(self, name: str) -> int:
-        """Return a counter."""
-        with self._lock:
-            return self._counts[name]
-
     def time(self, name: str, milliseconds: float) -> None:
-        """Add one duration of a kind, for example 'inference'."""
+        """Add a duration, for example of 'inference'."""
         with self._lock:
             self._times_ms.setdefault(name, deque(maxlen=_WINDOW)).append(milliseconds)
 
     def set(self, name: str, text: str) -> None:
-        """Set a value of the latest frame, for example the quality of its scale."""
+        """Set a value of the latest frame, for example its scale."""
         with self._lock:
             self._values_set[name] = text
 
     def warn(self, message: str) -> None:
-        """Make the next diagnostic a warning with this message, unless it is worse already."""
+        """Make the next status a warning with this message, unless it is an error already."""
         self._raise(DiagnosticStatus.WARN, message)
 
     def error(self, message: str) -> None:
-        """Make the next diagnostic an error with this message."""
+        """Make the next status an error with this message."""
         self.last_error = message
         self._raise(DiagnosticStatus.ERROR, message)
 
     def status(self, name: str, hardware: str, healthy: str) -> DiagnosticStatus:
         """
-        Summarize, and start a new period in which all is well until somebody complains.
+        Return the status since the last call, and reset its level.
 
-        :param healthy: the message while all is well.
+        :param healthy: message of the level OK.
         """
         with self._lock:
             status = DiagnosticStatus(name=name, hardware_id=hardware)
@@ -86,7 +81,7 @@ class Statistics:
 
 
 def array_of(status: DiagnosticStatus, stamp: object) -> DiagnosticArray:
-    """Wrap one status for the /diagnostics topic."""
+    """Make the message of one status for the topic /diagnostics."""
     array = DiagnosticArray(status=[status])
     array.header.stamp = stamp
     return array

@@ -1,4 +1,4 @@
-"""Errors that a node reports and survives, and how they are written into its log."""
+"""Errors that a node reports without ending, and their texts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import cv2
 
 from sd_perception_ros.ros.node.shutdown import one_line
 
-# What torch, diffusers, OpenCV and PIL raise for a checkpoint, a device or a picture that they
-# cannot handle; their documentation does not list it. CUDA and cuDNN errors and
-# torch.OutOfMemoryError are RuntimeErrors. So are rclpy's: handle `shutdown.GONE` first.
-# KeyboardInterrupt and SystemExit are not among them: they end the node.
+# Errors of torch, diffusers, OpenCV and PIL for a checkpoint, a device or an image that they
+# cannot handle; they do not document them. Errors of CUDA and cuDNN and torch.OutOfMemoryError are
+# RuntimeErrors. So are those of rclpy: handle `shutdown.CONTEXT_SHUTDOWN_ERRORS` first.
+# KeyboardInterrupt and SystemExit are not included: they end the node.
 SURVIVABLE_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -27,19 +27,19 @@ SURVIVABLE_ERRORS = (
     cv2.error,
 )
 
-# Their text is a sentence of this package or of the system; the type adds nothing.
+# Errors whose text is complete without their type.
 _SELF_EXPLANATORY = (FloatingPointError, OSError, ValueError)
 
 
 def format_error(error: BaseException) -> str:
-    """Write an error on one line: its type, unless the text explains itself, and its text."""
+    """Format an error in one line, with its type unless the text is complete."""
     if isinstance(error, _SELF_EXPLANATORY):
         return one_line(error)
     return one_line(f'{type(error).__name__}: {error}')
 
 
 def loading_hint(error: BaseException) -> str:
-    """Return what to try after an error while a model was loaded; '' if the error says it."""
+    """Return a hint after an error while loading a model; empty if the error has its own."""
     if isinstance(error, _SELF_EXPLANATORY):
         return ''
     if isinstance(error, ImportError):
@@ -49,6 +49,6 @@ def loading_hint(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error is that of the computer's or of a GPU's full memory."""
-    # By name, so that torch is not imported for it.
+    """Return whether the memory of the computer or of the GPU was exhausted."""
+    # Compare the name, to avoid importing torch.
     return isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'

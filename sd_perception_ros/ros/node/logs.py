@@ -1,4 +1,4 @@
-"""What the core logs with Python's logging, said by the node."""
+"""Log messages of the core (Python's logging) in the node's log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ CORE = logging.getLogger('sd_perception_ros')
 
 class NodeLog(logging.Handler):
     """
-    Hands the core's log, such as which weights were read and their licence, to a node's.
+    Forward the core's log messages, such as files and licences of weights, to a node's logger.
 
-    :param node: says it, as long as the process lives.
+    :param node: its logger is used until the process ends.
     """
 
     def __init__(self, node: Node) -> None:
@@ -23,7 +23,7 @@ class NodeLog(logging.Handler):
         CORE.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say one record; rclpy wants a line of its own for each severity."""
+        """Log one record; rclpy needs a separate call site for each severity."""
         text = record.getMessage()
         if record.levelno >= logging.ERROR:
             self._logger.error(text)

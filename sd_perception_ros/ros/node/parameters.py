@@ -1,4 +1,4 @@
-"""ROS parameters from options dataclasses: name, type, range and meaning are declared once."""
+"""ROS parameters from options dataclasses, which declare name, type, range and description."""
 
 from __future__ import annotations
 
@@ -15,38 +15,37 @@ from sd_perception_ros.config import build, flat_options, rename_old
 
 T = TypeVar('T')
 
-# Parameters that every node has or that ROS itself reads.
-_ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
+# Parameters of rclpy itself.
+_RCLPY_PARAMETERS = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
 
 
 def declare(node: Node, cls: type[T], prefix: str = '') -> T:
     """
-    Declare one parameter for each field of an options dataclass and read them all.
+    Declare one parameter for each field of an options dataclass, and read them all.
 
-    :param prefix: a dotted group in front of every name, for example 'depth.'.
+    :param prefix: group before each name, for example 'depth.'.
     :returns: the checked options.
-    :raises ValueError: a value of the wrong type, out of range or impossible; it names the
-        parameter, what it may be and what came.
+    :raises ValueError: a value of the wrong type or out of range.
     """
     for name, hint, default, metadata in flat_options(cls, prefix):
-        about = _descriptor(metadata, hint)
-        # A list's type cannot be told from an empty default: ROS would make it a byte array.
-        # A number may be written as 5 or 5.0; config.check makes it a float.
-        about.dynamic_typing = hint is float
+        descriptor = _descriptor(metadata, hint)
+        # Floats may be written as 5 or 5.0; config.check converts them.
+        descriptor.dynamic_typing = hint is float
+        # rclpy would take an empty list for a byte array.
         start = Parameter.Type.STRING_ARRAY if default == [] else default
         try:
-            node.declare_parameter(name, start, about)
+            node.declare_parameter(name, start, descriptor)
         except ParameterException as error:
-            raise ValueError(f"parameter '{name}' ({about.description}): {error}") from None
+            raise ValueError(f"parameter '{name}' ({descriptor.description}): {error}") from None
     return read(node, cls, prefix)
 
 
 def read(node: Node, cls: type[T], prefix: str = '', change: dict[str, Any] | None = None) -> T:
     """
-    Build an options dataclass from parameters that `declare` has declared.
+    Build an options dataclass from declared parameters.
 
-    :param change: values that replace those of the node, by full parameter name.
-    :raises ValueError: an impossible value.
+    :param change: {full parameter name: value} that replace the node's values.
+    :raises ValueError: a value out of range.
     """
     nested: dict[str, Any] = {}
     for name, hint, default, _ in flat_options(cls, prefix):
@@ -67,9 +66,9 @@ def read(node: Node, cls: type[T], prefix: str = '', change: dict[str, Any] | No
 
 def replace_old_names(node: Node, new_names: Mapping[str, str]) -> None:
     """
-    Give parameters that were set by the names of the release before their new names.
+    Rename parameters that are set by their names of the previous release, with a warning for each.
 
-    Call it before `declare`. Each one is a warning in the log.
+    Call it before `declare`.
 
     :param new_names: old name to new name.
     :raises ValueError: a parameter is set by its old and by its new name.
@@ -85,38 +84,39 @@ def replace_old_names(node: Node, new_names: Mapping[str, str]) -> None:
 
 
 def names_of(cls: type[Any], prefix: str = '') -> list[str]:
-    """List the full parameter names of an options dataclass."""
+    """Return the full parameter names of an options dataclass."""
     return [option.name for option in flat_options(cls, prefix)]
 
 
-def likely_typos(node: Node, known: Iterable[str]) -> list[tuple[str, str]]:
+def likely_typos(node: Node, declared: Iterable[str]) -> list[tuple[str, str]]:
     """
-    Find names in the parameter file that nobody declared but that look like a known one.
+    Find set parameters that are not declared but have a name similar to a declared one.
 
-    :returns: pairs of the name in the file and the name that was probably meant.
+    :param declared: names of all declared parameters.
+    :returns: pairs of the name that is set and the similar name.
     """
-    known = list(known)
-    # A file for several nodes (/**) holds names of the others too, so only a near miss counts.
-    # rclpy keeps what the file says here, and offers no public way to ask for it.
+    declared = list(declared)
+    # A parameter file for several nodes (/**) has names of other nodes, too: report similar ones
+    # only. rclpy has no public access to the overrides.
     overrides = getattr(node, '_parameter_overrides', {})
-    found = []
+    typos = []
     for name in overrides:
-        if name not in known and name.split('.')[0] not in _ROS_OWN:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            found += [(name, close[0])] if close else []
-    return found
+        if name not in declared and name.split('.')[0] not in _RCLPY_PARAMETERS:
+            similar = difflib.get_close_matches(name, declared, n=1, cutoff=0.8)
+            typos += [(name, similar[0])] if similar else []
+    return typos
 
 
 def _descriptor(metadata: Any, hint: Any) -> ParameterDescriptor:
-    about = ParameterDescriptor(description=metadata['doc'])
+    descriptor = ParameterDescriptor(description=metadata['doc'])
     if metadata['choices']:
-        about.additional_constraints = f'one of: {", ".join(metadata["choices"])}'
+        descriptor.additional_constraints = f'one of: {", ".join(metadata["choices"])}'
     low, high = metadata['low'], metadata['high']
     if low is None or high is None:
-        return about
+        return descriptor
     if hint is int:
-        about.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     else:
-        span = FloatingPointRange(from_value=float(low), to_value=float(high))
-        about.floating_point_range = [span]
-    return about
+        value_range = FloatingPointRange(from_value=float(low), to_value=float(high))
+        descriptor.floating_point_range = [value_range]
+    return descriptor

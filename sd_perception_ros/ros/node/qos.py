@@ -1,4 +1,4 @@
-"""Quality of service: what loses no large message, and what fits the publisher that is there."""
+"""QoS profiles for large messages, and reliability that fits the publishers of a topic."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 
-# Best effort loses every message of 0.92 MB or more on default Fast DDS (VGA rgb8 is that large).
-# A history of one loses outputs on a busy machine: the next frame replaces a message whose lost
-# fragments were still to be sent again (measured: 15 to 38 of 40 arrived; with five, 37 to 40).
+# Best effort loses every message of 0.92 MB or more with default Fast DDS (as large as VGA rgb8).
+# A history depth of 1 loses messages on a busy machine: the next frame replaces a message before
+# its lost fragments are sent again (measured: 15 to 38 of 40 arrived; with depth 5, 37 to 40).
 OUTPUT = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=5,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-# For a message that is sent once: who subscribes later gets it as well.
+# For messages that are sent once: late subscribers receive them, too.
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -33,7 +33,7 @@ CHOICES = {
 
 
 def input_qos(reliability: ReliabilityPolicy) -> QoSProfile:
-    """Subscribe with a few frames of slack, so that a busy moment of the executor loses none."""
+    """Return the QoS of subscriptions; a busy executor loses no message up to a depth of 5."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=5,
@@ -42,16 +42,16 @@ def input_qos(reliability: ReliabilityPolicy) -> QoSProfile:
     )
 
 
-def resolve_reliability(node: Node, topic: str, wanted: str) -> ReliabilityPolicy:
+def resolve_reliability(node: Node, topic: str, setting: str) -> ReliabilityPolicy:
     """
-    Decide the reliability of a subscription.
+    Return the reliability of a subscription.
 
     :param topic: fully resolved topic name.
-    :param wanted: 'reliable', 'best_effort', or 'auto': reliable, unless a publisher of the
-        topic offers best effort only (a reliable subscription would get nothing from it).
+    :param setting: 'reliable', 'best_effort', or 'auto': reliable, unless a publisher of the
+        topic offers best effort only, which is incompatible with a reliable subscription.
     """
-    if wanted in CHOICES:
-        return CHOICES[wanted]
+    if setting in CHOICES:
+        return CHOICES[setting]
     offered = [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
     if ReliabilityPolicy.BEST_EFFORT in offered:
         return ReliabilityPolicy.BEST_EFFORT

@@ -1,4 +1,4 @@
-"""Run a node until a signal and leave without a traceback, whatever it was doing."""
+"""Run a node until it finishes or a signal arrives, and shut down without a traceback."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from rclpy.utilities import remove_ros_args
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
-# What rclpy raises from the middle of a call when the context went down under it.
-GONE = (_rclpy.RCLError, InvalidHandle)
+# Errors that rclpy raises in any call once the context is shut down.
+CONTEXT_SHUTDOWN_ERRORS = (_rclpy.RCLError, InvalidHandle)
 
 
-class Runnable(Protocol):
-    """A node that `run_node` can run."""
+class RunnableNode(Protocol):
+    """A node for `run_node`."""
 
     finished: Future
 
     def start(self) -> None:
-        """Begin to work; set `finished` to an exit code to end the process."""
+        """Start; set `finished` to an exit code to end the process."""
 
     def close(self) -> None:
-        """Stop every thread; called once, also when `start` did not get far."""
+        """Stop all threads; called once, also after an error in `start`."""
 
     def destroy_node(self) -> None:
         """Destroy publishers, subscriptions and services (rclpy)."""
 
 
 class StopSignal:
-    """SIGINT and SIGTERM both raise KeyboardInterrupt, once; later ones are ignored."""
+    """Raise KeyboardInterrupt for the first SIGINT or SIGTERM; ignore later ones."""
 
-    _waits, _came = False, False  # of the process: `postponed`
+    _is_postponed, _is_pending = False, False  # of the whole process; see `postponed`
 
     def __init__(self) -> None:
-        self.seen = False
+        self.is_received = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
     def _interrupt(self, number: int, frame: types.FrameType | None) -> None:
         # rclpy puts its own handler in front of this one: it wakes the executor, then calls us.
-        if self.seen:
+        if self.is_received:
             return
-        self.seen = True
-        if StopSignal._waits:
-            StopSignal._came = True
+        self.is_received = True
+        if StopSignal._is_postponed:
+            StopSignal._is_pending = True
         else:
             raise KeyboardInterrupt
 
@@ -65,33 +65,36 @@ class StopSignal:
     @contextlib.contextmanager
     def postponed(cls) -> Iterator[None]:
         """
-        Raise KeyboardInterrupt after this block if a signal comes within it.
+        Postpone the KeyboardInterrupt of a signal until the end of this block.
 
-        For imports: one that passes through them may end Python by the signal, although it is
-        caught. Python handles signals in its main thread; in others this does nothing.
+        For imports: an exception that passes through them may terminate Python by the signal,
+        although it is caught. In threads other than the main thread this does nothing: Python
+        handles signals in the main thread.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        cls._waits = True
+        cls._is_postponed = True
         try:
             yield
         finally:
-            cls._waits = False
-        if cls._came:
-            cls._came = False
+            cls._is_postponed = False
+        if cls._is_pending:
+            cls._is_pending = False
             raise KeyboardInterrupt
 
 
-def run_node(make: Callable[[], Runnable], name: str, argv: Sequence[str] | None = None) -> int:
+def run_node(
+    make: Callable[[], RunnableNode], name: str, argv: Sequence[str] | None = None
+) -> int:
     """
-    Make a node and spin it until it finishes or a signal comes.
+    Make a node and spin it until it finishes or a signal arrives.
 
-    :param make: builds the node; a ValueError from it is a wrong parameter.
-    :param name: logger name while there is no node.
-    :param argv: arguments behind the program's name; None: those of this process.
-    :returns: exit code: 0 after a signal, 2 for a wrong parameter or argument, else what the
-        node set.
+    :param make: makes the node; raises ValueError for a wrong parameter.
+    :param name: name of the logger until the node exists.
+    :param argv: arguments without the program's name; None: those of this process.
+    :returns: exit code: 0 after a signal, 2 for a wrong parameter or argument, else the result of
+        the node's `finished`.
     """
     stop = StopSignal()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -99,26 +102,26 @@ def run_node(make: Callable[[], Runnable], name: str, argv: Sequence[str] | None
         return _run(make, name, argv)
     except (KeyboardInterrupt, ExternalShutdownException):
         return OK
-    except GONE:
-        if not stop.seen:
+    except CONTEXT_SHUTDOWN_ERRORS:
+        if not stop.is_received:
             raise
         return OK
     finally:
-        stop.seen = True
+        stop.is_received = True
         rclpy.try_shutdown()
 
 
-def _run(make: Callable[[], Runnable], name: str, argv: list[str]) -> int:
+def _run(make: Callable[[], RunnableNode], name: str, argv: list[str]) -> int:
     try:
         other = remove_ros_args(argv)
         if other:
             raise ValueError(
-                f"expected ROS arguments only, got '{' '.join(other)}'; write --ros-args before "
-                'them, for example: --ros-args --params-file config/perception.yaml'
+                f"expected ROS arguments, got '{' '.join(other)}'; write --ros-args before them, "
+                'for example: --ros-args --params-file config/perception.yaml'
             )
         rclpy.init(args=argv)
         node = make()
-    # rclpy reports a parameter file that is missing or not YAML as an RCLError.
+    # RCLError: the parameter file is missing or not YAML.
     except (ValueError, _rclpy.RCLError, _rclpy.UnknownROSArgsError) as error:
         get_logger(name).error(one_line(error))
         return WRONG_USE
@@ -129,7 +132,7 @@ def _run(make: Callable[[], Runnable], name: str, argv: list[str]) -> int:
             node.start()
             executor.spin_until_future_complete(node.finished)
             return node.finished.result() if node.finished.done() else OK
-        finally:  # now: its destructor may come after the context's end, and complain
+        finally:  # before the context is shut down: later the executor's destructor would fail
             executor.shutdown()
     finally:
         node.close()
@@ -137,5 +140,5 @@ def _run(make: Callable[[], Runnable], name: str, argv: list[str]) -> int:
 
 
 def one_line(error: object) -> str:
-    """Write an error without line breaks and without the source files of ROS itself."""
+    """Format an error in one line, without the names of ROS's source files."""
     return re.sub(r', at /[^ ,]+\.(c|cpp):\d+', '', ' '.join(str(error).split()))

@@ -1,4 +1,4 @@
-"""Environment variables with which messages of several megabytes arrive, and soon."""
+"""Environment variables for the transport of messages of several megabytes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 import shutil
 
-# Whoever sets one of these has chosen a transport.
-CHOSEN_BY = (
+# If one of these is set, the user has configured the transport.
+TRANSPORT_VARIABLES = (
     'FASTDDS_BUILTIN_TRANSPORTS',
     'FASTDDS_DEFAULT_PROFILES_FILE',
     'FASTRTPS_DEFAULT_PROFILES_FILE',
     'RMW_FASTRTPS_USE_QOS_FROM_XML',
 )
-# Every process maps a segment of 64 MB; touching one that does not fit kills the process, and
-# containers have 64 MB in all unless told otherwise.
+# Each process maps a segment of 64 MB, and is killed if /dev/shm is full. The default size of
+# /dev/shm in containers is 64 MB.
 _NEEDED_BYTES = 512 * 2**20
 _SHARED_MEMORY = Path('/dev/shm')
 _OLD_NAMES = ('humble', 'iron', 'jazzy')
 
-# Idle torch threads sleep instead of spinning: the middleware needs the processor too. And blocks
-# of megabytes stay with the process from frame to frame, instead of being mapped and cleared
-# anew: 15 % less processor time for a frame's messages.
+# Idle OpenMP threads of torch sleep instead of spinning: the middleware needs the CPU, too.
+# Large blocks of memory are reused instead of being mapped for each frame: 15 % less CPU time for
+# a frame's messages.
 _TUNING = {
     'OMP_WAIT_POLICY': 'PASSIVE',
     'MALLOC_MMAP_THRESHOLD_': str(32 * 2**20),
@@ -30,7 +30,7 @@ _TUNING = {
 
 
 def tuning_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Choose what to add to the environment of the nodes, where the user has not chosen."""
+    """Return variables to add to the nodes' environment; those that are set stay as they are."""
     return {name: value for name, value in _TUNING.items() if name not in environ}
 
 
@@ -38,15 +38,15 @@ def transport_environment(
     environ: Mapping[str, str], profile: Path, shared_memory: Path = _SHARED_MEMORY
 ) -> dict[str, str]:
     """
-    Choose what to add to the environment of the nodes.
+    Return variables that select a transport for the nodes.
 
-    :param environ: the user's environment; a transport chosen there is left alone.
-    :param profile: config/fastdds.xml with its large shared-memory segment. With it, 40 of 40
-        bursts of all outputs (13 MB) arrive on a busy machine; where it cannot be used,
-        LARGE_DATA is the next best.
-    :returns: variables to set; empty where the user has chosen, or uses another middleware.
+    :param environ: the user's environment.
+    :param profile: config/fastdds.xml with a large shared-memory segment. With it, 40 of 40
+        bursts of all outputs (13 MB) arrive on a busy machine. If it cannot be used, LARGE_DATA
+        is the second best.
+    :returns: empty if the user has configured a transport, or uses another middleware.
     """
-    if any(environ.get(name) for name in CHOSEN_BY):
+    if any(environ.get(name) for name in TRANSPORT_VARIABLES):
         return {}
     if 'fastrtps' not in environ.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp'):
         return {}

@@ -1,1 +1,1 @@
-"""From predictions to topics."""
+"""Outputs of the perception node: the table of topics, and their messages."""

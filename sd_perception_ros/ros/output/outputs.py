@@ -1,4 +1,4 @@
-"""The published topics: one line of a table for each, and nothing without a subscriber."""
+"""The table of published topics, and the publishers of one camera."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sd_perception_ros.metric_depth.estimator import (
     MetricDepthEstimator,
     missing_tasks,
 )
-from sd_perception_ros.ros.frame import Frame, stamp_ns
+from sd_perception_ros.ros.frame import CameraFrame, stamp_ns
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.messages.labels import (
     class_ids,
     LABEL_INFO,
     label_info,
-    LABEL_NOTE,
+    LABEL_INFO_LOG_TEXT,
     mask_ids,
 )
-from sd_perception_ros.ros.node.diagnostics import Statistics
+from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.qos import LATCHED, OUTPUT
 from sd_perception_ros.ros.node.topics import camera_topic
 from sd_perception_ros.ros.options import OutputOptions
@@ -41,7 +41,7 @@ def _always(tasks: Mapping[str, Task], options: OutputOptions) -> bool:
 
 
 def _has_mask(tasks: Mapping[str, Task], options: OutputOptions) -> bool:
-    """Return whether there are classes to mask; ValueError for names that the model lacks."""
+    """Return whether the model has classes to mask; ValueError for unknown class names."""
     names = getattr(tasks['segmentation'], 'class_names', ())
     return bool(mask_ids(names, options.segmentation))
 
@@ -65,17 +65,17 @@ def _points_need(options: OutputOptions) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Output:
     """
-    A topic.
+    A published topic.
 
     :ivar topic: relative name.
-    :ivar kind: type of its messages.
-    :ivar task: the task that it shows. For metric topics: the task that metres are made from,
-        depth in this table.
+    :ivar kind: message type.
+    :ivar task: task whose prediction it shows. For metric topics `depth` stands for the task that
+        metric depth is computed from.
     :ivar make: (result of a frame, task) -> message; None: no message for this frame.
-    :ivar offered: whether the model's tasks and the options give this topic.
-    :ivar metric: made from depth in metres; offered only where the scale has a source.
-    :ivar uses_metric: has metres where they are known, and is published without them, too.
-    :ivar needs: other tasks that it cannot be made without.
+    :ivar offered: whether the topic is published with these tasks and options.
+    :ivar metric: needs metric depth; published only if the scale has a source.
+    :ivar uses_metric: uses metric depth if there is any, and is published without it, too.
+    :ivar needs: other tasks that the messages need.
     """
 
     topic: str
@@ -124,16 +124,16 @@ MARKERS, SCAN = 'human_pose/markers', 'scan'
 @dataclass(frozen=True)
 class ModelOutput:
     """
-    A topic with one message that depends on the model alone; late subscribers get it, too.
+    A topic with one latched message that depends on the model alone.
 
-    :ivar note: for the log; empty: nothing.
+    :ivar log_text: info for the log; empty: none.
     """
 
     topic: str
     kind: type
     task: str
     make: Callable[[Any], Any]
-    note: str = ''
+    log_text: str = ''
 
 
 MODEL_OUTPUTS = (
@@ -142,7 +142,7 @@ MODEL_OUTPUTS = (
         LABEL_INFO,
         'segmentation',
         lambda task: label_info(task.class_names),
-        LABEL_NOTE,
+        LABEL_INFO_LOG_TEXT,
     ),
 )
 
@@ -152,12 +152,13 @@ class Outputs:
     The publishers of one camera for one model.
 
     :param metric_input: the camera's reference sensor and transforms.
-    :param camera: first part of each topic's name, where there are several cameras.
-    :param before: outputs of the model that this one replaces: topics of both models stay
-        without a break. The others stay until `before.close(keep=...)`.
-    :ivar not_offered: topics of the model's tasks that the options, or its classes, do not give.
-    :ivar missing_tasks: which tasks the source of the scale needs and the model lacks; empty:
-        none.
+    :param camera: prefix of each topic, if there are several cameras.
+    :param before: outputs of the replaced model. Publishers of topics that both models have are
+        shared; the others stay until `before.close(keep=...)`.
+    :ivar not_offered: topics of the model's tasks that are not published with these options and
+        classes.
+    :ivar missing_tasks: warning about tasks that metric depth needs and the model lacks; empty
+        if none.
     :raises ValueError: an option that does not fit the model; then nothing has changed.
     """
 
@@ -167,7 +168,7 @@ class Outputs:
         tasks: Mapping[str, Task],
         options: OutputOptions,
         metric_input: MetricInput,
-        stats: Statistics,
+        stats: NodeStatistics,
         camera: str = '',
         before: Outputs | None = None,
     ) -> None:
@@ -183,19 +184,19 @@ class Outputs:
         )
         self.missing_tasks = missing_tasks(depth.scale, tasks)
         self._people_shown: int = before._people_shown if before else 0
-        of_model = [
+        possible = [
             output
-            for output in (self._fed_by_metric_task(output) for output in OUTPUTS)
+            for output in (self._with_metric_task(output) for output in OUTPUTS)
             if output.task in tasks
         ]
         offered: list[Output | ModelOutput] = [
             output
-            for output in of_model
+            for output in possible
             if output.offered(tasks, options)
             if self._estimator.task or not output.metric
             if set(output.needs(options)) <= set(tasks)
         ]
-        self.not_offered = [output.topic for output in of_model if output not in offered]
+        self.not_offered = [output.topic for output in possible if output not in offered]
         offered += [output for output in MODEL_OUTPUTS if output.task in tasks]
         existing = before._publishers if before else {}
         self._publishers: dict[Output | ModelOutput, Any] = {
@@ -208,21 +209,21 @@ class Outputs:
         return [publisher.topic_name for publisher in self._publishers.values()]
 
     def activate(self) -> None:
-        """Start to publish, and publish the messages that depend on the model alone."""
+        """Activate the publishers, and publish the latched messages."""
         self.reset()
         for output, publisher in self._publishers.items():
             publisher.on_activate(None)
             if isinstance(output, ModelOutput):
-                if output.note:
-                    self._node.get_logger().info(output.note, once=True)
+                if output.log_text:
+                    self._node.get_logger().info(output.log_text, once=True)
                 publisher.publish(output.make(self._tasks[output.task]))
 
     def reset(self) -> None:
-        """Forget the frames before, after a jump of time."""
+        """Forget all previous frames, after a jump in time."""
         self._estimator.reset()
 
     def successor(self, tasks: Mapping[str, Task]) -> Outputs:
-        """Make the outputs of another model, with the same options and as active as these."""
+        """Make the outputs of another model, with the same options and state of activation."""
         successor = Outputs(
             self._node,
             tasks,
@@ -237,7 +238,7 @@ class Outputs:
         return successor
 
     def subscribed(self) -> list[Output]:
-        """List the outputs that have subscribers."""
+        """Return the outputs that have subscribers."""
         return [
             output
             for output, publisher in self._publishers.items()
@@ -246,23 +247,23 @@ class Outputs:
 
     def tasks_for(self, wanted: Iterable[Output], enabled: Collection[str]) -> set[str]:
         """
-        Name the tasks to run for some outputs.
+        Return the tasks to run for some outputs.
 
-        :param enabled: no other task runs, except those that the wanted outputs show.
+        :param enabled: enabled tasks; further tasks run only if an output in `wanted` shows them.
         """
         wanted = list(wanted)
-        also = {task for output in wanted for task in output.needs(self._options)}
+        helpers = {task for output in wanted for task in output.needs(self._options)}
         if _want_metric_depth(wanted):
-            also |= self._estimator.tasks
-        return {output.task for output in wanted} | (also & set(self._tasks) & set(enabled))
+            helpers |= self._estimator.tasks
+        return {output.task for output in wanted} | (helpers & set(self._tasks) & set(enabled))
 
     def publish(
-        self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
+        self, frame: CameraFrame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
     ) -> int:
         """
-        Publish the wanted outputs of a frame and return the number of messages.
+        Publish the wanted outputs of a frame, and return the number of messages.
 
-        :param predictions: by task name; those of `tasks_for` these outputs.
+        :param predictions: {task: prediction} for the tasks of `tasks_for`.
         """
         sent = 0
         for output, message in self.messages(frame, predictions, wanted):
@@ -271,9 +272,9 @@ class Outputs:
         return sent
 
     def messages(
-        self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
+        self, frame: CameraFrame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
     ) -> Iterable[tuple[Output, Any]]:
-        """Make the messages of the wanted outputs; arguments as of `publish`."""
+        """Make the messages of the wanted outputs; parameters as of `publish`."""
         result = self._result(frame, predictions, wanted)
         for output in wanted:
             message = output.make(result, output.task)
@@ -285,22 +286,23 @@ class Outputs:
             yield output, message
 
     def close(self, keep: Outputs | None = None) -> None:
-        """Remove the topics, except those that other outputs go on with."""
-        kept = keep._publishers if keep else {}
+        """Remove the topics, except those that are shared with `keep`."""
+        shared = keep._publishers if keep else {}
         for output, publisher in self._publishers.items():
-            if output not in kept:
+            if output not in shared:
                 self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = {}
 
-    def _fed_by_metric_task(self, output: Output) -> Output:
+    def _with_metric_task(self, output: Output) -> Output:
+        """Replace the task of a metric output by the one that metric depth is computed from."""
         return (
             replace(output, task=self._estimator.task or output.task) if output.metric else output
         )
 
     def _result(
-        self, frame: Frame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
+        self, frame: CameraFrame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
     ) -> FrameResult:
-        """Decide once for all outputs of a frame whether it has depth in metres."""
+        """Compute metric depth and transforms once, for all outputs of a frame."""
         depth_m = transform = None
         if self._estimator.task and _want_metric_depth(wanted):
             depth_m = self._metric_depth(frame, predictions).depth_m
@@ -317,7 +319,9 @@ class Outputs:
             self._people_shown,
         )
 
-    def _metric_depth(self, frame: Frame, predictions: Mapping[str, Prediction]) -> MetricDepth:
+    def _metric_depth(
+        self, frame: CameraFrame, predictions: Mapping[str, Prediction]
+    ) -> MetricDepth:
         try:
             measurement = self._metric_input.measurement(frame)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Everything that is known about one frame, and the messages that are made from it."""
+"""The result of one frame, and the functions that make messages from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visualization_msgs.msg import MarkerArray
 from sd_perception_ros.drawing import draw_people, over_checkerboard
 from sd_perception_ros.geometry.keypoints_3d import joints_from_depth, joints_on_plane
 from sd_perception_ros.geometry.pinhole import Transform
-from sd_perception_ros.ros.frame import Frame
+from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
 from sd_perception_ros.ros.messages.image import image_message, millimetres, to_mono8
 from sd_perception_ros.ros.messages.labels import class_ids, mask_ids, mask_of, PERSON
@@ -27,23 +27,23 @@ from sd_perception_ros.types import Float, Prediction
 if TYPE_CHECKING:
     from sd_perception_ros.tasks.task import Task
 
-# Diameter of a joint's marker: in metres, or on the plane relative to its distance.
+# Diameter of a joint's marker: in metres, and on the plane as a fraction of its distance.
 _MARKER_M, _MARKER_PER_M = 0.06, 0.015
 
 
 @dataclass(frozen=True)
 class FrameResult:
     """
-    What is known about one frame. Messages are made from this and from nothing else.
+    The input of all functions that make messages.
 
-    :ivar predictions: by task name, of the tasks that ran for the wanted topics.
-    :ivar tasks: of the model, by name.
+    :ivar predictions: {task: prediction} of the tasks that ran.
+    :ivar tasks: {name: task} of the model.
     :ivar depth_m: (H, W) float32 metres along +z (REP 117); None: no metric depth.
-    :ivar scan_from_optical: transform to the frame of the scan; None where it is unknown.
-    :ivar people_before: people in the markers message before this one.
+    :ivar scan_from_optical: transform to the frame of the scan; None if unknown.
+    :ivar people_before: number of people in the previous markers message.
     """
 
-    frame: Frame
+    frame: CameraFrame
     predictions: Mapping[str, Prediction]
     tasks: Mapping[str, Task]
     options: OutputOptions = field(default_factory=OutputOptions)
@@ -52,12 +52,12 @@ class FrameResult:
     people_before: int = 0
 
     def image(self, values: Any, encoding: str) -> Image:
-        """Make an image message with the header of the input."""
+        """Make an image message with the header of the input image."""
         return image_message(values, encoding, self.frame.header)
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names of the segmentation's classes, in the order of their ids."""
+        """Names of the segmentation classes, in the order of their ids."""
         names: Sequence[str] = getattr(self.tasks.get('segmentation'), 'class_names', ())
         return names
 
@@ -71,7 +71,7 @@ class FrameResult:
 
 
 # Functions of the table OUTPUTS: (result, task name) -> message, or None for no message.
-# A prediction is Any here: its type follows from the task of the topic.
+# The type of a prediction follows from the task; it is Any here.
 
 
 def relative_image(result: FrameResult, task: str) -> Image:
@@ -87,12 +87,12 @@ def normals_image(result: FrameResult, task: str) -> Image:
 
 
 def color_image(result: FrameResult, task: str) -> Image:
-    """Colour picture of a prediction for people, rgb8."""
+    """Colour image of a prediction, for viewers, rgb8."""
     return result.image(result.tasks[task].colorize(result.predictions[task]), 'rgb8')
 
 
 def alpha_image(result: FrameResult, task: str) -> Image:
-    """Share of each pixel that is covered, mono8: 0..255 for 0..1."""
+    """Alpha (fraction of the pixel that is foreground), mono8: 0..255 for 0..1."""
     prediction: Any = result.predictions[task]
     return result.image(to_mono8(prediction.alpha), 'mono8')
 
@@ -123,7 +123,7 @@ def mask_image(result: FrameResult, task: str) -> Image:
 
 
 def metric_depth_image(result: FrameResult, task: str) -> Image | None:
-    """Depth in metres (32FC1) or millimetres (16UC1), by `depth.encoding`."""
+    """Metric depth in metres (32FC1) or millimetres (16UC1), by `depth.encoding`."""
     if result.depth_m is None:
         return None
     encoding = result.options.depth.encoding
@@ -135,8 +135,8 @@ def depth_camera_info(result: FrameResult, task: str) -> CameraInfo | None:
     """
     Intrinsics of `depth/image_rect` and `depth/points`, without distortion.
 
-    The driver's own message holds two cameras, K of the raw and P of the rectified picture.
-    `depth_image_proc` would take P and make other points than `depth/points` has.
+    The driver's CameraInfo is unsuitable: its K is of the raw and its P of the rectified image.
+    `depth_image_proc` uses P, and would compute other points than `depth/points` for raw images.
     """
     if result.frame.camera is None or result.depth_m is None:
         return None
@@ -144,36 +144,45 @@ def depth_camera_info(result: FrameResult, task: str) -> CameraInfo | None:
 
 
 def points(result: FrameResult, task: str) -> PointCloud2 | None:
-    """Cloud of all pixels, without the classes `depth.points.exclude_classes`."""
+    """Point cloud of all pixels except the classes `depth.points.exclude_classes`."""
     options = result.options.depth.points
     if options.needs_classes and 'segmentation' not in result.predictions:
         return None
-    return _cloud(result, class_ids(result.class_names, options.exclude_classes), only=False)
+    return _cloud(result, exclude=class_ids(result.class_names, options.exclude_classes))
 
 
 def people_points(result: FrameResult, task: str) -> PointCloud2 | None:
-    """Cloud of the pixels of people."""
+    """Point cloud of the pixels of people."""
     if 'segmentation' not in result.predictions:
         return None
-    return _cloud(result, class_ids(result.class_names, [PERSON]), only=True)
+    return _cloud(result, include=class_ids(result.class_names, [PERSON]))
 
 
-def _cloud(result: FrameResult, ids: Sequence[int], only: bool) -> PointCloud2 | None:
-    """Make the cloud without some classes, or of these alone; None without metres or camera."""
+def _cloud(
+    result: FrameResult, include: Sequence[int] = (), exclude: Sequence[int] = ()
+) -> PointCloud2 | None:
+    """
+    Make a point cloud of the pixels of some classes; None without metric depth or intrinsics.
+
+    :param include: ids of the classes; empty: all.
+    :param exclude: ids of classes that are left out.
+    """
     frame, options = result.frame, result.options.depth.points
     if frame.camera is None or not frame.header.frame_id or result.depth_m is None:
         return None
     depth_m = result.depth_m
     segmentation: Any = result.predictions.get('segmentation')
     labels = None if segmentation is None else segmentation.labels
-    if ids and labels is not None:
-        depth_m = np.where(np.isin(labels, ids) == only, depth_m, np.float32(np.nan))
+    if include and labels is not None:
+        depth_m = np.where(np.isin(labels, include), depth_m, np.float32(np.nan))
+    if exclude and labels is not None:
+        depth_m = np.where(np.isin(labels, exclude), np.float32(np.nan), depth_m)
     label_field = labels if options.add_label_field else None
     return cloud_message(depth_m, frame.rgb, frame.camera, frame.header, options, label_field)
 
 
 def scan(result: FrameResult, task: str) -> LaserScan | None:
-    """Laser scan; None without metric depth, intrinsics, or the transform to its frame."""
+    """Laser scan; None without metric depth, intrinsics or the transform to its frame."""
     frame, transform = result.frame, result.scan_from_optical
     if frame.camera is None or result.depth_m is None or transform is None:
         return None
@@ -182,7 +191,7 @@ def scan(result: FrameResult, task: str) -> LaserScan | None:
 
 
 def keypoints(result: FrameResult, task: str) -> PointCloud2 | None:
-    """One point for each joint that was found; None without a frame_id."""
+    """One point for each detected joint; None without a frame_id."""
     if not result.frame.header.frame_id:
         return None
     poses: Any = result.predictions[task]
@@ -190,7 +199,7 @@ def keypoints(result: FrameResult, task: str) -> PointCloud2 | None:
 
 
 def markers(result: FrameResult, task: str) -> MarkerArray | None:
-    """People in space, or on a plane without metric depth; None without camera or frame_id."""
+    """People in space, or on a plane without metric depth; None without intrinsics or frame_id."""
     camera, header, options = result.frame.camera, result.frame.header, result.options.human_pose
     if camera is None or not header.frame_id:
         return None
@@ -205,6 +214,6 @@ def markers(result: FrameResult, task: str) -> MarkerArray | None:
 
 
 def overlay_image(result: FrameResult, task: str) -> Image:
-    """Skeletons drawn over the camera's picture, rgb8."""
+    """Skeletons drawn on the input image, rgb8."""
     poses: Any = result.predictions[task]
     return result.image(draw_people(result.frame.rgb, poses), 'rgb8')

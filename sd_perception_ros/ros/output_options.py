@@ -1,4 +1,4 @@
-"""Options of the outputs in metres: the point cloud and the laser scan."""
+"""Options of the point clouds and of the laser scan."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class PointsOptions:
     stride: int = option(1, 'Use every n-th row and column', low=1, high=64)
     max_relative_jump: float = option(
         0.0,
-        'Leave out pixels at depth edges (flying pixels): neighbours differ by more than this '
-        'share of the depth; 0: keep all',
+        'Remove pixels at depth edges (flying pixels), where neighbours differ by more than this '
+        'fraction of the depth; 0: off',
         low=0.0,
         high=10.0,
     )
     voxel_m: float = option(
         0.0,
-        'Side of the cubes that get one point each, an unorganized cloud; 0: no cubes',
+        'Voxel grid filter: side of a voxel, the cloud becomes unorganized; 0: off',
         low=0.0,
         high=10.0,
     )
     voxel_min_points: int = option(
-        1, 'Cubes with fewer points are noise and left out', low=1, high=10_000
+        1, 'Voxels with fewer points are removed as noise', low=1, high=10_000
     )
     add_label_field: bool = option(
-        False, 'Add the field label: class id of each point (from segmentation)'
+        False, 'Add the field label with the segmentation class id of each point'
     )
     exclude_classes: list[str] = option(
-        [], "Leave out points of these segmentation classes, by name; [''] is an empty list"
+        [], "Remove points of these segmentation classes, by name; [''] is an empty list"
     )
 
     def __post_init__(self) -> None:
@@ -42,22 +42,27 @@ class PointsOptions:
 
     @property
     def needs_classes(self) -> bool:
-        """Whether each point's class must be known."""
+        """Whether the cloud needs the task segmentation."""
         return self.add_label_field or any(self.exclude_classes)
 
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """The laser scan that is made of metric depth."""
+    """The laser scan computed from metric depth."""
 
-    frame_id: str = option('', 'Frame of the scan, level, x forward; empty: no scan')
+    frame_id: str = option('', 'Frame of the scan (x forward, z up); empty: no scan')
     mounting: MountingOptions = group(MountingOptions)
-    min_angle_deg: float = option(-60.0, 'First beam', low=-180.0, high=180.0)
-    max_angle_deg: float = option(60.0, 'Last beam, counterclockwise', low=-180.0, high=180.0)
-    increment_deg: float = option(0.5, 'Between beams', low=0.05, high=30.0)
-    min_range_m: float = option(0.1, 'Nearer points are left out', low=0.0, high=100.0)
+    min_angle_deg: float = option(-60.0, 'Angle of the first beam', low=-180.0, high=180.0)
+    max_angle_deg: float = option(
+        60.0, 'Angle of the last beam, counterclockwise', low=-180.0, high=180.0
+    )
+    increment_deg: float = option(0.5, 'Angle between beams', low=0.05, high=30.0)
+    min_range_m: float = option(0.1, 'Nearer points are ignored', low=0.0, high=100.0)
     max_range_m: float = option(
-        8.0, 'Farther is free; more than the radius of the costmap', low=0.1, high=1000.0
+        8.0,
+        'Maximum range; use more than the raytrace range of the costmap',
+        low=0.1,
+        high=1000.0,
     )
     min_height_m: float = option(
         0.1, 'Lower points, in the frame of the scan, are ground', low=-100.0, high=100.0
@@ -67,11 +72,11 @@ class ScanOptions:
     )
     stride: int = option(2, 'Use every n-th row and column', low=1, high=64)
     min_points: int = option(
-        3, 'Fewer points in a beam at one range are noise', low=1, high=10_000
+        3, 'Minimum number of points in a beam at one range (5 cm bins)', low=1, high=10_000
     )
     free_margin: float = option(
         0.2,
-        'A beam is free (+Inf) only if all its depths exceed max_range_m by this share',
+        'A beam is free (+Inf) if all its depths exceed max_range_m by this fraction',
         low=0.0,
         high=10.0,
     )
