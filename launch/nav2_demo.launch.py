@@ -1,4 +1,4 @@
-"""A costmap from one camera: the film, the perception node, and one layer of Nav2."""
+"""A Nav2 costmap from one camera: the demo sequence, the perception node, and one layer."""
 
 # ruff: noqa: I001 (it takes the package launch for this folder of the same name)
 
@@ -14,32 +14,32 @@ from launch_ros.substitutions import FindPackageShare
 import yaml
 
 PACKAGE = 'sd_perception_ros'
-# Layer: the file of its costmap, and what the node needs on top of perception.yaml.
+# Layer: file of the costmap, and further parameter files of the node besides perception.yaml.
 LAYERS = {
     'obstacle': ('costmap_obstacle_layer.yaml', ()),
     'voxel': ('costmap_voxel_layer.yaml', ()),
     'stvl': ('costmap_stvl.yaml', ()),
     'semantic': ('costmap_semantic_layer.yaml', ('perception_semantic.yaml',)),
 }
-# Where the camera of the film is: in metres and radians, above and below which it sways a little.
+# Mean mounting of the camera in the demo sequence, in metres and radians.
 HEIGHT_M, PITCH_RAD, RIGHT_ANGLE = '1.15', '0.1134', '1.5708'
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; what depends on their values is made when they are known."""
+    """Declare the arguments; `entities` runs when their values are known."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
                 'layer',
                 default_value='obstacle',
                 choices=list(LAYERS),
-                description='Which layer of Nav2 makes the costmap',
+                description='Layer of the Nav2 costmap',
             ),
             DeclareLaunchArgument(
                 'camera',
                 default_value='true',
                 choices=['true', 'false'],
-                description='Replay the film; false: image_raw is there',
+                description='Publish the demo sequence; false: use an existing image_raw',
             ),
             OpaqueFunction(function=entities),
         ]
@@ -47,7 +47,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """Make the nodes: the film stands still in base_link, so no odometry is needed."""
+    """Make the nodes. The camera is static in base_link, so no odometry is needed."""
     layer = LaunchConfiguration('layer').perform(context)
     camera = LaunchConfiguration('camera').perform(context)
     folder = Path(FindPackageShare(PACKAGE).perform(context)) / 'config' / 'nav2'
@@ -62,10 +62,10 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         parameters=files,
         output='screen',
     )
-    film = Node(package=PACKAGE, executable='camera_node', name='camera', parameters=files[:1])
+    sequence = Node(package=PACKAGE, executable='camera_node', name='camera', parameters=files[:1])
     return [
         perception,
-        *([film] if camera == 'true' else []),
+        *([sequence] if camera == 'true' else []),
         transform('base_link', 'camera_link', '--z', HEIGHT_M, '--pitch', PITCH_RAD),
         transform(
             'camera_link',
@@ -85,16 +85,16 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     ]
 
 
-def transform(parent: str, child: str, *place: str) -> Node:
-    """Make a node that says where one frame is in another."""
+def transform(parent: str, child: str, *pose: str) -> Node:
+    """Make a publisher of a static transform."""
     frames = ['--frame-id', parent, '--child-frame-id', child]
     return Node(
-        package='tf2_ros', executable='static_transform_publisher', arguments=[*place, *frames]
+        package='tf2_ros', executable='static_transform_publisher', arguments=[*pose, *frames]
     )
 
 
 def costmap_parameters(path: Path) -> dict[str, object]:
-    """Read the parameters of a fragment, for a costmap that stands still with the camera."""
+    """Read the parameters of a costmap; its global frame is base_link, without odometry."""
     content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    own = content['local_costmap']['local_costmap']['ros__parameters']
-    return own | {'global_frame': 'base_link'}
+    parameters = content['local_costmap']['local_costmap']['ros__parameters']
+    return parameters | {'global_frame': 'base_link'}

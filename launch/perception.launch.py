@@ -1,4 +1,4 @@
-"""Start the perception node, and a camera made of files if asked for."""
+"""Start the perception node, and optionally the camera node and RViz."""
 
 # ruff: noqa: I001 (it takes the package launch for this folder of the same name)
 
@@ -20,39 +20,39 @@ from sd_perception_ros.ros.node.transport import transport_environment, tuning_e
 
 PACKAGE = 'sd_perception_ros'
 RVIZ = 'rviz/perception.rviz'  # below config/
-# Launch argument: default, meaning. A parameter whose argument is empty stays as in the file.
+# Launch argument: default, description. An empty argument keeps the value of the parameter file.
 ARGUMENTS = {
     'namespace': ('', 'Namespace of the nodes, for example front'),
     'params_file': (
         PathJoinSubstitution([FindPackageShare(PACKAGE), 'config', 'perception.yaml']),
-        'Every parameter of the nodes; the launch file adds none of its own',
+        'Parameter file of the nodes; the launch file has no other parameters',
     ),
-    'model': ('', 'Checkpoint, over the file: a known name, a folder or a checkpoint.yaml'),
-    'device': ('', "Torch device, over the file: 'cpu' or 'cuda:0'"),
-    'image_topic': ('image_raw', 'Input topic'),
-    'camera_info_topic': ('', 'Its camera info; empty: the sibling of the input topic'),
-    'use_sim_time': ('', 'Over the file: true or false, whether /clock drives the nodes'),
-    'autostart': ('', 'Over the file: true, or false to wait for the lifecycle services'),
+    'model': ('', 'Overrides the parameter checkpoint: a known name, a folder or a file'),
+    'device': ('', "Overrides the parameter device: 'cpu' or 'cuda:0'"),
+    'image_topic': ('image_raw', 'Topic of the images'),
+    'camera_info_topic': ('', 'Topic of the camera info; empty: beside the image topic'),
+    'use_sim_time': ('', 'Overrides the parameter use_sim_time: true or false'),
+    'autostart': ('', 'Overrides the parameter autostart: true or false'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
-    'large_data': ('true', 'Set a transport for messages of megabytes unless you set one'),
-    'camera': ('false', 'Also start the camera node, which replays files'),
-    'rviz': ('false', 'Also start RViz, where it is installed'),
+    'large_data': ('true', 'Select a transport for large messages, unless one is configured'),
+    'camera': ('false', 'Also start the camera node, which publishes files'),
+    'rviz': ('false', 'Also start RViz, if it is installed'),
 }
-# Launch argument: the node's parameter that it sets.
+# Launch argument: parameter that it overrides.
 PARAMETERS = {
     'model': 'checkpoint',
     'device': 'device',
     'use_sim_time': 'use_sim_time',
     'autostart': 'autostart',
 }
-TRUTHS = ('use_sim_time', 'autostart')
+BOOLEANS = ('use_sim_time', 'autostart')
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Declare the arguments; what depends on their values is made when they are known."""
+    """Declare the arguments; `entities` runs when their values are known."""
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=about)
-        for name, (default, about) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=entities)])
 
@@ -60,7 +60,7 @@ def generate_launch_description() -> LaunchDescription:
 def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Make the nodes."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if not Path(given['params_file']).is_file():  # launch_ros would go on without it
+    if not Path(given['params_file']).is_file():  # launch_ros would continue without it
         raise ValueError(f"params_file must be an existing file, got '{given['params_file']}'")
     common = {
         'package': PACKAGE,
@@ -69,10 +69,10 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         'ros_arguments': ['--log-level', given['log_level']],
     }
     topics = {'image_raw': given['image_topic'], 'camera_info': given['camera_info_topic']}
-    remappings = [(ours, theirs) for ours, theirs in topics.items() if theirs]
+    remappings = [(name, topic) for name, topic in topics.items() if topic]
     share = Path(FindPackageShare(PACKAGE).perform(context)) / 'config'
     return [
-        *transport(truth('large_data', given['large_data']), share),
+        *transport(boolean('large_data', given['large_data']), share),
         LifecycleNode(
             executable='perception_node',
             name='perception',
@@ -85,21 +85,21 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name='camera',
             parameters=[given['params_file'], *overrides(given, ['use_sim_time'])],
             remappings=remappings,
-            condition=IfCondition(str(truth('camera', given['camera']))),
+            condition=IfCondition(str(boolean('camera', given['camera']))),
             **common,
         ),
-        *(rviz(given, share) if truth('rviz', given['rviz']) else []),
+        *(rviz(given, share) if boolean('rviz', given['rviz']) else []),
     ]
 
 
 def rviz(given: Mapping[str, str], share: Path) -> list[LaunchDescriptionEntity]:
-    """Make RViz, or a line that says why it is not there; the nodes run without it."""
+    """Start RViz, or log that it is not installed; the nodes run without it."""
     try:
         get_package_prefix('rviz2')
     except PackageNotFoundError:
         return [
             LogInfo(
-                msg='rviz:=true, but RViz is not installed here: install the package rviz2 '
+                msg='rviz:=true, but RViz is not installed: install the package rviz2 '
                 f'(apt install ros-$ROS_DISTRO-rviz2), or open {share / RVIZ} on another machine'
             )
         ]
@@ -116,23 +116,23 @@ def rviz(given: Mapping[str, str], share: Path) -> list[LaunchDescriptionEntity]
 
 def overrides(given: Mapping[str, str], arguments: Iterable[str]) -> list[dict[str, str | bool]]:
     """
-    Make the parameters that stand above the file: those whose argument was given.
+    Return the parameters that override the parameter file.
 
-    :returns: one dictionary, or none where nothing was given (launch_ros takes no empty one).
+    :returns: a list of one dictionary, or of none (launch_ros refuses an empty dictionary).
     """
-    over = {
-        PARAMETERS[name]: truth(name, given[name]) if name in TRUTHS else given[name]
+    parameters = {
+        PARAMETERS[name]: boolean(name, given[name]) if name in BOOLEANS else given[name]
         for name in arguments
         if given[name]
     }
-    return [over] if over else []
+    return [parameters] if parameters else []
 
 
-def truth(name: str, text: str) -> bool:
+def boolean(name: str, text: str) -> bool:
     """
-    Read the value of an argument that is true or false.
+    Read a boolean argument.
 
-    :raises ValueError: another word.
+    :raises ValueError: neither true nor false.
     """
     if text.lower() not in ('true', 'false'):
         raise ValueError(f"{name} must be true or false, got '{text}'")
@@ -140,7 +140,7 @@ def truth(name: str, text: str) -> bool:
 
 
 def transport(wanted: bool, share: Path) -> list[SetEnvironmentVariable]:
-    """Set a transport with which large messages arrive, as `python -m sd_perception_ros up`."""
-    made = tuning_environment(os.environ)
-    made |= transport_environment(os.environ, share / 'fastdds.xml') if wanted else {}
-    return [SetEnvironmentVariable(name, value) for name, value in made.items()]
+    """Set environment variables for large messages, as `python -m sd_perception_ros up`."""
+    environment = tuning_environment(os.environ)
+    environment |= transport_environment(os.environ, share / 'fastdds.xml') if wanted else {}
+    return [SetEnvironmentVariable(name, value) for name, value in environment.items()]

@@ -1,12 +1,12 @@
 """
-Image messages to arrays: colour to RGB, depth to metres.
+Conversion of image messages to arrays: colour to RGB, depth to metres.
 
-The node and the reader of recordings (`data/formats/rosbag.py`) both use these functions. They
-read the fields of sensor_msgs/Image and sensor_msgs/CompressedImage and import no ROS: a message
-that `rosbags` has deserialised is as good as one from rclpy.
+Used by the node and by the reader of bags (`data/formats/rosbag.py`). The functions read the
+fields of sensor_msgs/Image and sensor_msgs/CompressedImage without importing ROS: messages may
+come from rclpy or from the package rosbags.
 
-cv_bridge is not used, even where it is installed: its builds differ in how they treat 16-bit,
-padded and malformed images, and its copy of each message costs more than the conversion here.
+cv_bridge is not used: its builds differ for 16-bit, padded and malformed images, and its copy of a
+message takes longer than the conversion here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sd_perception_ros.types import Float, UInt8
 
 MAX_PIXELS = 50_000_000
 
-# Encoding of a sensor_msgs/Image: bytes per channel, channels, and OpenCV's conversion to RGB
-# (None: it is RGB). OpenCV names a Bayer pattern by the second row, ROS by the first.
+# Encodings of sensor_msgs/Image: bytes per channel, number of channels, and OpenCV's conversion to
+# RGB (None: it is RGB). OpenCV names a Bayer pattern by its second row, ROS by its first.
 ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     'rgb8': (1, 3, None),
     'bgr8': (1, 3, cv2.COLOR_BGR2RGB),
@@ -66,23 +66,23 @@ _COMPRESSED_DEPTH_HEADER = struct.Struct('<4xff')
 
 def image_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
-    Read a colour or grey Image message.
+    Convert a colour or grey Image message to RGB.
 
-    :param max_pixels: larger images are refused before anything is allocated.
-    :returns: (H, W, 3) uint8 RGB; for tightly packed rgb8 a view of the message's own memory.
-    :raises ValueError: an encoding that is not colour, or sizes that contradict each other.
+    :param max_pixels: larger images are refused before memory is allocated.
+    :returns: (H, W, 3) uint8 RGB; for rgb8 without padding a view of the message's memory.
+    :raises ValueError: another encoding, or inconsistent sizes.
     """
     check_size(msg.width, msg.height, max_pixels)
     item_bytes, channels, conversion = _layout(msg.encoding)
     height, multiple = _rows(msg)
     if msg.width % multiple or msg.height % (multiple if msg.encoding == 'nv21' else 1):
         raise ValueError(
-            f'{msg.encoding} shares colour between pairs of pixels, so its size must be even, '
-            f'got {msg.width} x {msg.height}'
+            f'{msg.encoding} has one colour for two pixels, so its size must be even, got '
+            f'{msg.width} x {msg.height}'
         )
     pixels = _pixel_bytes(msg, height, msg.width * channels * item_bytes)
     if item_bytes == 2:
-        # Only the more significant byte of each value fits 8 bits.
+        # Keep the most significant byte of each value.
         pixels = np.ascontiguousarray(pixels[:, 0 if msg.is_bigendian else 1 :: 2])
     pixels = pixels.reshape(height, msg.width, channels)
     if conversion is None:
@@ -94,9 +94,9 @@ def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
     Decode a JPEG or PNG message: (H, W, 3) uint8 RGB.
 
-    The EXIF orientation is ignored: camera_info describes the pixels as the sensor delivers them.
+    The EXIF orientation is ignored: camera_info describes the pixels as stored.
 
-    :raises ValueError: data that is not an image, damaged or too large, or a depth transport.
+    :raises ValueError: the data is no image, damaged or too large, or is compressed depth.
     """
     if 'compressedDepth' in msg.format:
         raise ValueError(f"expected a colour image, got a depth image ('{msg.format}')")
@@ -110,7 +110,7 @@ def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
 
 def rgb_from_message(msg: Any, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
-    Read an Image or CompressedImage of colours: (H, W, 3) uint8 RGB.
+    Convert a colour Image or CompressedImage: (H, W, 3) uint8 RGB.
 
     :raises ValueError: see `image_to_rgb` and `compressed_to_rgb`.
     """
@@ -127,14 +127,14 @@ def is_depth(msg: Any) -> bool:
 
 def depth_from_message(msg: Any, max_pixels: int = MAX_PIXELS) -> Float:
     """
-    Read depth (REP 118) from an Image, or a CompressedImage of compressed_depth_image_transport.
+    Convert a depth Image (REP 118), or a CompressedImage of compressed_depth_image_transport.
 
-    16UC1 and mono16 are millimetres, where 0 is unknown; 32FC1 is metres, with -Inf (too near),
-    +Inf (nothing in range) and NaN (unknown) kept as they are.
+    16UC1 and mono16 are millimetres, 0 is unknown. 32FC1 is metres; -Inf (too near), +Inf (out of
+    range) and NaN (unknown) are kept.
 
-    :param max_pixels: larger images are refused before anything is allocated.
+    :param max_pixels: larger images are refused before memory is allocated.
     :returns: (H, W) float32 metres, NaN where unknown.
-    :raises ValueError: another encoding, damaged data, or sizes that contradict each other.
+    :raises ValueError: another encoding, damaged data, or inconsistent sizes.
     """
     if _is_compressed(msg):
         return _compressed_depth(msg, max_pixels)
@@ -154,8 +154,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raise ValueError for an image without pixels or with more than `max_pixels`."""
     if not (width > 0 and height > 0):
         raise ValueError(
-            f'an image has at least one pixel, got {width} x {height}; the camera driver fills '
-            'the message wrongly'
+            f'an image has at least one pixel, got {width} x {height}; the camera driver sends '
+            'a malformed message'
         )
     if width * height > max_pixels:
         raise ValueError(
@@ -169,12 +169,12 @@ def _pixel_bytes(msg: Any, height: int, row_bytes: int) -> UInt8:
     if msg.step < row_bytes:
         raise ValueError(
             f'step must be at least {row_bytes} bytes for a row of {msg.width} {msg.encoding} '
-            f'pixels, got {msg.step}; the camera driver fills the message wrongly'
+            f'pixels, got {msg.step}; the camera driver sends a malformed message'
         )
     if msg.step * height > len(msg.data):
         raise ValueError(
             f'data must hold {msg.step * height} bytes (step {msg.step} x {height} rows), got '
-            f'{len(msg.data)}; the message was cut short'
+            f'{len(msg.data)}; the message is truncated'
         )
     data = np.frombuffer(msg.data, np.uint8, msg.step * height).reshape(height, msg.step)
     return np.ascontiguousarray(data[:, :row_bytes])
@@ -185,7 +185,7 @@ def _is_compressed(msg: Any) -> bool:
 
 
 def _check_compressed_size(data: bytes, format_: str, max_pixels: int) -> None:
-    """Read the header of a JPEG or PNG, so that a huge image is refused before it is decoded."""
+    """Refuse a JPEG or PNG that is too large by its header, before it is decoded."""
     try:
         with PIL.Image.open(io.BytesIO(data)) as header:
             check_size(*header.size, max_pixels)
@@ -204,13 +204,13 @@ def _decode(data: bytes, flags: int, format_: str) -> NDArray[Any]:
     if pixels is None:
         raise ValueError(
             f"the compressed image ('{format_}', {len(data)} bytes) cannot be decoded; "
-            'it is damaged or was cut short'
+            'it is damaged or truncated'
         )
     return np.asarray(pixels)
 
 
 def _compressed_depth(msg: Any, max_pixels: int) -> Float:
-    """Read what compressed_depth_image_transport writes: a header, then a PNG of 16 bits."""
+    """Convert a message of compressed_depth_image_transport: a header, then a 16-bit PNG."""
     data = bytes(msg.data)
     if 'compressedDepth' not in msg.format or 'rvl' in msg.format.lower():
         raise ValueError(
@@ -218,19 +218,19 @@ def _compressed_depth(msg: Any, max_pixels: int) -> Float:
             'depth topic, or set the transport to png'
         )
     if len(data) < _COMPRESSED_DEPTH_HEADER.size:
-        raise ValueError(f'expected compressed depth, got {len(data)} bytes; it was cut short')
+        raise ValueError(f'expected compressed depth, got {len(data)} bytes; it is truncated')
     factor, offset = _COMPRESSED_DEPTH_HEADER.unpack_from(data)
     png = data[_COMPRESSED_DEPTH_HEADER.size :]
     _check_compressed_size(png, msg.format, max_pixels)
     levels = _decode(png, cv2.IMREAD_UNCHANGED, msg.format)
     if levels.dtype != np.uint16 or levels.ndim != 2:
         raise ValueError(
-            f"expected depth as a PNG of 16 bits and one channel ('{msg.format}'), got "
+            f"expected depth as a 16-bit PNG with one channel ('{msg.format}'), got "
             f'{levels.dtype} of shape {levels.shape}'
         )
     if not msg.format.startswith('32FC1'):
         return _metres(levels)
-    # Depth in metres is stored as its quantised inverse; level 0 is unknown.
+    # Metric depth is stored as quantized inverse depth; level 0 is unknown.
     inverse = levels.astype(np.float32)
     with np.errstate(divide='ignore'):
         depth_m = np.float32(factor) / (inverse - np.float32(offset))
@@ -238,7 +238,7 @@ def _compressed_depth(msg: Any, max_pixels: int) -> Float:
 
 
 def _metres(millimetres: NDArray[np.uint16]) -> Float:
-    """Convert (H, W) millimetres to float32 metres, NaN where they are 0."""
+    """Convert (H, W) millimetres to float32 metres; 0 becomes NaN."""
     depth_m = millimetres.astype(np.float32) / np.float32(1000)
     depth_m[millimetres == 0] = np.nan
     return depth_m
@@ -254,8 +254,8 @@ def _layout(encoding: str) -> tuple[int, int, int | None]:
 
 
 def _rows(msg: Any) -> tuple[int, int]:
-    """Return how many rows of `step` bytes the data has, and what the width must divide by."""
-    if msg.encoding == 'nv21':  # a plane of brightness, then one of colour at half the height
+    """Return the number of rows of `step` bytes, and a factor that the width must have."""
+    if msg.encoding == 'nv21':  # a luma plane, then a chroma plane of half the height
         return msg.height + (msg.height + 1) // 2, 2
     return msg.height, 2 if ENCODINGS[msg.encoding][1] == 2 else 1
 

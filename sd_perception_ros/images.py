@@ -1,4 +1,4 @@
-"""Pictures in and out of the network: value range, size, padding. Pure functions on tensors."""
+"""Conversion of images for the network: value range, size, padding. Pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ import torch.nn.functional as F
 
 def check_rgb(rgb: NDArray[np.uint8]) -> None:
     """
-    Refuse anything but a picture.
+    Check an image.
 
     :raises ValueError: not a (H, W, 3) uint8 array with at least one pixel.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8:
-        came = rgb.dtype if isinstance(rgb, np.ndarray) else type(rgb).__name__
-        raise ValueError(f'expected a picture as a uint8 array, got {came}; scale it to 0..255')
+        actual = rgb.dtype if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise ValueError(f'expected an image as a uint8 array, got {actual}; scale it to 0..255')
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ValueError(f'expected a picture of shape (H, W, 3), RGB, got {rgb.shape}')
+        raise ValueError(f'expected an image of shape (H, W, 3), RGB, got {rgb.shape}')
 
 
 def to_batch(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """
-    Bring pictures of one size to a device, as they are: bytes travel four times as fast as floats.
+    Copy images of one size to a device, as uint8: four times as fast as float32.
 
     :param pictures: (H, W, 3) uint8.
     :returns: (B, H, W, 3) uint8.
     """
-    # A message's picture may be a read-only or strided view; torch wants neither.
+    # Images of messages may be read-only or strided views; torch supports neither.
     rows = [np.ascontiguousarray(picture) for picture in pictures]
-    if device.type == 'cuda':  # from pinned memory, which the copy reads while the CPU goes on
+    if device.type == 'cuda':  # pinned memory, for a copy without waiting
         pinned = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=True)
         np.stack(rows, out=pinned.numpy())
         return pinned.to(device, non_blocking=True)
@@ -50,7 +50,7 @@ def to_levels(batch: Tensor) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """Bring a tensor home from its device; it shares memory with one that is here already."""
+    """Copy a tensor from its device; the array of a CPU tensor shares its memory."""
     if not tensor.is_cuda:
         return tensor.numpy()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -69,31 +69,31 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     enlarges = height >= image.shape[-2] and width >= image.shape[-1]
-    plain = image.device.type == 'cpu' and image.dtype == torch.float32
-    if enlarges and plain and not image.requires_grad:
-        return _enlarged(image, height, width)
-    # Where nothing shrinks the filter has nothing to do, and doubles the time.
+    is_cpu_float = image.device.type == 'cpu' and image.dtype == torch.float32
+    if enlarges and is_cpu_float and not image.requires_grad:
+        return _upsample_on_cpu(image, height, width)
+    # Antialiasing has no effect when enlarging, and doubles the time.
     return F.interpolate(
         image, (height, width), mode='bilinear', antialias=not enlarges, align_corners=False
     )
 
 
-def _enlarged(image: Tensor, height: int, width: int) -> Tensor:
-    """Do the same on a processor in an eighth of the time: 0.4 ms for 7 planes of VGA, not 3."""
-    made = torch.empty(*image.shape[:2], height, width)
-    planes = made.flatten(0, 1).numpy()
+def _upsample_on_cpu(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize with OpenCV, in an eighth of torch's time: 0.4 ms instead of 3 for 7 VGA planes."""
+    resized = torch.empty(*image.shape[:2], height, width)
+    planes = resized.flatten(0, 1).numpy()
     for source, plane in zip(image.detach().flatten(0, 1), planes, strict=True):
         cv2.resize(
             source.contiguous().numpy(), (width, height), plane, interpolation=cv2.INTER_LINEAR
         )
-    return made
+    return resized
 
 
 def fitted_size(height: int, width: int, long_side_px: int) -> tuple[int, int]:
     """
     Return (height, width) scaled so that the longer side is `long_side_px`; 0 keeps the size.
 
-    Sizes are cut to integers, as the official pipeline does, and never below 1.
+    Sizes are rounded down, as in the official pipeline, but not below 1.
     """
     if not long_side_px:
         return height, width
@@ -102,7 +102,7 @@ def fitted_size(height: int, width: int, long_side_px: int) -> tuple[int, int]:
 
 
 def normalized(image: Tensor) -> Tensor:
-    """Map 0..255 to -1..1, after rounding to the 256 levels that a picture can have."""
+    """Map 0..255 to -1..1, after rounding to integers."""
     return image.round().clamp(0, 255) / 255 * 2 - 1
 
 
@@ -122,8 +122,8 @@ def unpad(raw: Tensor, padded: tuple[int, int], inner: tuple[int, int]) -> Tenso
     """
     Undo `pad_to_stride` on an output of any resolution.
 
-    :param raw: (B, C, h, w) output for the padded picture.
-    :param padded: (height, width) that the network saw.
+    :param raw: (B, C, h, w) output for the padded image.
+    :param padded: (height, width) of the padded image.
     :param inner: (height, width) before padding.
     """
     if padded == inner:

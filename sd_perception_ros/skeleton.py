@@ -1,4 +1,4 @@
-"""The joints of COCO (17) and COCO-WholeBody (133): names, bones, mirror images, accuracy."""
+"""The joints of COCO (17) and COCO-WholeBody (133): names, bones, left-right symmetry, annotation noise."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ JOINTS = (
     'right_ankle',
 )
 INDEX = {name: index for index, name in enumerate(JOINTS)}
-OUTSIDE = -1  # flag of a joint that is known to be outside the picture; the others are COCO's
+OUTSIDE = -1  # visibility flag of a joint outside the image; the other flags are those of COCO
 
-# COCO's own skeleton, as pairs of joint numbers.
+# Skeleton of COCO, as pairs of joint indices.
 BONES = tuple(
     (INDEX[a], INDEX[b])
     for a, b in (
@@ -60,10 +60,10 @@ def _opposite(name: str) -> str:
     return f'{other}_{rest}' if other else name
 
 
-# Which joint each one becomes when a picture is mirrored.
+# Index of each joint's counterpart in the mirrored image.
 MIRRORED = tuple(INDEX[_opposite(name)] for name in JOINTS)
 
-# Standard deviation of human annotations, as a share of the square root of a person's area: the
+# Standard deviation of human annotations, relative to the square root of a person's area: the
 # constants of object keypoint similarity (COCO keypoint evaluation, pycocotools).
 SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], np.float32

@@ -1,4 +1,4 @@
-"""What goes in and what comes out: cameras and predictions, as plain dataclasses of arrays."""
+"""Cameras, predictions and samples, as dataclasses of arrays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Camera:
 @dataclass(frozen=True)
 class DepthMap:
     """
-    Relative depth: right up to an unknown scale and shift, so never metres by itself.
+    Relative depth: depth up to an unknown scale and shift, not in metres.
 
     :ivar values: (H, W) float32, 0 near .. 1 far.
     """
@@ -49,8 +49,8 @@ class NormalMap:
     """
     Surface normals in the camera optical frame.
 
-    Surfaces that a camera sees face it: dot(normal, ray) < 0 in all training data. A network
-    may still err; nothing turns its vectors, since that would hide a wrong axis sign.
+    Visible surfaces face the camera: dot(normal, ray) < 0 in all training data. Predicted normals
+    that do not are not flipped: that would hide a wrong axis sign.
 
     :ivar values: (H, W, 3) float32 unit vectors.
     """
@@ -61,7 +61,7 @@ class NormalMap:
 @dataclass(frozen=True)
 class LabelMap:
     """
-    One class for each pixel.
+    Semantic segmentation.
 
     :ivar labels: (H, W) uint8 class ids.
     :ivar confidence: (H, W) float32, 0..1.
@@ -85,7 +85,7 @@ class DisparityMap:
 @dataclass(frozen=True)
 class Matte:
     """
-    How much of each pixel belongs to the foreground.
+    Alpha matte: fraction of each pixel that is foreground.
 
     :ivar alpha: (H, W) float32, 0..1.
     """
@@ -96,14 +96,14 @@ class Matte:
 @dataclass(frozen=True)
 class Person:
     """
-    One person in a picture.
+    One person in an image.
 
     :ivar joints: (17, 3) float32 in the order of `skeleton.JOINTS`, or (133, 3) in that of
-        `skeleton.WHOLE_BODY`, which begins with the same 17: u and v in pixels of the
-        picture, and a score 0..1; a joint that was not found is (NaN, NaN, 0).
-    :ivar visible: (17,) or (133,) bool, whether the joint itself is seen, not only guessed from
-        the others.
-    :ivar score: 0..1, how sure it is that somebody is there.
+        `skeleton.WHOLE_BODY`, which begins with the same 17: u and v in pixels of the image, and
+        a score 0..1; a joint that was not detected is (NaN, NaN, 0).
+    :ivar visible: (17,) or (133,) bool; false for joints that are occluded or inferred from
+        others.
+    :ivar score: 0..1, confidence of the detection.
     """
 
     joints: Float
@@ -114,10 +114,10 @@ class Person:
 @dataclass(frozen=True)
 class Poses:
     """
-    The people in a picture, the surest first.
+    The people in an image, sorted by score.
 
-    :ivar height: of the picture, pixels.
-    :ivar width: of the picture, pixels.
+    :ivar height: height of the image, pixels.
+    :ivar width: width of the image, pixels.
     :ivar joint_count: joints of each person: 17, or 133 of the whole body.
     """
 
@@ -129,11 +129,11 @@ class Poses:
 
 class Grid(NamedTuple):
     """
-    How the cells of an output lie on its picture.
+    Grid of a raw output over its image.
 
-    :ivar height: of the picture, pixels.
-    :ivar width: of the picture, pixels.
-    :ivar cell_x_px: width of a cell in pixels of the picture.
+    :ivar height: height of the image, pixels.
+    :ivar width: width of the image, pixels.
+    :ivar cell_x_px: width of a cell in pixels of the image.
     :ivar cell_y_px: height of a cell.
     """
 
@@ -145,18 +145,19 @@ class Grid(NamedTuple):
 
 Prediction = DepthMap | DisparityMap | NormalMap | LabelMap | Matte | Poses
 
-# What a data set gives and a task reads: float32 tensors by name. Maps are (B, C, H, W) of one
-# H, W:
+# A batch of training or evaluation data: float32 tensors by name. Maps are (B, C, H, W), all with
+# the same H, W:
 #   image       3 channels, RGB in -1..1
-#   depth_m     1 channel, metres along +z, NaN unknown, +Inf nothing in range (sky)
+#   depth_m     1 channel, metres along +z, NaN unknown, +Inf beyond the range (sky)
 #   normals     3 channels, unit vectors in the optical frame, (0, 0, 0) unknown
 #   labels      1 channel, class ids, 255 unknown
-#   foreground  1 channel, share of the pixel that things and people cover, 0..1, NaN unknown
-#   matte       1 channel, share of the pixel that people cover, 0..1, NaN unknown
-# And joints, (B, P, 17, 3): for each of at most P people u and v in pixels of these maps, and
-# COCO's flag: 0 not labelled, 1 hidden, 2 visible. What COCO does not have is -1: outside the
-# picture, and u and v say where; to measure, it is the same as 0. Rows of zeros fill up.
-# For measuring alone, where outlines are known: bodies, (1, Q, 6), of the P people of joints, then
-# of people whose joints nobody marked and of crowds: left, top, width and height of the box in
-# pixels, area of the outline in square pixels, and 1 for a crowd.
+#   foreground  1 channel, fraction of the pixel covered by objects and people, 0..1, NaN unknown
+#   matte       1 channel, fraction of the pixel covered by people, 0..1, NaN unknown
+# Tensors of people:
+#   joints      (B, P, 17, 3): u and v in pixels of the maps, and COCO's flag: 0 not labelled,
+#               1 occluded, 2 visible. In addition to COCO, -1 is a joint at u, v outside the
+#               image; metrics treat it as 0. Unused rows are zeros.
+#   bodies      (1, Q, 6), for metrics, if outlines are known: left, top, width and height of the
+#               box in pixels, area of the outline in square pixels, and 1 for a crowd. First the
+#               P people of joints, then people without labelled joints and crowds.
 Sample: TypeAlias = 'dict[str, Tensor]'

@@ -223,7 +223,7 @@ def test_runs_of_other_options_have_no_spread_in_common(tmp_path: Path) -> None:
     ('words', 'message'),
     [
         (['plot.py', 'nowhere.json'], "'nowhere.json' cannot be used (No such file"),
-        (['stages.py', '--width', '0', '--rounds', '1'], 'expected a picture of shape (H, W, 3)'),
+        (['stages.py', '--width', '0', '--rounds', '1'], 'expected an image of shape (H, W, 3)'),
         (['official.py', '--work', '/dev/null/x', '--tiny'], "'/dev/null/x"),
     ],
 )

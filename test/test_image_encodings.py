@@ -176,7 +176,7 @@ def test_arrays_survive_the_way_into_a_message(encoding, height, width, seed):
 
 
 def test_a_float_array_is_no_rgb8():
-    with pytest.raises(ValueError, match=r'rgb8 takes \(H, W, 3\) uint8, got \(2, 2, 3\) float32'):
+    with pytest.raises(ValueError, match=r'rgb8 needs a \(H, W, 3\) uint8 array, got \(2, 2, 3\) float32'):
         image_message(np.zeros((2, 2, 3), np.float32), 'rgb8', Header())
 
 
@@ -253,7 +253,7 @@ def test_compressed_depth_in_metres_is_the_inverse_of_its_levels():
     [
         ('16UC1; compressedDepth rvl', np.ones((1, 2), np.uint16), 'as a PNG'),
         ('jpeg', np.ones((1, 2), np.uint16), "as a PNG .* got 'jpeg'"),
-        ('16UC1; compressedDepth', np.ones((1, 2), np.uint8), 'PNG of 16 bits'),
+        ('16UC1; compressedDepth', np.ones((1, 2), np.uint8), '16-bit PNG'),
         ('16UC1; compressedDepth', np.ones((1, 2, 3), np.uint16), 'one channel'),
     ],
 )
