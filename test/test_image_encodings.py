@@ -176,7 +176,8 @@ def test_arrays_survive_the_way_into_a_message(encoding, height, width, seed):
 
 
 def test_a_float_array_is_no_rgb8():
-    with pytest.raises(ValueError, match=r'rgb8 needs a \(H, W, 3\) uint8 array, got \(2, 2, 3\) float32'):
+    expected = r'rgb8 needs a \(H, W, 3\) uint8 array, got \(2, 2, 3\) float32'
+    with pytest.raises(ValueError, match=expected):
         image_message(np.zeros((2, 2, 3), np.float32), 'rgb8', Header())
 
 

@@ -1,4 +1,4 @@
-"""Listens to the camera and to what the perception node makes of it, and keeps both."""
+"""A node that records the camera's images and the outputs of the perception node."""
 
 from __future__ import annotations
 
