@@ -79,7 +79,7 @@ def test_a_bad_picture_of_one_camera_costs_the_other_nothing(
 
 @pytest.mark.parametrize('names', [['front', 'front'], ['front/left'], [''], ['2nd']])
 def test_names_of_cameras_that_no_topic_can_have_are_refused(names: list[str]) -> None:
-    with pytest.raises(ValueError, match=r'cameras must be different names .*, got'):
+    with pytest.raises(ValueError, match=r'cameras must be unique names .*, got'):
         InputOptions(cameras=names)
 
 
