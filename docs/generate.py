@@ -121,7 +121,7 @@ def _option_section(title: str, cls: type[Any], dashes: str) -> str:
 def _facts(option: FlatOption) -> tuple[str, str, str, str]:
     """Return type, default, range and meaning."""
     default = f'`{json.dumps(option.default)}`'
-    return TYPES[option.kind], default, _range(option.about), option.about['doc']
+    return TYPES[option.kind], default, _range(option.metadata), option.metadata['doc']
 
 
 def _range(about: Mapping[str, Any]) -> str:

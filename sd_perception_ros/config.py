@@ -1,4 +1,4 @@
-"""Options declared once: default, meaning, range and choices live in a frozen dataclass field."""
+"""Options as frozen dataclasses: a field declares default, description, range and choices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_type_hints, NamedTuple, TypeVar
 T = TypeVar('T')
 LOG = logging.getLogger(__name__)
 
-ONNX_RUNTIMES = ('onnxruntime', 'openvino')  # they run a model's ONNX files
+ONNX_RUNTIMES = ('onnxruntime', 'openvino')  # runtimes that need a model's ONNX files
 
 
 def option(
@@ -25,11 +25,11 @@ def option(
     """
     Declare a field of an options dataclass.
 
-    :param default: the one place where this default is written.
-    :param doc: one sentence for people: meaning and unit.
-    :param low: smallest allowed value of a number, inclusive.
-    :param high: largest allowed value of a number, inclusive.
-    :param choices: every allowed value of a string.
+    :param default: default value; it is declared here alone.
+    :param doc: description in one sentence: meaning and unit.
+    :param low: smallest allowed number, inclusive.
+    :param high: largest allowed number, inclusive.
+    :param choices: all allowed strings.
     """
     metadata = {'doc': doc, 'low': low, 'high': high, 'choices': choices}
     if isinstance(default, list):
@@ -38,16 +38,16 @@ def option(
 
 
 def group(cls: type[T]) -> T:
-    """Declare a field that is itself an options dataclass (a dotted group of parameters)."""
-    made: T = field(default_factory=cls)
-    return made
+    """Declare a field that is an options dataclass: a group of parameters, 'group.name'."""
+    declared: T = field(default_factory=cls)
+    return declared
 
 
 def check(options: Any) -> None:
     """
     Check every field of an options dataclass; call it from `__post_init__`.
 
-    :raises ValueError: names the option, what it may be and what came.
+    :raises ValueError: a value of the wrong type, out of range, or no choice.
     """
     hints = get_type_hints(type(options))
     for f in fields(options):
@@ -60,7 +60,7 @@ def check(options: Any) -> None:
         elif hint in (bool, int, float, str) and type(value) is not hint:
             raise ValueError(f'{name} must be {_a(hint)}, got {value!r} ({type(value).__name__})')
         low, high = f.metadata.get('low'), f.metadata.get('high')
-        # Written so that NaN, which compares false with everything, is out of every range.
+        # `not >=` instead of `<`: NaN is out of every range.
         if low is not None and not value >= low:
             raise ValueError(f'{name} must be at least {low}, got {value}')
         if high is not None and not value <= high:
@@ -73,41 +73,41 @@ def check(options: Any) -> None:
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
     """
-    Build an options dataclass from nested dictionaries, as they come from a YAML file.
+    Build an options dataclass from nested dictionaries, for example from a YAML file.
 
-    :param values: field name to value; a group is a dictionary of its own.
-    :param where: what the user calls the place of these values, for error messages.
-    :raises ValueError: unknown key (with a guess), missing key, or a value that `check` refuses.
+    :param values: {field: value}; the value of a group is a dictionary.
+    :param where: file or group of these values, for error messages.
+    :raises ValueError: unknown key (with a suggestion), missing key, or as of `check`.
     """
-    at = f'{where}: ' if where else ''
+    prefix = f'{where}: ' if where else ''
     if not isinstance(values, Mapping):
-        raise ValueError(f'{at}expected a mapping of options, got {values!r}')
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        raise ValueError(f'{prefix}expected a mapping of options, got {values!r}')
+    declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
     for key in values:
-        if key not in known:
-            raise ValueError(f'{at}{_unknown(str(key), list(known))}')
-    for f in known.values():
+        if key not in declared:
+            raise ValueError(f'{prefix}{_unknown(str(key), list(declared))}')
+    for f in declared.values():
         if f.default is MISSING and f.default_factory is MISSING and f.name not in values:
-            raise ValueError(f"{at}option '{f.name}' is missing")
-    made = {
+            raise ValueError(f"{prefix}option '{f.name}' is missing")
+    arguments = {
         key: build(hints[key], value, f'{where}.{key}' if where else key)
         if is_dataclass(hints[key])
         else value
         for key, value in values.items()
     }
     try:
-        return cls(**made)
+        return cls(**arguments)
     except ValueError as error:
-        raise ValueError(f'{at}{error}') from None
+        raise ValueError(f'{prefix}{error}') from None
 
 
 def rename_old(values: Mapping[str, T], new_names: Mapping[str, str], where: str) -> dict[str, T]:
     """
-    Replace option names of the release before by their new names, and log a warning for each.
+    Replace option names of the previous release by their new names, and log a warning for each.
 
-    :param values: option name to value.
-    :param new_names: old name to new name.
+    :param values: {name: value}.
+    :param new_names: {old name: new name}.
     :param where: file or group of these options, for the warning.
     :raises ValueError: an option has a value under its old and under its new name.
     """
@@ -132,19 +132,19 @@ class FlatOption(NamedTuple):
     """
     A field of an options dataclass or of one of its groups.
 
-    :ivar name: dotted, such as 'scale.source'.
-    :ivar kind: its type: bool, int, float, str, list[str], or a mapping.
-    :ivar about: what `option` was given: doc, low, high, choices.
+    :ivar name: with the groups, for example 'scale.source'.
+    :ivar kind: type: bool, int, float, str, list[str], or a mapping.
+    :ivar metadata: arguments of `option`: doc, low, high, choices.
     """
 
     name: str
     kind: Any
     default: Any
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
-    """Yield every field of an options dataclass, those of groups by dotted names."""
+    """Yield all fields of an options dataclass, including those of its groups."""
     hints = get_type_hints(cls)
     for f in fields(cls):
         name, kind = prefix + f.name, hints[f.name]
@@ -155,10 +155,10 @@ def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
         yield FlatOption(name, kind, default, f.metadata)
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    choices = f'choose one of: {_list(known)}' if known else 'there are none here'
-    hint = f"did you mean '{close[0]}'?" if close else choices
+def _unknown(key: str, declared: list[str]) -> str:
+    similar = difflib.get_close_matches(key, declared, n=1)
+    choices = f'choose one of: {_list(declared)}' if declared else 'there are no options here'
+    hint = f"did you mean '{similar[0]}'?" if similar else choices
     return f"unknown option '{key}'; {hint}"
 
 
@@ -172,32 +172,34 @@ def _a(hint: type) -> str:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How a trained model is run."""
+    """Checkpoint, device and runtime of the model."""
 
     checkpoint: str = option(
         'bundled', "A known name ('bundled'), a checkpoint folder, or a checkpoint.yaml"
     )
-    tasks: list[str] = option([], 'Tasks to run, for example [depth, normals]; empty: all')
-    device: str = option('auto', "Torch device: auto (CUDA where it is), 'cpu' or 'cuda:0'")
+    tasks: list[str] = option([], 'Tasks to load, for example [depth, normals]; empty: all')
+    device: str = option(
+        'auto', "Torch device: 'cpu', 'cuda:0', or auto: CUDA if it is available, else cpu"
+    )
     precision: str = option(
         'auto',
-        'Number format of the network: auto is bf16 on CUDA (older GPUs: fp16) and fp32 elsewhere',
+        'Floating-point format; auto: bf16 on CUDA (fp16 on older GPUs), fp32 elsewhere',
         choices=('auto', 'fp32', 'fp16', 'bf16'),
     )
     runtime: str = option(
         'torch',
-        'What runs the network; auto: the fastest one here, and the log says which and why; '
-        'torch-compile takes a minute or more to start, onnxruntime and openvino some seconds '
-        'the first time',
+        'Inference runtime; auto: the fastest installed one, with its reason in the log. '
+        'torch-compile needs a minute or more to start, onnxruntime and openvino some seconds at '
+        'the first start',
         choices=('auto', 'torch', 'torch-compile', *ONNX_RUNTIMES),
     )
     cuda_graphs: bool = option(
-        True, 'On CUDA, record what a frame does and replay it: one launch instead of hundreds'
+        True, 'On CUDA, record the kernels of a frame as a CUDA graph and replay it'
     )
     long_side_px: int = option(
-        0, 'Longer image side seen by the model; 0: as the checkpoint says', low=0, high=4096
+        0, 'Longer side of the network input; 0: value of the checkpoint', low=0, high=4096
     )
-    threads: int = option(0, 'CPU threads of the network; 0: let torch choose', low=0, high=256)
+    threads: int = option(0, "CPU threads of the network; 0: torch's default", low=0, high=256)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

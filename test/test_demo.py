@@ -31,9 +31,9 @@ from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.ros.messages.people import keypoints_message
 from sd_perception_ros.ros.replay.recorder import (
-    Arrival,
     cloud_values,
     INPUT,
+    RecordedMessage,
     Recorder,
     topics_of,
 )
@@ -183,7 +183,9 @@ def test_an_interrupt_ends_every_process_quietly(tiny_checkpoint: Path, tmp_path
         assert not [child for child in children if Path(f'/proc/{child}').exists()]
 
 
-def arrivals_of(pictures: list[np.ndarray], period_ms: int, latency_ms: int) -> list[Arrival]:
+def arrivals_of(
+    pictures: list[np.ndarray], period_ms: int, latency_ms: int
+) -> list[RecordedMessage]:
     """Make what a recorder hears: each picture, and every output a little later."""
     came = []
     for number, picture in enumerate(pictures):
@@ -193,7 +195,7 @@ def arrivals_of(pictures: list[np.ndarray], period_ms: int, latency_ms: int) -> 
             values = picture if topic == INPUT else np.full((2, 3), number, np.float32)
             values = None if topic == 'depth/points' else values
             arrival = stamp + late * 10**6
-            came.append(Arrival(topic, 'some/msg/Kind', stamp, arrival, (3, 2), values))
+            came.append(RecordedMessage(topic, 'some/msg/Kind', stamp, arrival, (3, 2), values))
     return came
 
 

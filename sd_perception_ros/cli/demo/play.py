@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sd_perception_ros.cli.demo.recording import answered_stamps, Part
 from sd_perception_ros.cli.processes import parameter_arguments, Processes
-from sd_perception_ros.ros.replay.recorder import Arrival, INPUT, Recorder
+from sd_perception_ros.ros.replay.recorder import INPUT, RecordedMessage, Recorder
 
 _SPIN_S = 0.1
 # After the last picture, so long may the outputs stay away before they count as lost.
@@ -44,7 +44,7 @@ class Player:
                 'ROS_DOMAIN_ID to a number that is not in use'
             )
 
-    def play(self, part: Part) -> list[Arrival]:
+    def play(self, part: Part) -> list[RecordedMessage]:
         """
         Play every frame of a part once and return what came.
 
@@ -63,7 +63,7 @@ class Player:
         started_ns = time.time_ns()  # an older stamp is of the part before
         before, count = self._bar.n, len(part.names)
 
-        def arrivals() -> list[Arrival]:
+        def arrivals() -> list[RecordedMessage]:
             came = [a for a in self._recorder.arrivals if a.stamp_ns > started_ns]
             return one_round(came, self._recorder.outputs, count)
 
@@ -78,7 +78,7 @@ class Player:
         self._nodes.stop('camera')
         return arrivals()
 
-    def _is_over(self, came: Sequence[Arrival]) -> bool:
+    def _is_over(self, came: Sequence[RecordedMessage]) -> bool:
         """Tell whether the last picture is answered, or will not be."""
         last_ns = max(arrival.stamp_ns for arrival in came)
         later = any(a.stamp_ns > last_ns and a.topic != INPUT for a in self._recorder.arrivals)
@@ -103,7 +103,9 @@ class Player:
                 )
 
 
-def one_round(arrivals: Sequence[Arrival], topics: Sequence[str], count: int) -> list[Arrival]:
+def one_round(
+    arrivals: Sequence[RecordedMessage], topics: Sequence[str], count: int
+) -> list[RecordedMessage]:
     """Pick what belongs to so many frames, beginning with the first that came complete."""
     first_ns = min(answered_stamps(arrivals, topics), default=None)
     if first_ns is None:
@@ -113,5 +115,5 @@ def one_round(arrivals: Sequence[Arrival], topics: Sequence[str], count: int) ->
     return [arrival for arrival in arrivals if first_ns <= arrival.stamp_ns <= last_ns]
 
 
-def _pictures(arrivals: Sequence[Arrival]) -> list[int]:
+def _pictures(arrivals: Sequence[RecordedMessage]) -> list[int]:
     return sorted(arrival.stamp_ns for arrival in arrivals if arrival.topic == INPUT)

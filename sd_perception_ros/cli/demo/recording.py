@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sd_perception_ros.ros.replay.recorder import Arrival, INPUT
+from sd_perception_ros.ros.replay.recorder import INPUT, RecordedMessage
 from sd_perception_ros.ros.replay.sources import open_source, PHOTOGRAPHS
 from sd_perception_ros.ros.replay.sources import Sequence as RenderedSequence
 
@@ -49,7 +49,7 @@ class Recording:
     """
 
     part: Part
-    arrivals: Sequence[Arrival]
+    arrivals: Sequence[RecordedMessage]
     frames: Mapping[int, Mapping[str, NDArray[np.generic]]]
     answered: int
     topics: Sequence[str]
@@ -84,14 +84,14 @@ def shortened(folder: Path, into: Path, frames: int) -> Path:
     return sequence
 
 
-def answered_stamps(arrivals: Sequence[Arrival], topics: Sequence[str]) -> set[int]:
+def answered_stamps(arrivals: Sequence[RecordedMessage], topics: Sequence[str]) -> set[int]:
     """Return the stamps, in ns, for which the picture and every output came."""
     wanted = (INPUT, *topics)
     stamps = [{a.stamp_ns for a in arrivals if a.topic == topic} for topic in wanted]
     return set.intersection(*stamps)
 
 
-def record(part: Part, arrivals: Sequence[Arrival], topics: Sequence[str]) -> Recording:
+def record(part: Part, arrivals: Sequence[RecordedMessage], topics: Sequence[str]) -> Recording:
     """
     Sort messages by frame.
 

@@ -12,7 +12,7 @@ from sd_perception_ros.cli.demo.recording import Recording
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.data.formats.rooms import RoomsDataset
 from sd_perception_ros.evaluation.evaluate import add, Measured, summarize
-from sd_perception_ros.ros.replay.recorder import Arrival, INPUT, VALUE_TOPICS
+from sd_perception_ros.ros.replay.recorder import INPUT, RecordedMessage, VALUE_TOPICS
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.tasks.segmentation import ROOM_CLASSES
@@ -147,7 +147,7 @@ def _measurable(task: Task, prediction: Prediction, sample: Sample) -> bool:
     return True
 
 
-def rate_hz(arrivals: Sequence[Arrival]) -> float:
+def rate_hz(arrivals: Sequence[RecordedMessage]) -> float:
     """Return messages per second between the first and the last; NaN for fewer than two."""
     if len(arrivals) < 2:
         return float('nan')
@@ -155,7 +155,7 @@ def rate_hz(arrivals: Sequence[Arrival]) -> float:
     return (len(arrivals) - 1) / span_s
 
 
-def _topic_row(topic: str, arrivals: Iterable[Arrival]) -> tuple[str, ...]:
+def _topic_row(topic: str, arrivals: Iterable[RecordedMessage]) -> tuple[str, ...]:
     came = [arrival for arrival in arrivals if arrival.topic == topic]
     if not came:
         return topic, '-', '-', '0', '-', '-', '-'

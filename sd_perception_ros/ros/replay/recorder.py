@@ -22,7 +22,7 @@ from sd_perception_ros.ros.output import results
 from sd_perception_ros.ros.output.outputs import OUTPUTS
 
 INPUT = 'image_raw'
-# What makes the messages with the values of a task, and with its picture.
+# Functions that make the messages with a task's values, and with an image of them.
 _VALUES = (
     results.relative_image,
     results.normals_image,
@@ -54,16 +54,16 @@ def topics_of(tasks: Collection[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class RecordedMessage:
     """
-    A message, as it came.
+    A received message.
 
     :ivar kind: type of the message, for example sensor_msgs/msg/Image.
-    :ivar stamp_ns: when the camera took the picture that it belongs to, by its header.
-    :ivar arrival_ns: when it was here and unpacked, by the same clock.
+    :ivar stamp_ns: stamp of its header: when the image was taken.
+    :ivar arrival_ns: time after deserialization, by the same clock.
     :ivar size: width and height.
-    :ivar values: (H, W) or (H, W, C) array of an image; of keypoints an array with named fields,
-        one element for each joint; None for another cloud.
+    :ivar values: (H, W) or (H, W, C) array of an image; structured array of keypoints, one
+        element for each joint; None for other clouds.
     """
 
     topic: str
@@ -75,15 +75,15 @@ class Arrival:
 
     @property
     def latency_ms(self) -> float:
-        """Time from the picture to here."""
+        """Time from the stamp to the arrival."""
         return (self.arrival_ns - self.stamp_ns) / 1e6
 
 
 class Recorder:
     """
-    A node that keeps every message of the topics; it receives while `spin` runs.
+    A node that stores all messages of some topics; it receives while `spin` runs.
 
-    :param outputs: the topics of `RECORDED` to listen to; the camera's is always one.
+    :param outputs: topics of `RECORDED`; the camera's images are always recorded.
     """
 
     def __init__(self, outputs: Collection[str] = tuple(RECORDED)) -> None:
@@ -92,7 +92,7 @@ class Recorder:
         self._node = Node('recorder', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[RecordedMessage] = []
         self.outputs = tuple(outputs)
         kinds = {INPUT: Image} | {topic: RECORDED[topic].kind for topic in outputs}
         for topic, kind in kinds.items():
@@ -107,27 +107,27 @@ class Recorder:
             self._executor.spin_once(timeout_sec=left_s)
 
     @property
-    def arrivals(self) -> Sequence[Arrival]:
-        """Return the messages since the last `take`."""
+    def arrivals(self) -> Sequence[RecordedMessage]:
+        """Messages since the last `take`."""
         return self._arrivals
 
-    def take(self) -> list[Arrival]:
-        """Return what has come, and begin anew."""
+    def take(self) -> list[RecordedMessage]:
+        """Return the messages since the last call, and remove them."""
         taken, self._arrivals = self._arrivals, []
         return taken
 
     def has_camera(self) -> bool:
-        """Tell whether somebody publishes pictures."""
+        """Return whether the image topic has a publisher."""
         return bool(self._node.count_publishers(INPUT))
 
     def has_perception(self) -> bool:
-        """Tell whether another node takes pictures and all outputs are offered."""
+        """Return whether images have another subscriber, and all outputs a publisher."""
         return self._node.count_subscribers(INPUT) > 1 and all(
             self._node.count_publishers(topic) for topic in self.outputs
         )
 
     def close(self) -> None:
-        """Leave the network."""
+        """Destroy the node."""
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
@@ -142,7 +142,7 @@ class Recorder:
             values = cloud_values(msg)
         stamp = stamp_ns(msg.header)
         size = (msg.width, msg.height)
-        self._arrivals.append(Arrival(topic, kind, stamp, arrival_ns, size, values))
+        self._arrivals.append(RecordedMessage(topic, kind, stamp, arrival_ns, size, values))
 
 
 def image_values(msg: Image) -> NDArray[Any]:

@@ -220,7 +220,7 @@ def read_camera(path: Path) -> Camera:
     positive = min(camera.fx, camera.fy, camera.width, camera.height) > 0
     if not positive or not all(map(math.isfinite, astuple(camera))):
         raise ValueError(
-            f'{path}: all numbers must be finite, and positive except cx and cy, got {camera}'
+            f'{path} must have finite numbers, positive except cx and cy, got {camera}'
         )
     return camera
 
