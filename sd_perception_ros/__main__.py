@@ -1,8 +1,8 @@
 """
 The commands of the package: python -m sd_perception_ros <command>.
 
-A command's module is imported when it runs, and reads its arguments before torch is imported:
-help and mistakes are answered at once, and a missing ROS or torch only stops what needs it.
+The module of a command is imported when the command runs, and reads the arguments before it imports
+torch. So help and errors of arguments are fast, and commands without ROS or torch work without them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Command(NamedTuple):
     """
     A command.
 
-    :ivar module: has `main(argv) -> int`.
-    :ivar about: what it does.
-    :ivar serves: a signal is how it ends, and no failure, also while it is imported.
-    :ivar is_node: it takes ROS arguments.
-    :ivar resumes: the same command, given again, goes on where it was stopped.
+    :ivar module: module with `main(argv) -> int`.
+    :ivar summary: one line for the usage.
+    :ivar serves: runs until a signal, and then exits with 0.
+    :ivar is_node: takes ROS arguments.
+    :ivar resumes: continues an interrupted run when it is started again.
     """
 
     module: str
-    about: str
+    summary: str
     serves: bool = False
     is_node: bool = False
     resumes: bool = False
@@ -46,7 +46,7 @@ COMMANDS = {
         'ros.perception_node', 'start the perception node alone', serves=True, is_node=True
     ),
     'demo': Command(
-        'cli.demo.main', 'run both nodes on real pictures and write demo_output/', serves=True
+        'cli.demo.main', 'run both nodes on real images and write demo_output/', serves=True
     ),
     'synthesize': Command(
         'cli.synthesize', 'render rooms with exact depth and normals', resumes=True
@@ -54,7 +54,7 @@ COMMANDS = {
     'bake-bodies': Command('cli.bake_bodies', 'pose and clothe people for the rooms'),
     'pretrain': Command('cli.pretrain', 'train the autoencoder and the denoiser', resumes=True),
     'train': Command('cli.train', 'fine-tune tasks in one deterministic step', resumes=True),
-    'data': Command('cli.data', 'look at data before a training, or write it into shards'),
+    'data': Command('cli.data', 'show training data, or write it into shards'),
     'evaluate': Command('cli.evaluate', 'measure a checkpoint against ground truth'),
     'checkpoints': Command(
         'cli.checkpoints', 'list, download and check published weights', resumes=True
@@ -89,9 +89,9 @@ LISTS = {
 
 def main(argv: list[str] | None = None) -> int:
     """
-    Run the command that the first argument names; return its exit code.
+    Run a command, and return its exit code.
 
-    Where nobody reads what is printed any more, as in `| head`, that is 141, as of other programs.
+    If the reader of stdout has ended, as in `| head`, it is 141 (128 + SIGPIPE).
     """
     try:
         try:
@@ -101,14 +101,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         if not _stdout_is_broken():
             raise
-        # The interpreter flushes once more at its end, and would complain.
+        # The interpreter flushes stdout at exit, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
 
 def _stdout_is_broken() -> bool:
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # reports errors alone: a pipe without a reader
+    poll.register(sys.stdout.fileno(), 0)  # 0: poll for errors only
     return bool(poll.poll(0))
 
 
@@ -140,33 +140,32 @@ def _start(command: Command, arguments: list[str]) -> int:
     if command.serves:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _leave)  # until main() sets its own handlers
-        # `up` starts us with both blocked: none may come before the line above.
+        # `up` starts this process with both signals blocked, until the handlers are set.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int = importlib.import_module(f'sd_perception_ros.{command.module}').main(arguments)
     except BrokenPipeError:
-        raise  # an OSError, but none of a file
+        raise  # handled by `main`
     except (OSError, ValueError, FloatingPointError) as error:
-        # What the package raises about files and options is written for people.
         print(f'error: {format_error(error)}', file=sys.stderr)
         return 1
     except ImportError as error:
         package = (error.name or '').partition('.')[0]
         if package in ('', 'sd_perception_ros'):
-            raise  # ours, so a fault in here
+            raise  # an error of this package
         print(f'error: {how_to_get(package)} ({error})', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = '; the same command goes on from what was saved' if command.resumes else ''
-        print(f'stopped{goes_on}', file=sys.stderr)
-        return 128 + signal.SIGINT  # not 0: a script must not take half a training for a whole
+        hint = '; run the same command again to resume' if command.resumes else ''
+        print(f'stopped{hint}', file=sys.stderr)
+        return 128 + signal.SIGINT  # not 0: scripts must notice an incomplete run
     return code
 
 
 def format_error(error: Exception) -> str:
-    """Write an error in one line; those of the system get a hint what to do."""
+    """Format an error in one line, with a hint for errors of the system."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return (
             f"'{error.filename}' cannot be used ({error.strerror}); name another file or folder, "
@@ -179,18 +178,18 @@ def how_to_get(package: str) -> str:
     """Return how to install a package that cannot be imported."""
     if package == 'rclpy' or package.endswith(('_msgs', '_srvs', '_interfaces')):
         return (
-            f"ROS 2 is not here, '{package}' cannot be imported: source its setup.bash in this "
-            'shell, or use the virtual environment that make demo makes'
+            f"ROS 2 was not found, '{package}' cannot be imported: source its setup.bash in this "
+            'shell, or use the virtual environment of `make demo`'
         )
     return (
         f"the Python package '{package}' cannot be imported: python -m pip install "
-        f'{PIP_NAMES.get(package, package)}; requirements/{_list_of(package)}.txt has the tested '
+        f'{PIP_NAMES.get(package, package)}; requirements/{_list_of(package)}.txt has tested '
         'versions'
     )
 
 
 def _list_of(package: str) -> str:
-    """Name the list in requirements/ that has a package."""
+    """Return the name of the list in requirements/ that has a package."""
     return next((name for name, packages in LISTS.items() if package in packages), 'core')
 
 
@@ -206,7 +205,7 @@ def camera_node() -> int:
 
 def usage() -> str:
     """Return the table of commands."""
-    lines = [f'  {name:12}{command.about}' for name, command in COMMANDS.items()]
+    lines = [f'  {name:12}{command.summary}' for name, command in COMMANDS.items()]
     return '\n'.join(
         [
             'usage: python -m sd_perception_ros <command> [options]',
@@ -214,7 +213,7 @@ def usage() -> str:
             *lines,
             '',
             'example: python -m sd_perception_ros up --params-file config/perception.yaml',
-            'Each command explains itself with --help; --version prints the version.',
+            'Use <command> --help for its options, and --version for the version.',
         ]
     )
 

@@ -235,5 +235,5 @@ def test_foreground_that_misses_half_of_the_things_has_an_f_of_a_half_recalled()
 
 
 def test_an_option_of_a_task_that_has_none_is_refused_in_so_many_words() -> None:
-    with pytest.raises(ValueError, match="unknown option 'x'; there are none here"):
+    with pytest.raises(ValueError, match="unknown option 'x'; there are no options here"):
         make_task('matting', {'x': 1})
