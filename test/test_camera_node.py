@@ -297,7 +297,7 @@ def test_a_wrong_command_line_is_one_clear_line_and_code_2(tmp_path, arguments, 
         ('diffusers', 'perception', 'python -m pip install diffusers (requirements/core.txt'),
         ('cv2', 'camera', 'python -m pip install opencv-python-headless; requirements/core.txt'),
         ('embreex', 'synthesize', 'python -m pip install embreex; requirements/train.txt'),
-        ('rclpy', 'camera', 'ROS 2 is not here'),
+        ('rclpy', 'camera', 'ROS 2 was not found'),
     ],
 )
 def test_a_missing_package_is_one_line_that_says_how_to_get_it(tmp_path, package, command, words):

@@ -141,8 +141,8 @@ def test_only_what_can_be_resumed_says_so(
         assert main([name]) == 130
         said[name] = capsys.readouterr().err
     signal.signal(signal.SIGTERM, handler)
-    goes_on = 'stopped; the same command goes on from what was saved\n'
-    assert said == {'synthesize': goes_on, 'bake-bodies': 'stopped\n'}
+    hint = 'stopped; run the same command again to resume\n'
+    assert said == {'synthesize': hint, 'bake-bodies': 'stopped\n'}
     resuming = {name for name, command in COMMANDS.items() if command.resumes}
     assert resuming == {'synthesize', 'pretrain', 'train'}
 
@@ -202,4 +202,4 @@ def test_a_stopped_rendering_says_that_it_goes_on(
         _, errors = child.communicate(timeout=180)
     assert child.returncode == 130
     assert 'Traceback' not in errors
-    assert errors.endswith('stopped; the same command goes on from what was saved\n')
+    assert errors.endswith('stopped; run the same command again to resume\n')
