@@ -1,8 +1,9 @@
 """
 The commands of the package: python -m sd_perception_ros <command>.
 
-The module of a command is imported when the command runs, and reads the arguments before it imports
-torch. So help and errors of arguments are fast, and commands without ROS or torch work without them.
+The module of a command is imported when the command runs, and reads the arguments before it
+imports torch. So help and errors of arguments are fast, and a missing ROS or torch stops only the
+commands that need it.
 """
 
 from __future__ import annotations

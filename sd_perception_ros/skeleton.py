@@ -1,4 +1,4 @@
-"""The joints of COCO (17) and COCO-WholeBody (133): names, bones, left-right symmetry, annotation noise."""
+"""Joints of COCO (17) and COCO-WholeBody (133): names, bones, symmetry, annotation noise."""
 
 from __future__ import annotations
 
