@@ -88,13 +88,13 @@ def test_a_text_that_is_no_detection_message_is_refused(text: str) -> None:
 
 def test_the_nearest_message_counts_if_it_is_near_enough() -> None:
     messages: StampedMessages[str] = StampedMessages('/topic', 'max_offset_s', 0.2)
-    with pytest.raises(ValueError, match='no message has arrived on /topic'):
+    with pytest.raises(ValueError, match='no message was received on /topic'):
         messages.nearest(0)
     messages.add(1_000_000_000, 'early')
     messages.add(1_300_000_000, 'late')
     assert messages.nearest(1_140_000_000) == 'early'
     assert messages.nearest(1_160_000_000) == 'late'
-    with pytest.raises(ValueError, match=r'0\.300 s away from the picture, more than'):
+    with pytest.raises(ValueError, match=r'differ by 0\.300 s, more than'):
         messages.nearest(1_600_000_000)
 
 
