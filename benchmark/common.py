@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ import sys
 from typing import Any
 
 from sd_perception_ros.__main__ import format_error
+from sd_perception_ros.checkpoint import config_file
+from sd_perception_ros.checkpoint.weight_files import file_sha256
 from sd_perception_ros.cli.versions import commit, versions
 from sd_perception_ros.ros.node.transport import tuning_environment
 
@@ -58,6 +61,13 @@ def about_run() -> dict[str, Any]:
         'commit': commit(),
         'versions': versions(),
     }
+
+
+def fingerprint(name: str) -> str:
+    """Return a short name of a checkpoint's weights, of their very bytes."""
+    folder = config_file.resolve(name).parent
+    hashes = [file_sha256(file) for file in sorted(folder.rglob('*.safetensors'))]
+    return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
 
 
 def write(result: dict[str, Any], file: Path | None) -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-import hashlib
 import math
 from pathlib import Path
 import sys
@@ -36,7 +35,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, run_command, write  # noqa: E402
+from benchmark.common import fingerprint, parser, run_command, write  # noqa: E402
 from benchmark.photographs.loader import (  # noqa: E402
     Arrays,
     ask_mediapipe,
@@ -44,7 +43,6 @@ from benchmark.photographs.loader import (  # noqa: E402
     PICTURES,
     Shot,
 )
-from sd_perception_ros.checkpoint import config_file  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.arguments import add_data  # noqa: E402
 from sd_perception_ros.cli.contact_sheet import grid, write_png  # noqa: E402
@@ -221,13 +219,6 @@ def correlation(values: Float, sample: Sample, inverse: bool) -> float | None:
     if values[valid].std() == 0:
         return None
     return float(np.corrcoef(values[valid], truth)[0, 1])
-
-
-def fingerprint(name: str) -> str:
-    """Return a short name of a checkpoint's weights, of their very bytes."""
-    folder = config_file.resolve(name).parent
-    hashes = [file_sha256(file) for file in sorted(folder.rglob('*.safetensors'))]
-    return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
 
 
 def contact_sheet(

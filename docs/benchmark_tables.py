@@ -86,6 +86,19 @@ def real_pictures() -> str:
     return table(('picture', 'task', 'metric', 'bundled model', 'baseline', 'MediaPipe'), rows)
 
 
+def photographs() -> str:
+    """Return the score of the bundled model on photographs with marked points."""
+    total = _read('bundled_photographs')['total']
+    rows = [
+        (f'pairs in the right order by depth ({total["pairs"]})', f'{total["depth_pairs"]:.3f}'),
+        ('the same by disparity', f'{total["disparity_pairs"]:.3f}'),
+        (f'class points right ({total["points"]})', f'{total["class_points"]:.3f}'),
+        *((f'of which {name}', f'{share:.3f}') for name, share in total['classes'].items()),
+        ('pixels called a person where nobody is', f'{total["false_people"]:.3f}'),
+    ]
+    return table(('measure', 'share'), rows)
+
+
 def metric_depth() -> str:
     """Return how good metres are on the demo's film."""
     result = _read('bundled_metric_depth')
@@ -197,6 +210,7 @@ def transfer() -> str:
 TABLES: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     'quality': (quality, ()),
     'real_pictures': (real_pictures, ('bundled_real_pictures',)),
+    'photographs': (photographs, ('bundled_photographs',)),
     'metric_depth': (metric_depth, ('bundled_metric_depth',)),
     'tasks': (tasks, ('epyc_2_cores_tasks',)),
     'runtimes': (runtimes, ('epyc_2_cores_runtimes',)),

@@ -37,7 +37,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import parser, run_command, write  # noqa: E402
+from benchmark.common import fingerprint, parser, run_command, write  # noqa: E402
 from benchmark.photographs.loader import locate, read_rgb  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'pictures': {name: summarize([one]) for name, one in scores.items()},
         'about': {
             'checkpoint': options.checkpoint,
+            'weights': fingerprint(options.checkpoint),
             'long_side_px': options.long_side,
             'commit': commit(),
             'versions': versions(),
