@@ -81,7 +81,8 @@ def parameters() -> str:
         _option_section('Images', WindowConfig, '--'),
         '## Old names',
         'Understood in this release, with a warning that names the new one. The topics of the '
-        'task `pose` are now `human_pose/...`, and `foreground/mask` is `foreground/alpha`.',
+        'task `pose` are now `human_pose/...`, and `foreground/mask` is `foreground/alpha`. '
+        "`checkpoints: ['matting=/x']` is now `matting.checkpoint: /x`.",
         table(
             ('old', 'new', 'where'),
             (
@@ -90,7 +91,7 @@ def parameters() -> str:
                     ('perception_node', OLD_PARAMETERS),
                     ('checkpoint.yaml', OLD_KEYS),
                     ('checkpoint.yaml, prediction_type', OLD_PREDICTION_TYPES),
-                    ('checkpoint.yaml, tasks', OLD_TASKS),
+                    ('checkpoint.yaml, tasks; parameter tasks', OLD_TASKS),
                 )
                 for old, new in names.items()
             ),

@@ -17,6 +17,7 @@ from ros_helpers import Peer
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
+from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
@@ -26,6 +27,7 @@ from sd_perception_ros.ros.node.parameters import (
     names_of,
     read,
     replace_old_names,
+    replace_old_values,
 )
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.node.transport import transport_environment, tuning_environment
@@ -152,6 +154,20 @@ def test_a_parameter_that_is_set_by_its_old_and_new_name_is_refused(peer):
     node = node_with(peer, scan__frame='base_link', scan__frame_id='base_scan')
     with pytest.raises(ValueError, match=r"'scan.frame' is the old name of 'scan.frame_id'"):
         replace_old_names(node, OLD_PARAMETERS)
+
+
+def test_old_values_that_name_tasks_are_rewritten(peer):
+    node = node_with(
+        peer, checkpoints=['pose=/models/pose', 'matting=/m'], tasks=['pose', 'depth']
+    )
+    replace_old_values(node, OLD_TASKS)
+    assert declare(node, OutputOptions).checkpoints() == {
+        'human_pose': '/models/pose',
+        'matting': '/m',
+    }
+    assert declare(node, EngineConfig).tasks == ['human_pose', 'depth']
+    with pytest.raises(ValueError, match="expected task=checkpoint, got 'pose'"):
+        replace_old_values(node_with(peer, checkpoints=['pose']), OLD_TASKS)
 
 
 def test_every_old_parameter_name_stands_for_one_that_exists():
@@ -299,7 +315,7 @@ def test_tuning_leaves_alone_what_the_user_set():
     [
         ('precision:=fp8', "EngineConfig.precision has no choice 'fp8'; choose one of: auto,"),
         ('depth.min_range_m:=200.0', 'min_range_m must be less than max_range_m'),
-        ('cameras:=[front, front]', 'must be different names'),
+        ('cameras:=[front, front]', 'must be unique names'),
     ],
 )
 def test_the_node_refuses_a_wrong_value_before_torch_is_imported(tmp_path, value, words):

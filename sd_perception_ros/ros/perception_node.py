@@ -14,6 +14,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_srvs.srv import SetBool
 
+from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
 from sd_perception_ros.ros.node.diagnostics import array_of, NodeStatistics
@@ -25,6 +26,7 @@ from sd_perception_ros.ros.node.parameters import (
     names_of,
     read,
     replace_old_names,
+    replace_old_values,
 )
 from sd_perception_ros.ros.node.shutdown import FAILED, run_node
 from sd_perception_ros.ros.options import (
@@ -55,6 +57,7 @@ class PerceptionNode(LifecycleNode):
         super().__init__('perception')
         NodeLog(self)
         replace_old_names(self, OLD_PARAMETERS)
+        replace_old_values(self, OLD_TASKS)
         for cls, prefix in GROUPS:
             declare(self, cls, prefix)
         declared = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]

@@ -83,6 +83,33 @@ def replace_old_names(node: Node, new_names: Mapping[str, str]) -> None:
     )
 
 
+def replace_old_values(node: Node, new_tasks: Mapping[str, str]) -> None:
+    """
+    Rewrite the values of the previous release that name tasks, with a warning for each.
+
+    `checkpoints: ['pose=/x']` becomes `human_pose.checkpoint: /x`, and `tasks: [pose]` becomes
+    `tasks: [human_pose]`. Call it before `declare`.
+
+    :param new_tasks: old name of a task to its new name.
+    :raises ValueError: an entry of `checkpoints` is not task=checkpoint.
+    """
+    overrides, log = node._parameter_overrides, node.get_logger()
+    tasks = overrides.get('tasks')
+    if tasks is not None and isinstance(tasks.value, list):
+        renamed = [new_tasks.get(task, task) for task in tasks.value]
+        if renamed != tasks.value:
+            log.warning(f'parameters: tasks {tasks.value} are now called {renamed}')
+            overrides['tasks'] = Parameter('tasks', value=renamed)
+    checkpoints = overrides.pop('checkpoints', None)
+    for entry in checkpoints.value if checkpoints is not None else ():
+        task, _, name = str(entry).partition('=')
+        if not task or not name:
+            raise ValueError(f"parameter 'checkpoints': expected task=checkpoint, got '{entry}'")
+        new_name = f'{new_tasks.get(task, task)}.checkpoint'
+        log.warning(f"parameters: checkpoints: ['{entry}'] is now {new_name}: {name}")
+        overrides[new_name] = Parameter(new_name, value=name)
+
+
 def names_of(cls: type[Any], prefix: str = '') -> list[str]:
     """Return the full parameter names of an options dataclass."""
     return [option.name for option in flat_options(cls, prefix)]
