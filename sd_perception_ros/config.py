@@ -200,6 +200,9 @@ class EngineConfig:
         0, 'Longer side of the network input; 0: value of the checkpoint', low=0, high=4096
     )
     threads: int = option(0, "CPU threads of the network; 0: torch's default", low=0, high=256)
+    accept_license: bool = option(
+        False, 'Do not warn of weights whose licence excludes commercial use'
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

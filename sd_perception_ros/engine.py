@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import contextlib
 from dataclasses import replace
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn, Tensor
 
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, open_checkpoint
+from sd_perception_ros.checkpoint.licenses import commercial_use, is_restricted, join_licenses
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import check_rgb, to_batch, to_levels
 from sd_perception_ros.model import Model
@@ -30,6 +32,7 @@ from sd_perception_ros.tasks.person_pose import PersonPose
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
+LOGGER = logging.getLogger(__name__)
 Picture = NDArray[np.uint8]
 _SECOND_LOOK_PX = 256  # height of a crop for a model without a size of its own
 
@@ -66,7 +69,7 @@ class Engine:
         self.dtype = number_format(config.precision, self.device)
         self._picture_tasks: dict[str, Task] = {}
         self._top_down: TopDown | None = None
-        self.license = ', '.join(dict.fromkeys(options.license for _, options in loaded))
+        self.license = join_licenses(options.license for _, options in loaded)
         self._models: list[ServedModel] = []
         trained, served = sum(_parameters(model) for model, _ in loaded), 0
         for model, options in loaded:
@@ -100,6 +103,7 @@ class Engine:
         cuda_graphs: bool = EngineConfig.cuda_graphs,
         long_side_px: int = EngineConfig.long_side_px,
         threads: int = EngineConfig.threads,
+        accept_license: bool = EngineConfig.accept_license,
         top_down: TopDownOptions | None = None,
     ) -> Engine:
         """
@@ -119,6 +123,7 @@ class Engine:
             cuda_graphs=cuda_graphs,
             long_side_px=long_side_px,
             threads=threads,
+            accept_license=accept_license,
         )
         return cls.from_config(config, checkpoints, top_down)
 
@@ -159,6 +164,8 @@ class Engine:
         engine = cls([one for one in loaded if not _reads_crops(one[0])], config)
         engine._read_crops([one for one in loaded if _reads_crops(one[0])], config, top_down)
         engine.tasks = {task: engine.tasks[task] for task in tasks}
+        if not config.accept_license:
+            _warn_of_licenses(options for _, options in loaded)
         return engine
 
     def _read_crops(
@@ -176,7 +183,7 @@ class Engine:
         if loaded:
             crops = [(m, replace(about, resize='exact', long_side_px=0)) for m, about in loaded]
             reader = Engine(crops, replace(config, long_side_px=0))
-            self.license = ', '.join(filter(None, (self.license, reader.license)))
+            self.license = join_licenses((self.license, reader.license))
         elif not options.second_look or HUMAN_POSE not in self.tasks:
             return
         self.tasks |= reader.tasks
@@ -190,6 +197,11 @@ class Engine:
             options, task, reader._human_pose, self._picture_tasks, max(height_px, 32)
         )
         self._reader = reader
+
+    @property
+    def commercial_use(self) -> str:
+        """Whether the licences of the weights allow commercial use, or 'not known'."""
+        return commercial_use(self.license)
 
     @property
     def needs_boxes(self) -> bool:
@@ -350,6 +362,17 @@ class Engine:
 
 def _reads_crops(model: Model) -> bool:
     return any(task.reads_crops for task in model.tasks.values())
+
+
+def _warn_of_licenses(configs: Iterable[CheckpointConfig]) -> None:
+    for name, source in dict.fromkeys((one.license, one.license_source) for one in configs):
+        if is_restricted(name):
+            LOGGER.warning(
+                'the licence of the weights excludes commercial use: %s%s; if your use complies, '
+                'set accept_license: true to silence this warning',
+                name,
+                f' ({source})' if source else '',
+            )
 
 
 def _parameters(model: nn.Module) -> int:

@@ -227,9 +227,8 @@ def test_what_is_needed_is_fetched_once_and_then_comes_from_the_cache(
     tmp_path: Path, hub: str
 ) -> None:
     unknown = PLACE.replace(COMMIT, '1' * 40)
-    [first, second, third], log = load(tmp_path, [PLACE, PLACE, unknown], hub)
+    [first, second, third], _ = load(tmp_path, [PLACE, PLACE, unknown], hub)
     assert first == second == 'loaded cc-by-nc-4.0'
-    assert 'does not allow every use' in log
     assert third.startswith('ValueError')
     assert 'the hub does not have hub:owner/model@1111' in third
     fetched = [line for line in Hub.asked if line.startswith('GET') and 'resolve' in line]

@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.licenses import commercial_use, NOT_STATED
 from sd_perception_ros.checkpoint.weight_files import file_sha256
 from sd_perception_ros.checkpoint.weights import save_model
 from sd_perception_ros.heads.decoder import DecoderHead
@@ -607,32 +608,28 @@ def test_hashes_are_logged_and_those_given_are_held(
 
 
 @pytest.mark.parametrize(
-    ('card', 'license_name', 'warns'),
+    ('card', 'license_name', 'commercial'),
     [
-        ('---\nlicense: apache-2.0\n---\n# Model', 'apache-2.0', False),
-        ('---\nlicense: cc-by-nc-4.0\n---\n', 'cc-by-nc-4.0', True),
+        ('---\nlicense: apache-2.0\n---\n# Model', 'apache-2.0', 'allowed'),
+        ('---\nlicense: cc-by-nc-4.0\n---\n', 'cc-by-nc-4.0', 'not allowed'),
         (
             '---\nlicense: other\nlicense_name: non-commercial-research\n---\n',
             'non-commercial-research',
-            True,
+            'not allowed',
         ),
-        ('---\nlicense: openrail++\ntags: [depth]\n---\n', 'openrail++', False),
-        ('# No front matter', 'unknown', False),
-        ('---\n: [\n---\n', 'unknown', False),
+        ('---\nlicense: openrail++\ntags: [depth]\n---\n', 'openrail++', 'allowed'),
+        ('# No front matter', NOT_STATED, 'not known'),
+        ('---\n: [\n---\n', NOT_STATED, 'not known'),
     ],
 )
-def test_the_model_card_tells_the_licence_and_a_restricted_one_is_warned_of(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    card: str,
-    license_name: str,
-    warns: bool,
+def test_the_licence_is_that_of_the_model_card(
+    tmp_path: Path, card: str, license_name: str, commercial: str
 ) -> None:
     folder = tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
     (folder / 'README.md').write_text(card)
     describe(tmp_path, tasks={'depth': {'unet': 'e2e'}})
     _, about = checkpoint.load(str(tmp_path))
     assert about.license == license_name
-    assert ('does not allow every use' in caplog.text) == warns
+    assert commercial_use(about.license) == commercial
     describe(tmp_path, tasks={'depth': {'unet': 'e2e'}}, license='my own')
     assert checkpoint.load(str(tmp_path))[1].license == 'my own'

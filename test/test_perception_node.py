@@ -98,6 +98,11 @@ def test_the_weights_that_are_served_are_told_by_their_hashes(node, tiny_checkpo
     node.wait_for_output(f'read {file}, SHA-256 {digest}')
 
 
+def test_the_diagnostics_have_the_licence_of_the_weights(peer, camera):
+    seen = peer.counters_when(lambda seen: 'licence' in seen)
+    assert (seen['licence'], seen['commercial use']) == ('Apache-2.0', 'allowed')
+
+
 def test_nothing_is_computed_while_nobody_listens(peer, camera):
     before = peer.counters()
     expected = int(before.get('received', 0)) + 3

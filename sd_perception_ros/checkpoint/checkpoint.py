@@ -21,11 +21,10 @@ from sd_perception_ros.checkpoint.config_file import (
     FILE,
     open_checkpoint,
     TaskEntry,
-    UNKNOWN,
     write_config,
 )
 from sd_perception_ros.checkpoint.heads import load_head
-from sd_perception_ros.checkpoint.licenses import is_restricted
+from sd_perception_ros.checkpoint.licenses import with_terms
 from sd_perception_ros.checkpoint.locations import BackboneFiles, Locations, PROMPT
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.steps import step_options
@@ -53,7 +52,7 @@ class CheckpointFiles:
     Every local file of a checkpoint's model, before any of them is read.
 
     :ivar path: of checkpoint.yaml.
-    :ivar config: its options, with the licence of the model cards if the file names none.
+    :ivar config: its options, with the licence of the models if the file names none.
     :ivar tasks: the wanted tasks.
     :ivar backbones: files by the denoiser's location in checkpoint.yaml.
     :ivar head_weights: by task that names some.
@@ -81,7 +80,7 @@ def load(
     files = find_files(checkpoint, tasks)
     reader = Reader(files.config.sha256, device)
     model = _build(files, reader)
-    _log_files(reader, files.config.license)
+    _log_files(reader, files.config)
     return model, files.config
 
 
@@ -96,7 +95,7 @@ def load_on_meta(
     files = find_files(checkpoint, tasks)
     reader = Reader(files.config.sha256, 'meta', hashes={})
     model = _build(files, reader)
-    _log_files(reader, files.config.license)
+    _log_files(reader, files.config)
     model.load_weights = lambda: _build(files, Reader(files.config.sha256, 'cpu', reader.hashes))
     return model, files.config
 
@@ -130,9 +129,9 @@ def find_files(
         }
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    if config.license == UNKNOWN:
-        cards = dict.fromkeys(files.license for files in backbones.values() if files.license)
-        config = replace(config, license=', '.join(cards) or UNKNOWN)
+    terms = [one for files in backbones.values() for one in files.terms]
+    name, source = with_terms(config, terms)
+    config = replace(config, license=name, license_source=source)
     return CheckpointFiles(path, config, entries, backbones, head_weights)
 
 
@@ -219,15 +218,11 @@ def _head_of(
     return 'decoder', None
 
 
-def _log_files(reader: Reader, license_name: str) -> None:
+def _log_files(reader: Reader, config: CheckpointConfig) -> None:
     for path, sha256 in reader.hashes.items():
         LOGGER.info('read %s, SHA-256 %s', path, sha256)
-    if is_restricted(license_name):
-        LOGGER.warning(
-            "the weights' licence '%s' does not allow every use; read it before you use them in "
-            'a product',
-            license_name,
-        )
+    source = f' ({config.license_source})' if config.license_source else ''
+    LOGGER.info('licence of the weights: %s%s', config.license, source)
 
 
 def save(

@@ -121,7 +121,9 @@ class CheckpointConfig:
         high=MOST_PX,
     )
     license: str = option(
-        UNKNOWN, 'Licence of the weights; unknown: that of the nearest model card'
+        UNKNOWN,
+        'Licence of the weights; unknown: from their card, else their LICENSE file, else the '
+        'terms of the known project',
     )
     license_source: str = option('', 'Where the authors state the licence')
     description: str = option('', 'What the checkpoint is good for, in one line')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import DenoiserLayout, DENOISERS, find_layout
-from sd_perception_ros.checkpoint.licenses import license_near
+from sd_perception_ros.checkpoint.licenses import Terms, terms_of
 from sd_perception_ros.checkpoint.lora import is_adapters_only
 from sd_perception_ros.checkpoint.reader import tensor_names
 
@@ -30,7 +30,7 @@ class BackboneFiles:
     :ivar vae: folder of the autoencoder.
     :ivar prompt: file of the embedding, or pipeline folder with text encoders; None: neither is
         there.
-    :ivar license: of the nearest model card; '' without a card.
+    :ivar terms: licences of the denoiser, and of its base if that brings weights of it.
     """
 
     denoiser: Path
@@ -38,7 +38,7 @@ class BackboneFiles:
     layout: DenoiserLayout
     vae: Path
     prompt: Path | None
-    license: str
+    terms: tuple[Terms, ...]
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,17 @@ class Locations:
                 f"'{location}' has a head and no denoiser; name the model that it belongs to: "
                 'base: folder'
             )
-        card = license_near(path) or (license_near(base) if base is not None else '')
+        # A pipeline's own folder has its card; a model's may have it one folder above.
+        terms = [terms_of(path, location, levels=int(layout.denoiser == path))]
+        if base is not None and _needs_base_weights(layout):
+            terms.append(terms_of(base, self.base, levels=0))
         return BackboneFiles(
             denoiser,
             base_denoiser,
             layout,
             self._vae(layout, base),
             self._prompt(layout, base),
-            card,
+            tuple(terms),
         )
 
     def _base(self, layout: DenoiserLayout) -> Path | None:
@@ -111,9 +114,8 @@ class Locations:
             return None
         if not is_on_hub(self.base):
             return self.local_path(self.base)
-        own = layout.denoiser
-        brings_denoiser = own is not None and not is_adapters_only(tensor_names(own))
-        unread = [*(DENOISERS if brings_denoiser else ()), *(TEXT_ENCODERS if self.prompt else ())]
+        unread = [*(() if _needs_base_weights(layout) else DENOISERS)]
+        unread += [*(TEXT_ENCODERS if self.prompt else ())]
         return self.local_path(self.base, [*unread, *(('vae',) if self.vae else ())])
 
     def _vae(self, layout: DenoiserLayout, base: Path | None) -> Path:
@@ -134,6 +136,11 @@ class Locations:
         pipelines = [folder for folder in folders if (folder / 'text_encoder').is_dir()]
         stored = [file for file in files if file.is_file()]
         return next(iter([*stored, *pipelines, *folders]), None)
+
+
+def _needs_base_weights(layout: DenoiserLayout) -> bool:
+    own = layout.denoiser
+    return own is None or is_adapters_only(tensor_names(own))
 
 
 def _denoiser_in(pipeline: Path) -> Path | None:

@@ -179,6 +179,9 @@ class PerceptionNode(LifecycleNode):
         hardware = self._pipeline.image_topics if self._pipeline is not None else ''
         served = self._serving.current
         healthy = served.engine.summary() if served is not None else 'no model is loaded'
+        if served is not None:
+            self._stats.set('licence', served.engine.license)
+            self._stats.set('commercial use', served.engine.commercial_use)
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
         self._diagnostics.publish(array_of(status, self.get_clock().now().to_msg()))
 

@@ -14,7 +14,7 @@ import torch
 from sd_perception_ros.checkpoint import checkpoint, config_file
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig, MOST_PX
 from sd_perception_ros.checkpoint.finetuning import base_folder, is_checkpoint, model_to_finetune
-from sd_perception_ros.checkpoint.licenses import license_near
+from sd_perception_ros.checkpoint.licenses import terms_of
 from sd_perception_ros.checkpoint.weights import weights_fingerprint
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.cli.versions import commit
@@ -79,7 +79,7 @@ def run(
         'augmentation': asdict(windows),
         'losses': losses,
     }
-    licence = _license(arguments.license, base)
+    licence = arguments.license or _license_of(base, str(arguments.base))
     checkpoint_config = CheckpointConfig(
         long_side_px=long_side_px, license=licence, provenance=provenance
     )
@@ -130,10 +130,8 @@ def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
     return min(round(float(np.median(sides))), MOST_PX)
 
 
-def _license(given: str | None, base: Path) -> str:
-    """Return the licence given, else that of the base, which also binds derived weights."""
-    if given:
-        return given
+def _license_of(base: Path, location: str) -> str:
+    """Return the licence of a base, which also binds the weights that are derived from it."""
     if is_checkpoint(base):
-        return config_file.read_config(base / config_file.FILE).license
-    return license_near(base) or CheckpointConfig.license
+        return checkpoint.find_files(str(base)).config.license
+    return terms_of(base, location, levels=0).name
