@@ -202,6 +202,24 @@ def test_a_path_may_hold_what_the_words_are_parted_by(tmp_path: Path) -> None:
         assert len(open_data([f'folder:{tmp_path / name}@3'])) == 1
 
 
+def test_a_folder_whose_name_ends_like_a_weight_is_a_folder(tmp_path: Path) -> None:
+    picture(tmp_path / 'set@2' / 'image' / 'a.png')
+    for name in (f'{tmp_path}/set@2', f'folder:{tmp_path}/set@2'):
+        assert open_data([name]).name == f'folder:{tmp_path}/set@2'
+    mixture = open_data([f'{tmp_path}/set@2', f'folder:{tmp_path}/set@2@3'])
+    assert isinstance(mixture, Mixture)
+    assert mixture.weights == [1, 3]
+
+
+def test_a_tilde_is_the_home_folder_also_behind_a_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / 'set' / 'image' / 'a.png')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('~/set', 'folder:~/set', 'folder:~/set@2'):
+        assert open_data([name]).name == f'folder:{tmp_path}/set'
+
+
 def test_pictures_of_different_sizes_train_together(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:

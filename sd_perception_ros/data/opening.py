@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import difflib
+import os
 from pathlib import Path
 import re
 
@@ -31,7 +32,7 @@ def open_data(
     :raises ValueError: an unknown kind or split, or an invalid weight.
     """
     sets, weights = [], []
-    for word in words:
+    for word in map(_expand_home, words):
         text, weight = _weight(word)
         kind, folder, split = _place(text)
         sets.append(kind(folder, limit, keep, split, measuring))
@@ -40,10 +41,20 @@ def open_data(
     return ResizedDataset(dataset, size) if size else dataset
 
 
+def _expand_home(word: str) -> str:
+    """Replace `~` at the start of the path; a shell does so only at the start of the word."""
+    kind, colon, path = word.partition(':')
+    if colon and kind in KINDS:
+        return f'{kind}:{os.path.expanduser(path)}'
+    return os.path.expanduser(word)
+
+
 def _weight(word: str) -> tuple[str, float]:
     text, at, tail = word.rpartition('@')
     if not at or not re.fullmatch(r'[-+]?[0-9.]+(e[-+]?\d+)?', tail):
         return word, 1.0
+    if Path(word).exists() or Path(word.partition(':')[2] or word).exists():
+        return word, 1.0  # a folder named set@2
     weight = float(tail)
     if not 0 < weight < float('inf'):
         raise ValueError(f"expected a weight above 0 behind the @ of '{word}', got {tail}")
