@@ -192,10 +192,41 @@ def test_topics_that_never_meet_are_refused(tmp_path: Path) -> None:
         open_data([str(record(tmp_path / 'bag', topics))])
 
 
-def test_a_recording_without_its_metadata_says_how_to_make_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize('storage', StoragePlugin)
+def test_files_of_a_recording_without_metadata_are_read_by_themselves(
+    storage: StoragePlugin, tmp_path: Path
+) -> None:
+    bag = record(tmp_path / 'bag', rgbd(), storage)
+    expected = open_data([str(bag)]).fingerprint()
+    metadata = bag / 'metadata.yaml'
+    name = 'mcap' if storage is StoragePlugin.MCAP else 'sqlite3'
+    assert f'storage_identifier: {name}' in metadata.read_text()
+    metadata.write_text(metadata.read_text().replace(f'identifier: {name}', "identifier: ''"))
+    assert open_data([f'rosbag:{bag}']).fingerprint() == expected
+    metadata.unlink()
+    [file] = bag.iterdir()
+    for word in (f'{bag}', f'{file}', f'rosbag:{file}'):
+        dataset = open_data([word])
+        assert dataset.fingerprint() == expected
+        assert dataset[1]['depth_m'][0, 0, 0, 1].item() == pytest.approx(1.5)
+    record(tmp_path / 'next', rgbd(10**12), storage)
+    (tmp_path / 'next' / file.name.replace('bag', 'next')).rename(bag / f'next{file.suffix}')
+    assert len(open_data([str(bag)])) == 4  # a recording in two files
+
+
+def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     bag = record(tmp_path / 'bag', rgbd())
+    (bag / 'metadata.yaml').write_text('{')
+    with pytest.raises(OSError, match=r'metadata.yaml: expected the metadata .* bag reindex'):
+        open_data([str(bag)])
     (bag / 'metadata.yaml').unlink()
-    with pytest.raises(FileNotFoundError, match='ros2 bag reindex'):
+    [file] = bag.iterdir()
+    for content in (b'', b'nothing'):
+        file.write_bytes(content)
+        with pytest.raises(OSError, match=r'bag.mcap: expected a whole recording'):
+            open_data([str(bag)])
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r'expected a recording in .* found none'):
         open_data([f'rosbag:{bag}'])
 
 

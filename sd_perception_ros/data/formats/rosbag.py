@@ -10,8 +10,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import yaml
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
+from sd_perception_ros.data.files import find_files
 from sd_perception_ros.image_encodings import depth_from_message, is_depth, rgb_from_message
 
 SLOP_NS = 20_000_000  # maximum difference of the stamps of an image and its depth
@@ -21,7 +23,7 @@ CAMERA = 'sensor_msgs/msg/CameraInfo'
 
 class RosbagDataset(FolderDataset):
     """
-    Images with the depth of the same time, from a folder with metadata.yaml.
+    Images with the depth of the same time, from a folder with metadata.yaml or a single file.
 
     The depth must be registered to the image: same viewpoint, same pixels.
 
@@ -29,21 +31,18 @@ class RosbagDataset(FolderDataset):
     """
 
     kind = 'rosbag'
-    layout = 'a recording with metadata.yaml, of a topic of pictures and one of registered depth'
-    signs = ('metadata.yaml',)
+    layout = 'a recording (.mcap, .db3) of a topic of pictures and one of registered depth'
+    signs = ('metadata.yaml', '*.mcap', '*.db3')
     splits = ('', '<topic of pictures>,<topic of depth>')
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
         """Read the stamps of all messages once."""
-        bag = self.folder.parent if self.folder.is_file() else self.folder
-        if not (bag / 'metadata.yaml').is_file():
-            raise FileNotFoundError(
-                f'expected a recording with metadata.yaml in {bag}, found none; make one with '
-                f'ros2 bag reindex {bag}'
-            )
+        bag = self.folder
+        if bag.is_file() and (bag.parent / 'metadata.yaml').is_file():
+            bag = bag.parent
         self._lock = Lock()
-        self._reader = _open(bag)
+        self._reader = _open(_parts(bag))
         color, depth = self._topics()
         self._check_registered(color, depth)
         self._connections = {'image': color, 'depth_m': depth}
@@ -138,17 +137,50 @@ class RosbagDataset(FolderDataset):
             return self._reader.deserialize(data, connection.msgtype)
 
 
-def _open(bag: Path) -> Any:
+def _parts(bag: Path) -> list[Path]:
+    """
+    Return what to open: the folder if its metadata.yaml names a storage, else its files.
+
+    :raises OSError: there is neither, or metadata.yaml is not YAML.
+    """
+    if bag.is_file():
+        return [bag]
+    if _storage(bag / 'metadata.yaml'):
+        return [bag]
+    files = [*find_files(bag, '*.mcap'), *find_files(bag, '*.db3')]
+    if not files:
+        raise FileNotFoundError(
+            f'expected a recording in {bag} (metadata.yaml, .mcap or .db3 files), found none; '
+            'name the folder that ros2 bag record has written'
+        )
+    return files
+
+
+def _storage(metadata: Path) -> str:
+    """Return the storage id in a metadata.yaml; empty without the file or the id."""
+    if not metadata.is_file():
+        return ''
+    try:
+        content = yaml.safe_load(metadata.read_text())
+        return str(content['rosbag2_bagfile_information']['storage_identifier'] or '')
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise OSError(
+            f'{metadata}: expected the metadata of a recording, got {type(error).__name__}; '
+            f'remove it to read the files beside it, or run ros2 bag reindex {metadata.parent}'
+        ) from None
+
+
+def _open(parts: list[Path]) -> Any:
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import get_typestore, Stores
 
     try:
         # Recordings of older distributions do not contain their message definitions.
-        reader = AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader = AnyReader(parts, default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     except AnyReaderError as error:
         raise OSError(
-            f'{bag}: expected a whole recording ({error}); try ros2 bag reindex, or copy it again'
+            f'{parts[0]}: expected a whole recording ({error}); try ros2 bag reindex, or copy it again'
         ) from error
     return reader
 
