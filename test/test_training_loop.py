@@ -73,6 +73,28 @@ def test_a_line_is_found(tmp_path: Path) -> None:
     assert model.bias.item() == pytest.approx(1, abs=0.1)
 
 
+def test_variables_of_accelerate_do_not_override_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fit(tmp_path / 'without', TrainingConfig(steps=6, **FAST))
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv('ACCELERATE_GRADIENT_ACCUMULATION_STEPS', '8')
+    monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'bf16')
+    monkeypatch.setenv('ACCELERATE_DYNAMO_BACKEND', 'EAGER')
+    model = fit(tmp_path / 'with', TrainingConfig(steps=6, **FAST))
+    assert_equal(model, expected)
+    assert model.weight.item() != line().weight.item()
+
+
+@pytest.mark.parametrize('name', ['DEEPSPEED', 'MEGATRON_LM', 'PARALLELISM_CONFIG'])
+def test_launchers_that_would_change_the_optimizer_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f'ACCELERATE_USE_{name}', 'true')
+    with pytest.raises(ValueError, match=rf'DDP or FSDP, got ACCELERATE_USE_{name}=true; unset'):
+        fit(tmp_path, TrainingConfig(steps=1, **FAST))
+
+
 def test_a_batch_in_four_parts_is_one_step_as_it_is_whole(tmp_path: Path) -> None:
     whole = fit(tmp_path / 'whole', TrainingConfig(steps=5, **FAST))
     parts = fit(tmp_path / 'parts', TrainingConfig(steps=5, gradient_accumulation_steps=4, **FAST))

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+)
 import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.training.average import WeightAverage
 from sd_perception_ros.training.graphed_module import GraphedModule
 from sd_perception_ros.training.options import TrainingConfig
+from sd_perception_ros.training.processes import check_environment
 from sd_perception_ros.training.state import check_writable, restore_state, save_state
 from sd_perception_ros.training.step_losses import StepLosses
 from sd_perception_ros.training.stopping import GracefulStop
@@ -119,10 +125,15 @@ class _Setup:
 
 
 def _accelerator(config: TrainingConfig) -> Accelerator:
+    check_environment()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision='no' if config.precision == 'fp32' else config.precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # As plugins: accelerate would replace plain values by ACCELERATE_* variables.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=config.gradient_accumulation_steps
+        ),
+        dynamo_plugin=TorchDynamoPlugin(backend='no'),
         # A head may leave some outputs of its denoiser unused.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )

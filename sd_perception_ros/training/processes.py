@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from datetime import timedelta
+import os
 
 from accelerate import PartialState
 import torch
 
 TIMEOUT = timedelta(hours=2)  # the main process checks every file while the others wait
+
+
+_OTHER_PLUGINS = ('DEEPSPEED', 'MEGATRON_LM', 'PARALLELISM_CONFIG')
+
+
+def check_environment() -> None:
+    """
+    Refuse plugins of accelerate that replace our optimizer, clipping or accumulation.
+
+    :raises ValueError: a variable selects one.
+    """
+    for plugin in _OTHER_PLUGINS:
+        name = f'ACCELERATE_USE_{plugin}'
+        if (value := os.environ.get(name, 'false')).lower() == 'true':
+            raise ValueError(
+                f'expected processes of DDP or FSDP, got {name}={value}; unset it, or choose '
+                'another configuration with accelerate config'
+            )
 
 
 def is_main() -> bool:
@@ -27,5 +46,6 @@ def device() -> torch.device:
 
 
 def _state() -> PartialState:
+    check_environment()
     # Without a GPU, several processes connect only if accelerate is told to use the CPU.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
