@@ -180,7 +180,8 @@ def _open(parts: list[Path]) -> Any:
         reader.open()
     except AnyReaderError as error:
         raise OSError(
-            f'{parts[0]}: expected a whole recording ({error}); try ros2 bag reindex, or copy it again'
+            f'{parts[0]}: expected a whole recording ({error}); try ros2 bag reindex, or copy it '
+            'again'
         ) from error
     return reader
 
