@@ -16,7 +16,7 @@ import torch
 
 from sd_perception_ros.cli import data as data_command
 from sd_perception_ros.data.dataset import Dataset
-from sd_perception_ros.data.files import read_rgb
+from sd_perception_ros.data.files import read_rgb, read_shares
 from sd_perception_ros.data.formats import dataset_class, KINDS
 from sd_perception_ros.data.formats.hypersim import camera_rays, to_depth_m
 from sd_perception_ros.data.opening import open_data
@@ -438,6 +438,70 @@ def test_companion_files_of_macos_are_ignored(kind: str, tmp_path: Path) -> None
     after = open_data([f'{kind}:{tmp_path}{split}'])
     assert [after.key(i) for i in range(len(after))] == [before.key(i) for i in range(len(before))]
     after.check()
+
+
+@pytest.mark.parametrize(('bits', 'most'), [(1, 1), (2, 3), (4, 15)])
+def test_class_ids_of_few_bits_and_of_a_palette_are_ids(
+    bits: int, most: int, tmp_path: Path
+) -> None:
+    ids = np.tile(np.arange(8, dtype=np.uint8) % (most + 1), (6, 1))
+    picture(tmp_path / 'image' / 'a.png')
+    file = tmp_path / 'labels' / 'a.png'
+    file.parent.mkdir()
+    (tmp_path / 'classes.txt').write_text('\n'.join(f'class {i}' for i in range(16)))
+    grey = [cv2.IMWRITE_PNG_BILEVEL, 1] if bits == 1 else []
+    palette = Image.fromarray(ids, 'P')
+    palette.putpalette([200, 10, 10, 0, 90, 0] + [7] * 762)
+    palette.save(file, bits=bits)
+    assert file.read_bytes()[24] == bits
+    assert open_data([str(tmp_path)])[0]['labels'][0, 0].tolist() == ids.tolist()
+    if grey:
+        assert cv2.imwrite(str(file), ids, grey)
+        assert file.read_bytes()[24:26] == bytes([1, 0])
+        assert open_data([str(tmp_path)])[0]['labels'][0, 0].tolist() == ids.tolist()
+
+
+def test_class_ids_without_a_name_are_refused_with_their_file(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    ids = np.full((6, 8), 255, np.uint8)
+    ids[0, :4] = 0, 1, 2, 9
+    write(tmp_path / 'labels' / 'a.png', ids)
+    with pytest.raises(
+        ValueError, match=r'labels/a.png: expected class ids 0 to 1 .* got 2, 9 in 2 pixels'
+    ):
+        open_data([str(tmp_path)])[0]
+
+
+def test_the_matte_of_a_cut_out_is_its_alpha_channel(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 4, 4), np.uint8)
+    rgba[0, :, 3] = 0, 51, 255, 255
+    file = tmp_path / 'a.png'
+    for color in ((0, 0, 0), (10, 60, 200)):  # black, and coloured
+        rgba[..., :3] = color
+        write(file, rgba)
+        assert read_shares(file)[0].tolist() == pytest.approx([0, 0.2, 1, 1])
+    rgba[..., :3] = np.arange(4)[:, None]
+    write(file, rgba)
+    with pytest.raises(ValueError, match=r'a.png: expected shares .* uint8 of shape \(2, 4, 4'):
+        read_shares(file)
+    rgba[..., 3] = 255
+    write(file, rgba)
+    assert (read_shares(file)[0] * 255).tolist() == pytest.approx([0, 1, 2, 3])
+
+
+def test_tiff_is_read_and_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    picture(tmp_path / 'image' / 'a.tif')
+    picture(tmp_path / 'image' / 'b.TIFF')
+    for name in 'ab':
+        write(tmp_path / 'depth' / f'{name}.tif', depth_levels(0, 2000))
+    dataset = open_data([str(tmp_path)])
+    assert [dataset.key(i) for i in range(len(dataset))] == ['a.tif', 'b.TIFF']
+    assert dataset[0]['image'][0, :, 0, 0].tolist() == [1, -1, -1]
+    assert dataset[1]['depth_m'][0, 0, 0, 1].item() == 2
+    for name in ('c.HEIC', 'd.gif'):
+        (tmp_path / 'image' / name).write_bytes(b'something')
+    with pytest.raises(ValueError, match=r'got 2 of other kinds, such as c.HEIC; convert'):
+        open_data([str(tmp_path)])
 
 
 def test_a_header_of_60000_x_60000_is_one_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+import PIL.Image
 
 AGAIN = 'copy or download it again, or remove the frame'
 # Last bytes of a complete file, by its first bytes; some writers append a few more.
@@ -54,7 +55,7 @@ def read_levels(file: Path, dtype: type[np.generic], what: str) -> NDArray[Any]:
     :raises ValueError: another number of bits, or an image in colour.
     """
     pixels = _read(file, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim == 3 and (pixels[..., :3] == pixels[..., :1]).all():
+    if pixels.ndim == 3 and _is_grey(pixels) and _is_opaque(pixels):
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or pixels.dtype != dtype:
         bits = np.dtype(dtype).itemsize * 8
@@ -65,11 +66,52 @@ def read_levels(file: Path, dtype: type[np.generic], what: str) -> NDArray[Any]:
     return pixels
 
 
+def read_ids(file: Path) -> NDArray[np.uint8]:
+    """
+    Read class ids, (H, W): grey values of 8 bits or fewer, or the indices of a palette.
+
+    OpenCV would return the colours of a palette, and 255 for id 1 of a PNG of one bit.
+    """
+    with _existing(file).open('rb') as opened:
+        head = opened.read(26)
+    bits, color_type = (head[24], head[25]) if head.startswith(_PNG) and head[25:] else (8, 0)
+    if color_type == 3:
+        check_whole(file)
+        try:
+            with PIL.Image.open(io.BytesIO(file.read_bytes())) as indexed:
+                return np.array(indexed, np.uint8)
+        except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise _broken(file, f'a PNG with a palette ({type(error).__name__})') from None
+    levels: NDArray[np.uint8] = read_levels(file, np.uint8, 'class ids')
+    return levels // np.uint8(255 // (2**bits - 1)) if bits < 8 else levels
+
+
 def read_shares(file: Path) -> NDArray[np.float32]:
-    """Read a grey image of 8 or 16 bits as (H, W) float32 in 0..1."""
-    wide = _read(file, cv2.IMREAD_UNCHANGED).dtype == np.uint16
-    levels = read_levels(file, np.uint16 if wide else np.uint8, 'shares of pixels')
+    """
+    Read shares of pixels as (H, W) float32 in 0..1: grey of 8 or 16 bits, or an alpha channel.
+
+    The alpha channel counts if the picture is a cut-out: coloured, or of a single grey level.
+
+    :raises ValueError: both grey and alpha vary, or a picture in colour without transparency.
+    """
+    pixels = _read(file, cv2.IMREAD_UNCHANGED)
+    wide = pixels.dtype == np.uint16
+    cut_out = pixels.ndim == 3 and not (_is_grey(pixels) and np.ptp(pixels[..., 0]))
+    if cut_out and not _is_opaque(pixels):
+        levels: NDArray[Any] = pixels[..., 3]
+    else:
+        levels = read_levels(file, np.uint16 if wide else np.uint8, 'shares of pixels')
     return levels.astype(np.float32) / np.float32(65535 if wide else 255)
+
+
+def _is_grey(pixels: NDArray[Any]) -> bool:
+    return bool((pixels[..., :3] == pixels[..., :1]).all())
+
+
+def _is_opaque(pixels: NDArray[Any]) -> bool:
+    """Whether (H, W, C) pixels have no alpha channel, or one of its largest value alone."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == 'u' else 1
+    return pixels.shape[2] < 4 or bool((pixels[..., 3] == top).all())
 
 
 def read_npy(file: Path, *shapes: int) -> NDArray[Any]:

@@ -11,22 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_levels, read_npy, read_rgb, read_shares
+from sd_perception_ros.data.files import (
+    find_files,
+    read_ids,
+    read_levels,
+    read_npy,
+    read_rgb,
+    read_shares,
+)
 from sd_perception_ros.data.formats.coco import MarkedPeople
 from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
 from sd_perception_ros.skeleton import JOINTS
 
-PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+PICTURES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.webp', '.tif', '.tiff')
+# Pictures that OpenCV does not read; a set of them and of others would lose them in silence.
+_UNREADABLE = ('.heic', '.heif', '.avif', '.gif', '.dng', '.nef', '.cr2', '.arw', '.svg', '.psd')
 # Folder of a ground truth, and the suffixes of its files.
+_LOSSLESS = ('.png', '.tif', '.tiff')
 FOLDERS = {
-    'depth_m': ('depth', ('.png', '.npy')),
-    'normals': ('normals', ('.png', '.npy')),
-    'labels': ('labels', ('.png',)),
-    'foreground': ('mask', ('.png',)),
-    'matte': ('alpha', ('.png',)),
+    'depth_m': ('depth', (*_LOSSLESS, '.npy')),
+    'normals': ('normals', (*_LOSSLESS, '.npy')),
+    'labels': ('labels', _LOSSLESS),
+    'foreground': ('mask', _LOSSLESS),
+    'matte': ('alpha', _LOSSLESS),
 }
 KEYPOINTS = 'keypoints.json'
 CLASSES = 'classes.txt'
+UNKNOWN = 255  # class id
 
 
 class PicturesDataset(FolderDataset):
@@ -56,12 +67,25 @@ class PicturesDataset(FolderDataset):
             self.classes = tuple((self.folder / CLASSES).read_text().split('\n'))
             self.classes = tuple(filter(None, (name.strip() for name in self.classes)))
         frames = []
+        self._check_suffixes()
         for image in find_files(self.folder / 'image', '*'):
             if image.suffix.lower() in PICTURES:
                 truths = {n: _beside(image, *where) for n, where in present.items()}
                 frames.append(FrameFiles(image.name, {'image': image, **truths}))
         self._check_names({frame.key for frame in frames})
         return frames
+
+    def _check_suffixes(self) -> None:
+        others = [
+            file.name
+            for file in find_files(self.folder / 'image', '*')
+            if file.suffix.lower() in _UNREADABLE
+        ]
+        if others:
+            raise ValueError(
+                f'{self.folder / "image"}: expected pictures ({", ".join(PICTURES)}), got '
+                f'{len(others)} of other kinds, such as {others[0]}; convert or remove them'
+            )
 
     def _check_names(self, pictures: set[str]) -> None:
         """Check that keypoints.json and classes.txt fit the images: else they would be ignored."""
@@ -84,7 +108,7 @@ class PicturesDataset(FolderDataset):
             'image': partial(read_rgb, turned=True),
             'depth_m': _depth_m,
             'normals': _normals,
-            'labels': lambda file: read_levels(file, np.uint8, 'class ids'),
+            'labels': self._labels,
             'foreground': read_shares,
             'matte': read_shares,
         }
@@ -97,6 +121,18 @@ class PicturesDataset(FolderDataset):
                 arrays['bodies'] = self._people.bodies(frame.key)
         return arrays
 
+    def _labels(self, file: Path) -> NDArray[np.uint8]:
+        ids = read_ids(file)
+        wrong = ids[(ids >= len(self.classes)) & (ids != UNKNOWN)]
+        if wrong.size:
+            listed = ', '.join(map(str, np.unique(wrong)[:8]))
+            raise ValueError(
+                f'{file}: expected class ids 0 to {len(self.classes) - 1} of {CLASSES}, or '
+                f'{UNKNOWN} for unknown, got {listed} in {wrong.size} pixels; complete '
+                f'{CLASSES}, or correct the ids'
+            )
+        return ids
+
 
 def _beside(image: Path, folder: Path, endings: tuple[str, ...]) -> Path:
     files = [folder / f'{image.stem}{ending}' for ending in endings]
@@ -105,7 +141,7 @@ def _beside(image: Path, folder: Path, endings: tuple[str, ...]) -> Path:
 
 def _depth_m(file: Path) -> NDArray[np.float32]:
     """Read millimetres, 0 unknown and 65535 nothing in range, or metres as numbers."""
-    if file.suffix == '.png':
+    if file.suffix != '.npy':
         return to_depth_m(read_levels(file, np.uint16, 'millimetres'))
     depth_m = read_npy(file, 2).astype(np.float32)
     depth_m[~(depth_m > 0)] = np.nan
@@ -114,7 +150,7 @@ def _depth_m(file: Path) -> NDArray[np.float32]:
 
 def _normals(file: Path) -> NDArray[np.float32]:
     """Read levels around 128, or vectors as numbers; the length does not matter, 0 is unknown."""
-    if file.suffix == '.png':
+    if file.suffix != '.npy':
         return to_normals(read_rgb(file))
     vectors = np.nan_to_num(read_npy(file, 3)).astype(np.float32)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
