@@ -157,8 +157,8 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     assert results['mean target']['normals']['mean_deg'] == pytest.approx(0, abs=0.1)
     assert results['mean target']['depth']['abs_rel'] < 0.02
     assert results['model']['normals']['mean_deg'] > 1
-    # Each of the four frames: a line of text of 20 px, and 240 x 320 px three times, 4 px apart.
-    assert cv2.imread(str(tmp_path / 'worst' / 'depth.png')).shape == (4 * 260, 3 * 320 + 8, 3)
+    # Each of the four frames: a line of text of 24 px, and 240 x 320 px three times, 4 px apart.
+    assert cv2.imread(str(tmp_path / 'worst' / 'depth.png')).shape == (4 * 264, 3 * 320 + 8, 3)
     recorded = read_config(out / 'checkpoint.yaml').metrics['model']['depth']['abs_rel']
     assert recorded == pytest.approx(results['model']['depth']['abs_rel'], abs=1e-4)
     assert 'abs_rel' in capsys.readouterr().out
