@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sd_perception_ros.cli import data as data_command
+from sd_perception_ros.cli.data_checks import check_truths
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.files import read_rgb, read_shares
 from sd_perception_ros.data.formats import dataset_class, KINDS
@@ -502,6 +503,74 @@ def test_tiff_is_read_and_pictures_that_cannot_be_read_are_counted(tmp_path: Pat
         (tmp_path / 'image' / name).write_bytes(b'something')
     with pytest.raises(ValueError, match=r'got 2 of other kinds, such as c.HEIC; convert'):
         open_data([str(tmp_path)])
+
+
+def test_a_null_area_and_joints_without_numbers_are_taken_as_unknown_and_counted(
+    tmp_path: Path,
+) -> None:
+    LAYOUTS['folder'](tmp_path)
+    marks = keypoints(nose=(3, 2, 2), left_hip=(4, 5, 2), right_hip=(5, 5, 1))
+    people = [person(1, marks, area=None), person(1, keypoints(nose=(1, 2, 2)), area=math.nan)]
+    hip = 3 * INDEX['left_hip']
+    for wrong in (math.nan, None):
+        people[0]['keypoints'][hip] = wrong
+        (tmp_path / 'keypoints.json').write_text(coco_file(people, 'a.png', 'b.png'))
+        dataset = open_data([f'folder:{tmp_path}'], measuring=True)
+        joints = dataset[0]['joints'][0]
+        assert joints[0, INDEX['nose']].tolist() == [3, 2, 2]
+        assert joints[0, INDEX['left_hip']].tolist() == [0, 0, 0]
+        assert joints[0, INDEX['right_hip']].tolist() == [5, 5, 1]
+        assert dataset[0]['bodies'][0, :, 4].tolist() == [0, 0]
+        [note] = dataset.notes()
+        assert note.endswith(
+            'keypoints.json: 1 joints without finite coordinates are taken as not marked'
+        )
+
+
+def test_ids_of_pictures_match_as_numbers_and_as_strings(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    file = tmp_path / 'keypoints.json'
+    text = file.read_text()
+    assert open_data([str(tmp_path)])[0]['joints'].shape == (1, 1, 17, 3)
+    file.write_text(text.replace('"image_id": 1', '"image_id": "1"'))
+    assert open_data([str(tmp_path)])[0]['joints'].shape == (1, 1, 17, 3)
+    file.write_text(text.replace('"image_id": 1', '"image_id": "a"'))
+    with pytest.raises(ValueError, match=r"got 1 of 1 with another image_id, such as 'a'; corr"):
+        open_data([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ('truth', 'levels', 'words'),
+    [
+        ('depth', np.zeros((6, 8), np.uint16), 'expected known depth_m, got none in 2 frames'),
+        ('labels', np.full((6, 8), 255, np.uint8), 'expected known labels, got none in 2 frames'),
+        ('mask', np.eye(6, 8, dtype=np.uint8), 'foreground from 0 to 255, got at most 1 in 2'),
+        ('alpha', np.eye(6, 8, dtype=np.uint8), 'matte from 0 to 255, got at most 1 in 2 frames'),
+    ],
+)
+def test_inspect_and_the_check_before_a_training_refuse_a_truth_that_teaches_nothing(
+    truth: str,
+    levels: np.ndarray,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in 'ab':
+        picture(tmp_path / 'image' / f'{name}.png')
+        write(tmp_path / truth / f'{name}.png', levels)
+    if truth == 'labels':
+        (tmp_path / 'classes.txt').write_text('grass\npath\n')
+    sheet = str(tmp_path / 'sheet.png')
+    assert data_command.main(['inspect', '--data', str(tmp_path), '--out', sheet]) == 1
+    assert words in capsys.readouterr().err
+    dataset = open_data([str(tmp_path)])
+    with pytest.raises(ValueError, match=words):
+        check_truths(dataset, dataset.truths)
+    known = levels * 255 if truth in ('mask', 'alpha') else np.ones_like(levels)
+    write(tmp_path / truth / 'b.png', known)
+    check_truths(dataset, dataset.truths)
+    printed = capsys.readouterr().out
+    assert ('note: 1 of 2 frames read have no known' in printed) == (truth in ('depth', 'labels'))
 
 
 def test_a_header_of_60000_x_60000_is_one_line(tmp_path: Path) -> None:

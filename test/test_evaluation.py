@@ -107,6 +107,21 @@ def test_tasks_are_measured_where_the_data_has_their_truth(frames: Path) -> None
         measurable({'human_pose': tasks['human_pose']}, RoomsDataset(frames))
 
 
+def test_classes_of_the_data_that_the_checkpoint_lacks_are_counted_and_named(
+    tmp_path: Path,
+) -> None:
+    LAYOUTS['folder'](tmp_path)
+    dataset = open_data([str(tmp_path)])  # grass, path
+    task = make_task('segmentation', {'classes': ['Grass', 'road']})
+    with pytest.raises(
+        ValueError, match=r'classes of segmentation \(Grass, road\); .* has 1 others: path$'
+    ):
+        measurable({'segmentation': task}, relabel(dataset, task.class_names))
+    known = make_task('segmentation', {'classes': ['road', 'Path', 'grass']})
+    renumbered = relabel(dataset, known.class_names)
+    assert list(measurable({'segmentation': known}, renumbered)) == ['segmentation']
+
+
 def test_a_mean_of_frames_of_several_sizes_is_refused(frames: Path) -> None:
     class Shrinking(RoomsDataset):
         """Frames of 48, 40, ... rows."""

@@ -116,6 +116,10 @@ class Dataset(ABC):
         """Return how the frames were rendered, if known."""
         return {}
 
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written in the files, a sentence each."""
+        return []
+
 
 class DatasetWrapper(Dataset):
     """Base of data sets that modify the frames of another data set."""
@@ -162,6 +166,10 @@ class DatasetWrapper(Dataset):
     def recipe(self) -> dict[str, Any]:
         """Return how the frames were rendered."""
         return self.dataset.recipe()
+
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written in the files."""
+        return self.dataset.notes()
 
     def free_memory(self) -> None:
         """Drop cached frames."""

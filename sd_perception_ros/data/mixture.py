@@ -99,6 +99,10 @@ class Mixture(Dataset):
             for number, (dataset, weight) in weighted
         }
 
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written in the files of each data set."""
+        return [note for dataset in self.sets for note in dataset.notes()]
+
     def free_memory(self) -> None:
         """Drop cached frames."""
         for dataset in self.sets:

@@ -36,11 +36,16 @@ class RelabelledDataset(DatasetWrapper):
 
 def relabel(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """Renumber labels to these classes; without all classes in common, return it unchanged."""
-    names = {_normalized(name) for name in classes}
     same = dataset.classes == tuple(classes)
-    if same or not dataset.classes or not names.issuperset(map(_normalized, dataset.classes)):
+    if same or not dataset.classes or other_classes(dataset, classes):
         return dataset
     return RelabelledDataset(dataset, classes)
+
+
+def other_classes(dataset: Dataset, classes: Sequence[str]) -> list[str]:
+    """Return the classes of a data set that are not among `classes`."""
+    names = {_normalized(name) for name in classes}
+    return [name for name in dataset.classes if _normalized(name) not in names]
 
 
 def _normalized(name: str) -> str:

@@ -11,6 +11,17 @@ from sd_perception_ros.types import Sample
 
 MOST_PIXELS = 4096  # of a frame: enough for quantiles of thousands of frames
 
+SHARES = ('foreground', 'matte')
+LEAST_TOP = 1.5 / 255  # a mask of 0 and 255 reaches 1, one of 0 and 1 only 1 / 255
+# (C, N) pixels of a frame -> (N,) bool.
+_KNOWN: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.bool_]]] = {
+    'depth_m': lambda pixels: ~np.isnan(pixels[0]),
+    'normals': lambda pixels: np.linalg.norm(pixels, axis=0) > 0.5,
+    'labels': lambda pixels: pixels[0] != 255,
+    'foreground': lambda pixels: ~np.isnan(pixels[0]),
+    'matte': lambda pixels: ~np.isnan(pixels[0]),
+}
+
 
 class DataStatistics:
     """
@@ -61,6 +72,38 @@ class DataStatistics:
         if self.people:
             lines['joints'] = _joints(self.people, np.concatenate(self.flags))
         return lines
+
+    def faults(self) -> dict[str, str]:
+        """Return, by ground truth, why nothing can be learned from it in the frames added."""
+        faults = {}
+        for name, frames in self.values.items():
+            if name not in _KNOWN:
+                continue
+            counts = [int(_KNOWN[name](pixels).sum()) for pixels in frames]
+            if not any(counts):
+                faults[name] = (
+                    f'expected known {name}, got none in {len(frames)} frames read; check its '
+                    'files and units (docs/data.md)'
+                )
+            elif name in SHARES and 0 < max(np.nanmax(p, initial=0) for p in frames) < LEAST_TOP:
+                faults[name] = (
+                    f'expected {name} from 0 to 255, got at most 1 in {len(frames)} frames read: '
+                    'a mask of 0 and 1 would be read as 0.4 % grey; multiply its files by 255'
+                )
+        return faults
+
+    def unknown_frames(self) -> dict[str, str]:
+        """Return a sentence for each ground truth that is unknown in some of the frames added."""
+        counts = {
+            name: sum(not _KNOWN[name](pixels).any() for pixels in frames)
+            for name, frames in self.values.items()
+            if name in _KNOWN
+        }
+        return {
+            name: f'{count} of {self.frames} frames read have no known {name}'
+            for name, count in counts.items()
+            if count
+        }
 
     def _image(self, pixels: NDArray[np.float32]) -> str:
         red, green, blue = ((pixels + 1) / 2 * 255).mean(1)

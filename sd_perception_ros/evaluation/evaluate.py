@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import torch
 
 from sd_perception_ros.data.dataset import Dataset
+from sd_perception_ros.data.relabelled import other_classes
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluation.protocols import Protocol
 from sd_perception_ros.tasks.task import Task
@@ -42,12 +43,25 @@ def measurable(tasks: Mapping[str, Task], dataset: Dataset) -> dict[str, Task]:
         )
     }
     if not result:
+        for name, task in tasks.items():
+            if task.truth in truths:
+                raise ValueError(class_mismatch(name, task, dataset))
         wanted = sorted({task.truth for task in tasks.values()})
         raise ValueError(
             f'expected data with ground truth for {list(tasks)} (one of {wanted}); {dataset.name} '
             f'has {sorted(truths)}'
         )
     return result
+
+
+def class_mismatch(name: str, task: Task, dataset: Dataset) -> str:
+    """Return which classes of the data a task lacks, in a sentence."""
+    classes: Sequence[str] = getattr(task, 'class_names', ())
+    others = other_classes(dataset, classes)
+    return (
+        f'expected data with the classes of {name} ({", ".join(classes)}); {dataset.name} has '
+        f'{len(others)} others: {", ".join(others[:8])}{", ..." if others[8:] else ""}'
+    )
 
 
 def measure(

@@ -8,6 +8,7 @@ import sys
 from tqdm import tqdm
 
 from sd_perception_ros.cli.contact_sheet import write_png
+from sd_perception_ros.cli.data_checks import print_notes
 from sd_perception_ros.cli.data_sheet import contact_sheet
 from sd_perception_ros.data.files import printable
 from sd_perception_ros.data.formats.shards import write_shards
@@ -16,9 +17,10 @@ from sd_perception_ros.data.statistics import DataStatistics
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """Draw a contact sheet and print statistics; return 1 where frames are broken."""
+    """Draw a contact sheet and print statistics; return 1 if frames or truths are broken."""
     dataset = open_data(arguments.data)
     print(f'{dataset.name}: {len(dataset)} frames with {", ".join(dataset.truths) or "no truth"}')
+    print_notes(dataset)
     if arguments.read:  # otherwise every file is read anyway, and every broken one named
         dataset.check()
     statistics, broken = DataStatistics(dataset.classes), 0
@@ -37,6 +39,11 @@ def inspect(arguments: argparse.Namespace) -> int:
             drawn.append((dataset.key(index), sample))
     for name, line in statistics.lines().items():
         print(f'  {name:11}{line}')
+    for note in statistics.unknown_frames().values():
+        print(f'note: {note}')
+    faults = statistics.faults().values()
+    for fault in faults:
+        print(f'error: {fault}', file=sys.stderr)
     if drawn:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,7 +55,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(
             f'error: {broken} of {statistics.frames + broken} frames are broken', file=sys.stderr
         )
-    return 1 if broken else 0
+    return 1 if broken or faults else 0
 
 
 def shards(arguments: argparse.Namespace) -> int:

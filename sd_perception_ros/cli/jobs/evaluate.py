@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sd_perception_ros.checkpoint import config_file
 from sd_perception_ros.cli.arguments import RUN_OPTIONS
 from sd_perception_ros.cli.contact_sheet import stack, write_png
+from sd_perception_ros.cli.data_checks import print_notes
 from sd_perception_ros.cli.evaluate_sheets import row
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.cli.versions import commit, versions
@@ -24,6 +25,7 @@ from sd_perception_ros.data.relabelled import relabel
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluation.bootstrap import Difference, paired_bootstrap
 from sd_perception_ros.evaluation.evaluate import (
+    class_mismatch,
     each_frame,
     Figures,
     measurable,
@@ -51,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(engine.summary())
     dataset = _open(arguments.data, engine, measuring=True)
     dataset.check()
+    print_notes(dataset)
     tasks = measurable(engine.tasks, dataset)
     _print_left_out(engine, tasks, dataset)
     results: dict[str, dict[str, Figures]] = {}
@@ -86,11 +89,10 @@ def _open(
 def _print_left_out(engine: Engine, tasks: Mapping[str, Task], dataset: Dataset) -> None:
     left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
     without_truth = [name for name, truth in left_out.items() if truth not in dataset.truths]
-    other_classes = [name for name in left_out if name not in without_truth]
     if without_truth:
         print(f'not measured, the data has no truth for: {", ".join(without_truth)}')
-    if other_classes:
-        print(f'not measured, the data has other classes: {", ".join(other_classes)}')
+    for name in left_out.keys() - set(without_truth):
+        print(f'{name} is not measured: {class_mismatch(name, engine.tasks[name], dataset)}')
 
 
 def _measure(engine: Engine, dataset: Dataset, protocol: Protocol, title: str) -> Measured:

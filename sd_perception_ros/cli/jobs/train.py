@@ -16,6 +16,7 @@ from sd_perception_ros.checkpoint.config_file import CheckpointConfig, MOST_PX
 from sd_perception_ros.checkpoint.finetuning import base_folder, is_checkpoint, model_to_finetune
 from sd_perception_ros.checkpoint.licenses import terms_of
 from sd_perception_ros.checkpoint.weights import weights_fingerprint
+from sd_perception_ros.cli.data_checks import check_truths, print_notes
 from sd_perception_ros.cli.following import follow
 from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.data.dataset import Dataset
@@ -48,8 +49,11 @@ def run(
     opened = open_data(arguments.data, keep=True)
     if is_main():
         opened.check()
+        print_notes(opened)
     dataset = resident(opened, device())
     model = model_to_finetune(arguments.base, arguments.tasks, arguments.head, options=options)
+    if is_main():
+        check_truths(opened, {task.truth for task in model.tasks.values()})
     base = base_folder(arguments.base)
     latents = _latents(arguments.latents, base, dataset, windows)
     long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class CocoDataset(FolderDataset):
         bodies = {'bodies': self._people.bodies(frame.key)} if self.measuring else {}
         return {'image': image, 'joints': joints, 'matte': matte, **bodies}
 
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written."""
+        return self._people.notes()
+
 
 class MarkedPeople:
     """
@@ -61,15 +66,34 @@ class MarkedPeople:
 
         self.file = file
         try:
+            content = json.loads(file.read_bytes())
+            self._ids: dict[str, str] = {
+                row['file_name']: str(row['id']) for row in content['images']
+            }
+            # Exporters write ids as numbers in one list and as strings in another.
+            for row in content['images']:
+                row['id'] = str(row['id'])
+            for row in content['annotations']:
+                row['image_id'] = str(row['image_id'])
+                _complete(row)
             with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
-                self._coco = COCO(str(file))
-            images = self._coco.dataset['images']
-            self._ids: dict[str, int] = {row['file_name']: row['id'] for row in images}
-        except (json.JSONDecodeError, KeyError, TypeError, AssertionError) as error:
+                self._coco = COCO()
+                self._coco.dataset = content
+                self._coco.createIndex()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OSError(
                 f'{file}: expected people with keypoints in the format of COCO ({error!r}); '
                 f'{AGAIN}'
             ) from error
+        known = set(self._ids.values())
+        orphans = [r['image_id'] for r in content['annotations'] if r['image_id'] not in known]
+        if orphans:
+            raise ValueError(
+                f'{file}: expected an image for each annotation, got {len(orphans)} of '
+                f"{len(content['annotations'])} with another image_id, such as '{orphans[0]}'; "
+                'correct image_id, or remove them'
+            )
+        self.unknown_joints = sum(row.pop('unknown_joints') for row in content['annotations'])
         for category in self._coco.dataset.get('categories', []):
             names = category.get('keypoints')
             if names is not None and tuple(names) != JOINTS:
@@ -77,6 +101,15 @@ class MarkedPeople:
                     f'{file}: expected the 17 joints of COCO ({", ".join(JOINTS)}), got '
                     f'{", ".join(names)}; bring them into this order, flag 0 for those you lack'
                 )
+
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written, a sentence each."""
+        if not self.unknown_joints:
+            return []
+        return [
+            f'{self.file}: {self.unknown_joints} joints without finite coordinates are taken as '
+            'not marked'
+        ]
 
     def names(self) -> list[str]:
         """Return the names of all pictures, sorted."""
@@ -111,7 +144,9 @@ class MarkedPeople:
                     f'{self.file}: expected 4 numbers as the bbox of a person in {name} (left, '
                     f'top, width, height), got {len(box)}; correct it, or leave it out'
                 )
-            rows.append([*box, row.get('area') or 0, row.get('iscrowd') or 0])
+            if not all(map(_is_finite, box)):
+                box = [0] * 4
+            rows.append([*box, row['area'], row.get('iscrowd') or 0])
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def matte(self, name: str, height: int, width: int) -> NDArray[np.float32]:
@@ -127,12 +162,31 @@ class MarkedPeople:
 
     def _marked(self, name: str) -> list[dict[str, Any]]:
         marked = [row for row in self._rows(name) if _is_marked(row)]
-        return sorted(marked, key=lambda row: -float(row.get('area', 0)))
+        return sorted(marked, key=lambda row: -float(row['area']))
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self._coco.imgToAnns.get(self._ids.get(name), [])
         return rows
 
 
+def _complete(row: dict[str, Any]) -> None:
+    """Set a missing area to 0, and the flag of joints without finite coordinates, too."""
+    area: Any = row.get('area')
+    row['area'] = float(area) if _is_finite(area) else 0.0
+    numbers = row.get('keypoints') or []
+    row['unknown_joints'] = 0
+    if all(map(_is_finite, numbers)):
+        return
+    for start in range(0, len(numbers) - 2, 3):
+        joint = numbers[start : start + 3]
+        if not all(map(_is_finite, joint)):
+            row['unknown_joints'] += joint[2] != 0
+            numbers[start : start + 3] = [0, 0, 0]
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 def _is_marked(row: dict[str, Any]) -> bool:
-    return not row.get('iscrowd', 0) and any(row.get('keypoints', ())[2::3])
+    return not row.get('iscrowd', 0) and any((row.get('keypoints') or ())[2::3])

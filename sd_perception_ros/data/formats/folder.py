@@ -121,6 +121,10 @@ class PicturesDataset(FolderDataset):
                 arrays['bodies'] = self._people.bodies(frame.key)
         return arrays
 
+    def notes(self) -> list[str]:
+        """Return what was read otherwise than written."""
+        return [] if self._people is None else self._people.notes()
+
     def _labels(self, file: Path) -> NDArray[np.uint8]:
         ids = read_ids(file)
         wrong = ids[(ids >= len(self.classes)) & (ids != UNKNOWN)]
