@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from models import save_sdpose, save_tiny
@@ -18,6 +19,7 @@ from visualization_msgs.msg import Marker
 from sd_perception_ros.drawing import draw_people
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.people.boxes import Box
+from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.ros.input.pairing import StampedMessages
 from sd_perception_ros.ros.messages.detections import (
     boxes_of_detections,
@@ -77,6 +79,22 @@ def test_boxes_are_centre_and_size_of_the_people_who_are_sure_enough() -> None:
         Box(46, 46, 8, 8, 1.0),
     ]
     assert boxes_of_detections(detections, ['0'], 0.3) == [Box(46, 46, 8, 8, 1.0)]
+
+
+def test_the_message_of_vision_msgs_is_read_by_its_fields() -> None:
+    """As the type has them: header, results[].hypothesis, bbox.center.position, size_x, size_y."""
+    position = SimpleNamespace(x=30.0, y=40.0)
+    found = SimpleNamespace(
+        results=[SimpleNamespace(hypothesis=SimpleNamespace(class_id='person', score=0.75))],
+        bbox=SimpleNamespace(
+            center=SimpleNamespace(position=position, theta=0.0), size_x=20.0, size_y=50.0
+        ),
+    )
+    header, detections = read_detections(
+        SimpleNamespace(header=Header(frame_id='lens'), detections=[found])
+    )
+    assert header.frame_id == 'lens'
+    assert boxes_of_detections(detections, ['person'], 0.3) == [Box(20, 15, 20, 50, 0.75)]
 
 
 @needs_text
@@ -236,3 +254,32 @@ def test_boxes_from_the_segmentation_of_another_checkpoint(sdpose: Path, tmp_pat
             peer.close()
         assert 'boxes from segmentation' in process.output
         assert '/detections' not in process.output
+
+
+def test_a_node_looks_a_second_time(tmp_path: Path) -> None:
+    main = save_tiny(tmp_path / 'main', {'human_pose': 'light'})
+    with serving(
+        tmp_path / 'log', checkpoint=main, device='cpu', human_pose__top_down__second_look=True
+    ) as process:
+        peer = Peer()
+        try:
+            camera = FakeCamera(peer)
+            connect(peer, camera)
+            rgb = picture()
+            _, [cloud] = results_of(
+                peer, lambda: camera.send(rgb), {'/human_pose/keypoints': PointCloud2}
+            )
+        finally:
+            peer.close()
+        # The checkpoint is made for 64 pixels: crops of 48 x 64.
+        assert 'people in crops of 48 x 64 px, boxes from human_pose' in process.output
+    options = TopDownOptions(second_look=True)
+    engine = Engine.load(str(main), device='cpu', top_down=options)
+    expected: Any = engine.predict([rgb])[0]['human_pose']
+    points = points_of(cloud)
+    found = [person.joints[np.isfinite(person.joints[:, 0])] for person in expected.people]
+    assert len(points) == sum(map(len, found))
+    if len(points):
+        joints = np.concatenate(found)
+        np.testing.assert_allclose(points['u'], joints[:, 0], atol=0.05)
+        np.testing.assert_allclose(points['v'], joints[:, 1], atol=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import hollow
@@ -11,6 +12,8 @@ import torch
 import yaml
 
 from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.engine import Engine
 from sd_perception_ros.heads.deconv import DeconvHead
 from sd_perception_ros.model import Model
 from sd_perception_ros.skeleton import side, WHOLE_BODY, WHOLE_BODY_MIRRORED
@@ -148,6 +151,22 @@ def test_a_head_of_another_denoiser_is_refused(tmp_path: Path) -> None:
     hollow.write(folder / 'prompt.safetensors', {'prompt': (1, 2, 1024)})
     with pytest.raises(ValueError, match=r'1280, 640, 320\) channels, got one of 96'):
         checkpoint.load(str(folder), device='meta')
+
+
+@needs_reference
+def test_the_engine_that_reads_crops_gives_heat_maps_and_joints_of_the_reference() -> None:
+    loaded, config = checkpoint.load(str(REFERENCE))
+    as_it_is = replace(config, resize='exact', long_side_px=0)
+    engine = Engine([(loaded, as_it_is)], EngineConfig(device='cpu'))
+    [outputs] = engine.predict_raw([reference('crop')])
+    raw, grid = outputs['human_pose']
+    np.testing.assert_allclose(raw.numpy(), reference('heatmaps'), atol=1e-4)
+    assert (grid.height, grid.width) == (128, 96)
+    expected = decode_heat_maps(torch.from_numpy(reference('heatmaps')), 95, 127)
+    poses = engine.tasks['human_pose'].decode(raw, grid)
+    assert isinstance(poses, Poses)
+    found = expected[:, 2] > 0.05
+    np.testing.assert_allclose(poses.people[0].joints[found], expected[found], atol=0.05)
 
 
 def gaussian(x: float, y: float, height: float = 1.0) -> np.ndarray:
