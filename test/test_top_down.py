@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sd_perception_ros.engine import Engine
+from sd_perception_ros.evaluation.evaluate import true_boxes
 from sd_perception_ros.people.boxes import Box, boxes_of_mask, boxes_of_poses, surest
 from sd_perception_ros.people.crops import crop, Region, region_of, to_crop, to_picture
 from sd_perception_ros.people.options import TopDownOptions
@@ -263,3 +264,20 @@ def test_the_bundled_checkpoint_takes_a_second_look() -> None:
     assert 'people in crops of' in twice.summary()
     first, second = (e.predict([rgb])[0]['human_pose'] for e in (once, twice))
     assert len(first.people) == len(second.people) > 0  # type: ignore[union-attr]
+
+
+def test_a_checkpoint_that_needs_boxes_is_measured_with_the_annotated_ones(sdpose: Path) -> None:
+    engine = Engine.load(str(sdpose), device='cpu')
+    joints = torch.zeros(1, 2, 17, 3)
+    joints[0, 0] = torch.tensor([30.0, 40, 2])
+    joints[0, 0, 1] = torch.tensor([50.0, 80, 2])
+    sample = {'image': torch.zeros(1, 3, 96, 128), 'joints': joints}
+    # 20 x 40 pixels and a margin of an eighth of 40.
+    assert [tuple(box[:4]) for box in true_boxes(sample)] == [(25, 35, 30, 50)]
+    sample['bodies'] = torch.tensor([[[5.0, 6, 7, 8, 50, 0], [0, 0, 99, 99, 900, 1]]])
+    assert [tuple(box[:4]) for box in true_boxes(sample)] == [(5, 6, 7, 8)]
+    assert engine.needs_boxes
+    frames = [noise(4)]
+    [prediction] = engine.predict(frames, ['human_pose'], [true_boxes(sample)])
+    task = engine.tasks['human_pose']
+    assert 'ap' in task.summarize([task.measure(prediction['human_pose'], sample)])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sd_perception_ros.cli.arguments import add_data, add_options, RUN_OPTIONS
+from sd_perception_ros.cli.arguments import add_data, add_options, CROP_OPTIONS, RUN_OPTIONS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.evaluation.protocols import PROTOCOLS
+from sd_perception_ros.people.options import TopDownOptions
 
 EXAMPLE = """\
 examples:
@@ -20,7 +21,8 @@ examples:
 metrics:
   depth       after a least-squares fit of scale and shift to each image (affine-invariant depth),
               in the range and the crop of --protocol; disparity: fitted in 1 / depth
-  human_pose  COCO AP over all images of a split, with the areas of the annotated outlines
+  human_pose  COCO AP over all images of a split, with the areas of the annotated outlines; a
+              checkpoint that needs boxes around people gets the annotated ones
   mean target baseline of --train: the mean training target, predicted for every image
   --against   differences with 95 % intervals of a paired bootstrap over the images; * marks
               intervals without zero
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add_data(made, required=True, help='Data to measure on')
     add_data(made, '--train', help='Training data, for the baseline')
     add_options(made, EngineConfig, only=RUN_OPTIONS)
+    add_options(made, TopDownOptions, only=CROP_OPTIONS)
     add(
         '--protocol',
         choices=PROTOCOLS,
@@ -81,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Check options that are used after measuring, which takes long; create the folders."""
     EngineConfig(**{name: getattr(arguments, name) for name in RUN_OPTIONS})
+    TopDownOptions(**{name: getattr(arguments, name) for name in CROP_OPTIONS})
     for name in ('resamples', 'worst'):
         if getattr(arguments, name) < 1:
             raise ValueError(f'--{name} must be at least 1, got {getattr(arguments, name)}')

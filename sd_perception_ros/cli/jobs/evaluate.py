@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sd_perception_ros.checkpoint import config_file
-from sd_perception_ros.cli.arguments import RUN_OPTIONS
+from sd_perception_ros.cli.arguments import CROP_OPTIONS, RUN_OPTIONS
 from sd_perception_ros.cli.contact_sheet import stack, write_png
 from sd_perception_ros.cli.data_checks import print_notes
 from sd_perception_ros.cli.evaluate_sheets import row
@@ -34,9 +34,11 @@ from sd_perception_ros.evaluation.evaluate import (
     Measured,
     summarize,
     to_rgb,
+    true_boxes,
     worst,
 )
 from sd_perception_ros.evaluation.protocols import Protocol, PROTOCOLS
+from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.tasks.task import Task
 
 MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # columns, and keys of the JSON
@@ -47,7 +49,9 @@ Differences = Mapping[str, Mapping[str, Difference]]
 def run(arguments: argparse.Namespace) -> int:
     """Print a table for each task; write metrics and sheets where an option requests them."""
     protocol = PROTOCOLS[arguments.protocol]
-    options = {name: getattr(arguments, name) for name in RUN_OPTIONS}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in RUN_OPTIONS}
+    crops = {name: getattr(arguments, name) for name in CROP_OPTIONS}
+    options['top_down'] = TopDownOptions(**crops)
     engine = Engine.load(arguments.checkpoint, **options)
     other = Engine.load(arguments.against, **options) if arguments.against else None
     print(engine.summary())
@@ -208,7 +212,7 @@ def _about(arguments: argparse.Namespace, dataset: Dataset, protocol: Protocol) 
     return {
         'checkpoint': arguments.checkpoint,
         'against': arguments.against,
-        'run': {name: getattr(arguments, name) for name in RUN_OPTIONS},
+        'run': {n: getattr(arguments, n) for n in (*RUN_OPTIONS, *CROP_OPTIONS)},
         'bootstrap': {'resamples': arguments.resamples, 'seed': arguments.seed},
         'data': {
             'folder': dataset.name,
@@ -245,7 +249,8 @@ def _write_sheets(
         for index in worst(task, figures, count):
             sample = protocol.apply(dataset[index])
             rgb = to_rgb(sample)
-            prediction = engine.predict([rgb], [name])[0][name]
+            boxes = [true_boxes(sample)] if engine.needs_boxes else None
+            prediction = engine.predict([rgb], [name], boxes)[0][name]
             score = figures[index][task.headline]
             label = f'{dataset.key(index)}: {task.headline} {score:.3f}'
             rows.append(row(task, rgb, sample, prediction, label))
