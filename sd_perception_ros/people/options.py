@@ -37,8 +37,8 @@ class TopDownOptions:
     )
     crop_height_px: int = option(
         0,
-        'Height of a crop, a multiple of 32; its width is three quarters; 0: as the checkpoint '
-        'says',
+        'Height of a crop for a checkpoint that reads crops, a multiple of 32; its width is three '
+        'quarters; 0: as the checkpoint says. A second look has the size of the other pictures',
         low=0,
         high=4096,
     )

@@ -47,7 +47,8 @@ class TopDown:
         which looks a second time.
     :param read: runs the network on crops.
     :param picture_tasks: tasks of the models that see the whole picture, by name.
-    :param crop_height_px: height of the crops, unless the options give another.
+    :param crop_height_px: height of the crops, unless the options give another for a network that
+        reads crops.
     :ivar source: of the boxes; one of the choices of `TopDownOptions.boxes` except auto.
     :ivar needs: tasks of the whole picture that must have run.
     :raises ValueError: boxes from a task that no model has.
@@ -76,7 +77,8 @@ class TopDown:
         if uses_poses and HUMAN_POSE in picture_tasks:
             needs.append(HUMAN_POSE)
         self.needs = tuple(dict.fromkeys(needs))
-        self.height = options.crop_height_px or crop_height_px
+        own_px = options.crop_height_px if task.reads_crops else 0
+        self.height = own_px or crop_height_px
         self.width = round(self.height * ASPECT)
 
     def poses(
