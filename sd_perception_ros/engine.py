@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-import contextlib
 from dataclasses import replace
 import logging
 from typing import NamedTuple
@@ -259,15 +258,30 @@ class Engine:
             results[index][name] = raw.cpu(), grid
         return results
 
-    def warm_up(self, height: int, width: int) -> None:
-        """Run on a black picture, so that the first frame is as fast as the next ones."""
+    @property
+    def dry_size(self) -> tuple[int, int]:
+        """Height and width of a 4:3 picture in the network's own size; 480 x 640 without one."""
+        sides = [one.resizing.long_side_px for one in self._models if one.resizing.long_side_px]
+        long_side_px = max(sides, default=640)
+        return max(round(long_side_px * 0.75), 1), long_side_px
+
+    def warm_up(self, height: int, width: int, count: int = 1) -> None:
+        """
+        Run on noise, so that what cannot run fails now, and the first frame is not slow.
+
+        :param count: pictures in the batch.
+        :raises FloatingPointError: the network's output is not finite. Other errors are those of
+            torch or of the runtime.
+        """
+        # Noise: a head that stretches its output has no range on a picture of one color.
+        pictures = list(_noise(count, height, width))
         # A CUDA graph runs as it is, is recorded, is replayed.
         for _ in range(3 if self._cuda_graphs else 1):
-            with contextlib.suppress(FloatingPointError):  # on black, no fault of the network
-                self.predict_raw([np.zeros((height, width, 3), np.uint8)])
-                if self._top_down is not None:
-                    black = np.zeros((self._top_down.height, self._top_down.width, 3), np.uint8)
-                    self._reader._human_pose([black])
+            for _, name, raw, grid in self._run(pictures, self._picture_tasks):
+                self._picture_tasks[name].decode(raw, grid)
+            if self._top_down is not None:
+                crops = list(_noise(1, self._top_down.height, self._top_down.width))
+                self._reader._human_pose(crops)
 
     def summary(self) -> str:
         """Return one line for the log: tasks, size, device, number format, runtime, licence."""
@@ -373,6 +387,10 @@ def _warn_of_licenses(configs: Iterable[CheckpointConfig]) -> None:
                 name,
                 f' ({source})' if source else '',
             )
+
+
+def _noise(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
 def _parameters(model: nn.Module) -> int:

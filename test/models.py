@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DiTTransformer2DModel,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
@@ -175,6 +176,8 @@ def save_base(folder: Path, kind: str, seed: int = 0) -> Path:
     save_model(folder / name, denoiser, torch.float32)
     summary = {'pooled': torch.randn(1, 6)} if pooled else {}
     save_tensors(folder / 'prompt.safetensors', {'prompt': torch.randn(1, 3, 8)} | summary)
+    if kind == 'lotus':  # its class embedding is known by this
+        DDIMScheduler(prediction_type='sample').save_config(folder / 'scheduler')
     return folder
 
 

@@ -145,9 +145,23 @@ def test_a_network_that_gives_one_bad_number_is_an_error_and_not_a_picture(value
     with torch.no_grad():
         model.heads['depth'].out.bias[0] = value
     broken = Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
-    broken.warm_up(48, 64)
+    with pytest.raises(FloatingPointError, match='depth values that are not finite'):
+        broken.warm_up(48, 64)
     with pytest.raises(FloatingPointError, match='depth values that are not finite'):
         broken.predict([picture(48, 64)])
+
+
+def test_the_dry_frame_has_the_size_of_the_network_and_the_number_of_cameras(
+    tiny_checkpoint: Path,
+) -> None:
+    engine = Engine.load(str(tiny_checkpoint), device='cpu', long_side_px=32)
+    assert engine.dry_size == (24, 32)
+    seen = []
+    backbone = next(iter(engine._models[0].model.backbones.values()))
+    hook = backbone.vae.encoder.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
+    engine.warm_up(*engine.dry_size, count=2)
+    hook.remove()
+    assert seen == [(2, 3, 24, 32)]
 
 
 def test_the_long_side_of_the_engine_overrides_the_checkpoint(tiny_checkpoint: Path) -> None:

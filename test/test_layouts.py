@@ -33,6 +33,7 @@ from sd_perception_ros.model import Model
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 UNET_SIZE, VAE_SIZE, DECODER_SIZE = 865_910_724, 83_653_863, 49_490_199
+SAMPLE = hollow.SCHEDULER | {'prediction_type': 'sample'}
 LOTUS = {'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': 4}
 
 
@@ -121,7 +122,7 @@ def e2e_ft(folder: Path) -> dict[str, Any]:
 
 
 def lotus_d(folder: Path) -> dict[str, Any]:
-    hollow.pipeline(folder / 'lotus', **LOTUS)
+    hollow.pipeline(folder / 'lotus', SAMPLE, **LOTUS)
     return {'prompt': 'prompt.npy', 'tasks': {'depth': {'unet': 'lotus'}}}
 
 
@@ -296,7 +297,8 @@ def test_two_latents_give_what_the_pipeline_of_diffusers_gives_from_zeros(
 
 def test_lotus_answers_with_its_own_output_under_its_switch(tmp_path: Path) -> None:
     unet = changed_unet(**LOTUS)
-    folder = tiny_pipeline(tmp_path / 'lotus', unet, marigold_scheduler())
+    scheduler = marigold_scheduler(prediction_type='sample')
+    folder = tiny_pipeline(tmp_path / 'lotus', unet, scheduler)
     [backbone] = served(tmp_path, 'lotus').backbones.values()
     latent = torch.randn(1, 4, 6, 8)
     # As its inference script has it: sines, then cosines, of (1, 0).
@@ -308,6 +310,33 @@ def test_lotus_answers_with_its_own_output_under_its_switch(tmp_path: Path) -> N
         torch.testing.assert_close(backbone.step(latent).latent, expected)
         other = unet(latent, 999, prompt, class_labels=switch.flip(1)).sample
     assert (other - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (LOTUS, r'unet: a class embedding of 4 inputs that is neither of Lotus .*v_prediction'),
+        (LOTUS | {'projection_class_embeddings_input_dim': 10}, r'10 inputs is that of GeoWizard'),
+        (LOTUS | {'projection_class_embeddings_input_dim': 6}, r'got projection with 6 inputs'),
+        ({'num_class_embeds': 3}, r'got a table with 3 inputs; its meaning is unknown'),
+        ({'class_embed_type': 'timestep'}, r'got timestep with None inputs'),
+    ],
+)
+def test_a_class_embedding_of_unknown_meaning_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    tiny_pipeline(tmp_path / 'other', changed_unet(**changes), marigold_scheduler())
+    with pytest.raises(ValueError, match=message):
+        served(tmp_path, 'other')
+
+
+def test_a_class_embedding_is_lotus_s_if_the_options_say_its_step(tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / 'other', changed_unet(**LOTUS), marigold_scheduler())
+    model = served(tmp_path, 'other', timestep=999, prediction_type='sample')
+    [backbone] = model.backbones.values()
+    assert backbone.one_step.prediction_type == 'sample'
+    with pytest.raises(ValueError, match=r'write timestep: 999 and prediction_type: sample'):
+        served(tmp_path, 'other', timestep=999)
 
 
 def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_with_alpha_0(

@@ -7,6 +7,7 @@ from typing import Any
 
 from sd_perception_ros.backbones.latent import LatentBackbone, NO_TEXT, Prompt
 from sd_perception_ros.checkpoint.denoisers import (
+    check_class_embedding,
     load_decoder,
     load_denoiser,
     make_backbone,
@@ -15,7 +16,12 @@ from sd_perception_ros.checkpoint.denoisers import (
 from sd_perception_ros.checkpoint.locations import BackboneFiles
 from sd_perception_ros.checkpoint.prompt import prompt_of
 from sd_perception_ros.checkpoint.reader import Reader
-from sd_perception_ros.checkpoint.steps import finetuning_step, serving_step, StepOptions
+from sd_perception_ros.checkpoint.steps import (
+    finetuning_step,
+    scheduler_prediction,
+    serving_step,
+    StepOptions,
+)
 from sd_perception_ros.checkpoint.weight_files import weights_files
 from sd_perception_ros.checkpoint.weights import load_vae, read_embedding
 
@@ -45,6 +51,13 @@ class Assembly:
         :raises ValueError: a file is broken or does not fit.
         """
         denoiser = load_denoiser(files.denoiser, files.base_denoiser, self._reader)
+        is_chosen = None not in (options.timestep, options.prediction_type)
+        check_class_embedding(
+            denoiser.config,
+            scheduler_prediction(files.layout.pipeline),
+            is_chosen or files.layout.joint_head is not None,
+            files.denoiser,
+        )
         vae = self._shared_vae(files.vae)
         if files.layout.decoder is not None:
             vae = load_decoder(vae, files.layout.decoder, self._reader)

@@ -29,6 +29,8 @@ from sd_perception_ros.checkpoint.weights import (
     with_current_names,
 )
 
+# Inputs of class embeddings: sine and cosine of (1, 0) in Lotus and SDPose; in GeoWizard of 5.
+SWITCH_INPUTS, GEOWIZARD_INPUTS = 4, 10
 UNET_OUTPUT = ('conv_norm_out', 'conv_act', 'conv_out')  # the last modules of a UNet
 
 
@@ -109,6 +111,44 @@ def unet_config_from_tensors(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         options['class_embed_type'] = 'projection'
         options['projection_class_embeddings_input_dim'] = switch.shape[1]
     return options
+
+
+def check_class_embedding(config: Any, predicts: str | None, is_chosen: bool, where: Path) -> None:
+    """
+    Refuse a UNet whose class embedding is not the task switch of Lotus and SDPose.
+
+    Other models may have an embedding of the same size with another meaning: they would run, and
+    give wrong numbers.
+
+    :param config: of a model of diffusers.
+    :param predicts: prediction_type of the scheduler beside it; None: there is none.
+    :param is_chosen: checkpoint.yaml states the step, or SDPose's head lies beside the UNet.
+    :param where: for the error message.
+    :raises ValueError: another class embedding.
+    """
+    kind, classes = config.get('class_embed_type'), config.get('num_class_embeds')
+    if config.get('down_block_types') is None or (kind is None and classes is None):
+        return
+    inputs = config.get('projection_class_embeddings_input_dim')
+    if kind == 'projection' and inputs == GEOWIZARD_INPUTS:
+        raise ValueError(
+            f'{where}: a class embedding of {inputs} inputs is that of GeoWizard, which is not '
+            "supported: it needs each picture's CLIP embedding and a domain switch; choose E2E-FT "
+            'or GenPercept (checkpoints lists them)'
+        )
+    if kind != 'projection' or inputs != SWITCH_INPUTS:
+        raise ValueError(
+            f'{where}: expected no class embedding, or that of Lotus and SDPose (projection, '
+            f'{SWITCH_INPUTS} inputs), got {kind or "a table"} with {inputs or classes} inputs; '
+            'its meaning is unknown'
+        )
+    if predicts != 'sample' and not is_chosen:
+        raise ValueError(
+            f'{where}: a class embedding of {inputs} inputs that is neither of Lotus (its '
+            f'scheduler has prediction_type sample, this one {predicts or "is missing"}) nor of '
+            'SDPose (decoder/decoder.safetensors beside it); if it is, write timestep: 999 and '
+            'prediction_type: sample into checkpoint.yaml'
+        )
 
 
 def load_decoder(vae: AutoencoderKL, folder: Path, reader: Reader) -> AutoencoderKL:

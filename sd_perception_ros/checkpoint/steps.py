@@ -110,6 +110,12 @@ def _has_task_switch(config: Mapping[str, Any]) -> bool:
     return config.get('class_embed_type') == 'projection'
 
 
+def scheduler_prediction(pipeline: Path | None) -> str | None:
+    """Return prediction_type of the scheduler in a pipeline folder; None: it has none."""
+    scheduler = _scheduler_config(pipeline)
+    return None if scheduler is None else str(scheduler.get('prediction_type', 'epsilon'))
+
+
 def _scheduler_config(pipeline: Path | None) -> dict[str, Any] | None:
     file = pipeline / 'scheduler' / 'scheduler_config.json' if pipeline else None
     return read_json(file) if file is not None and file.is_file() else None

@@ -94,7 +94,7 @@ class PerceptionNode(LifecycleNode):
         """Load the model and create its publishers; after an error the node is unconfigured."""
         try:
             input_options, options = read(self, InputOptions), read(self, OutputOptions)
-            engine = load(read(self, EngineConfig), options)
+            engine = load(read(self, EngineConfig), options, max(len(input_options.cameras), 1))
             inputs = CameraInputs(input_options, options, self._stats, engine.needs_boxes)
             outputs = CameraOutputs.create(self, engine.tasks, options, inputs.metric, self._stats)
         except SURVIVABLE_ERRORS as error:  # rclpy would ignore it silently

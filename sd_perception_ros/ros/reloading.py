@@ -15,7 +15,7 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.parameters import read
-from sd_perception_ros.ros.options import OutputOptions
+from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.serving import free_memory, load, LoadedModel, Serving
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class ReloadService:
         outputs = self._serving.current.outputs  # no reference to the engine: cleanup frees it
         config = read(self._node, EngineConfig)
         options = read(self._node, OutputOptions)
-        self._loader = loader = ModelLoader(config, options, self._node.executor)
+        cameras = max(len(read(self._node, InputOptions).cameras), 1)
+        self._loader = loader = ModelLoader(config, options, cameras, self._node.executor)
         await loader.finished
         self._loader = None
         response.message = loader.error
@@ -93,16 +94,20 @@ class ModelLoader:
 
     :param config: checkpoint, device, precision and runtime.
     :param options: has the checkpoints of tasks with a separate checkpoint.
+    :param cameras: number of cameras, whose frames run as one batch.
     :param executor: woken at the end, to continue the coroutine that awaits `finished`.
     :ivar engine: the model; None until it is loaded, and after an error.
     :ivar error: error text; empty after success.
     """
 
-    def __init__(self, config: EngineConfig, options: OutputOptions, executor: Executor) -> None:
+    def __init__(
+        self, config: EngineConfig, options: OutputOptions, cameras: int, executor: Executor
+    ) -> None:
         self.finished = Future(executor=executor)
         self.engine: Engine | None = None
         self.error = 'the loader thread ended by an exception, see the log'
-        self._config, self._options, self._executor = config, options, executor
+        self._config, self._options, self._cameras = config, options, cameras
+        self._executor = executor
         self._thread = threading.Thread(target=self._run, name='loader')
         self._thread.start()
 
@@ -112,7 +117,7 @@ class ModelLoader:
 
     def _run(self) -> None:
         try:
-            self.engine = load(self._config, self._options)
+            self.engine = load(self._config, self._options, self._cameras)
             self.error = ''
         except SURVIVABLE_ERRORS as error:
             self.error = f'{format_error(error)}{loading_hint(error)}'

@@ -16,9 +16,6 @@ from sd_perception_ros.ros.options import OutputOptions
 if TYPE_CHECKING:
     from sd_perception_ros.engine import Engine
 
-# Height and width of the warm-up image: a common camera resolution.
-_WARM_UP_SIZE = (480, 640)
-
 
 class LoadedModel(NamedTuple):
     """A model and the publishers of its outputs."""
@@ -84,18 +81,19 @@ class Serving:
         free_memory()
 
 
-def load(config: EngineConfig, options: OutputOptions) -> Engine:
+def load(config: EngineConfig, options: OutputOptions, cameras: int) -> Engine:
     """
-    Load a model and warm it up; raises `SURVIVABLE_ERRORS`.
+    Load a model and run one dry frame of each camera; raises `SURVIVABLE_ERRORS`.
 
     :param options: has the checkpoints of tasks with a separate checkpoint.
+    :param cameras: number of cameras, whose frames run as one batch.
     """
     with StopSignal.postponed():  # not at the top: torch takes seconds, parameters are read first
         from sd_perception_ros.engine import Engine
 
     top_down = options.human_pose.top_down
     engine = Engine.from_config(config, options.checkpoints(), top_down)
-    engine.warm_up(*_WARM_UP_SIZE)
+    engine.warm_up(*engine.dry_size, cameras)
     return engine
 
 
