@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from sd_perception_ros.checkpoint.reader import Reader
+from sd_perception_ros.checkpoint.weights import read_embedding
 from sd_perception_ros.engine import Engine
 
 PARITY = Path(__file__).parents[2] / 'shared' / 'parity'
@@ -106,11 +108,30 @@ def test_options_of_the_official_pipeline_agree(
 def test_the_text_encoder_gives_the_official_embedding() -> None:
     pytest.importorskip('transformers', reason='transformers is optional; it is not installed')
     from sd_perception_ros.checkpoint.prompt import embed_empty_prompt
-    from sd_perception_ros.checkpoint.reader import Reader
 
     embedding = embed_empty_prompt(PARITY / 'sd/text_encoder', PARITY / 'sd/tokenizer', Reader())
     official = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))
     torch.testing.assert_close(embedding, official, atol=1e-5, rtol=0)
+
+
+def test_the_first_two_rows_of_77_padded_tokens_are_the_unpadded_prompt(tmp_path: Path) -> None:
+    """The encoder is causal: start and end token do not see the padding after them."""
+    transformers = pytest.importorskip('transformers', reason='transformers is optional')
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(PARITY / 'sd' / 'tokenizer')
+    encoder = transformers.CLIPTextModel.from_pretrained(PARITY / 'sd' / 'text_encoder').eval()
+    tokens = tokenizer('', padding='max_length', max_length=77, return_tensors='pt').input_ids
+    with torch.no_grad():
+        [padded] = encoder(tokens).last_hidden_state.float()
+    assert padded.shape[0] == 77
+    [unpadded] = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))
+    torch.testing.assert_close(padded[:2], unpadded, atol=1e-5, rtol=1e-5)
+    assert (padded[2:] - unpadded[1]).abs().max() > 1e-3  # the other rows are other numbers
+    for rows in (77, 2):  # as GenPercept's first version stores it, and its first two rows
+        file = tmp_path / f'{rows}.npy'
+        np.save(file, padded[:rows].numpy().astype(np.float16))
+        prompt = read_embedding(file, Reader())['prompt']
+        assert (prompt.shape[:2], prompt.dtype) == ((1, rows), torch.float32)
+        torch.testing.assert_close(prompt[0, :2], unpadded, atol=2e-3, rtol=1e-3)  # float16
 
 
 def test_padding_instead_of_stretching_gives_nearly_the_same_depth(
