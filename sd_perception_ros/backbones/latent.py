@@ -6,13 +6,24 @@ from abc import abstractmethod
 import hashlib
 from typing import Any, NamedTuple
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from sd_perception_ros.backbones.autoencoders import (
+    check_same_latents,
+    decode,
+    DECODER,
+    encode,
+    ENCODER,
+    has_half,
+    scale_of,
+    stride_of,
+    VAE,
+)
 from sd_perception_ros.backbones.backbone import Backbone, Denoised
-from sd_perception_ros.backbones.folding import encoder_is_folded, fold_encoder
+from sd_perception_ros.backbones.folding import fold_encoder
 from sd_perception_ros.backbones.onestep import OneStep
 
 
@@ -40,23 +51,24 @@ class LatentBackbone(Backbone):
         also the noisy latent, which stays zero.
     :param prompt: embedding that the denoiser reads.
     :param step: timestep, and meaning of the denoiser's output.
+    :ivar tiny_encoder: encodes instead of `vae`; see `use_tiny`.
+    :ivar tiny_decoder: decodes instead of `vae`.
     :ivar takes_noisy_latent: the denoiser's input is the image latent and the noisy latent.
     """
 
-    def __init__(
-        self, vae: AutoencoderKL, denoiser: Any, prompt: Prompt | Tensor, step: OneStep
-    ) -> None:
+    def __init__(self, vae: VAE, denoiser: Any, prompt: Prompt | Tensor, step: OneStep) -> None:
         super().__init__()
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         self.vae = vae
+        self.tiny_encoder: AutoencoderTiny | None = None
+        self.tiny_decoder: AutoencoderTiny | None = None
+        self._scales = (scale_of(vae), scale_of(vae))  # of encoder and decoder, for `digest_of`
         self.denoiser: Any = denoiser
         self.one_step = step
-        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.stride = stride_of(vae)
         self.latent_channels = vae.config.latent_channels
-        self.has_decoder = not isinstance(vae.decoder, nn.Identity)
+        self.has_decoder = has_half(vae, DECODER)
         self.takes_noisy_latent = _takes_noisy_latent(vae, denoiser)
-        self.scaling_factor: float = vae.config.scaling_factor
-        self.shift_factor: float = vae.config.get('shift_factor') or 0.0
         self.prompt: Tensor
         self.register_buffer('prompt', prompt.tokens.float())
         self.pooled: Tensor | None
@@ -67,14 +79,26 @@ class LatentBackbone(Backbone):
             'timestep', torch.tensor([int(step.timestep) if is_integer else step.timestep])
         )
 
+    def use_tiny(
+        self, encoder: AutoencoderTiny | None = None, decoder: AutoencoderTiny | None = None
+    ) -> None:
+        """
+        Encode or decode with a tiny autoencoder of the same latents instead of with `vae`.
+
+        :param encoder: needs its encoder only; None: `vae` encodes.
+        :param decoder: needs its decoder only; None: `vae` decodes.
+        :raises ValueError: its latents have another shape.
+        """
+        for key, tiny in (('tiny_encoder', encoder), ('tiny_decoder', decoder)):
+            if tiny is not None:
+                check_same_latents(self.vae, tiny, key)
+        self.tiny_encoder, self.tiny_decoder = encoder, decoder
+        self.has_decoder = has_half(decoder or self.vae, DECODER)
+        self._scales = (scale_of(encoder or self.vae), scale_of(decoder or self.vae))
+
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w): the mean, which is deterministic."""
-        latent: Tensor
-        if encoder_is_folded(self.vae):
-            latent = self.vae.encoder(image)
-            return latent - self.shift_factor * self.scaling_factor
-        latent = self.vae.encode(image).latent_dist.mean
-        return (latent - self.shift_factor) * self.scaling_factor
+        return encode(self.tiny_encoder or self.vae, image)
 
     def step(self, latent: Tensor) -> Denoised:
         """(B, c, h, w) -> clean latent and features."""
@@ -97,20 +121,21 @@ class LatentBackbone(Backbone):
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) -> (B, 3, H, W)."""
-        pixels: Tensor = self.vae.decode(latent / self.scaling_factor + self.shift_factor).sample
-        return pixels
+        return decode(self.tiny_decoder or self.vae, latent)
 
     def fold(self, decodes: bool) -> None:
         """Fold the scale into the encoder, and drop a decoder that no head reads."""
-        fold_encoder(self.vae, self.scaling_factor)
+        if self.tiny_encoder is None and isinstance(self.vae, AutoencoderKL):
+            fold_encoder(self.vae, scale_of(self.vae).factor)
         if not decodes:
-            self.vae.decoder = self.vae.post_quant_conv = None
+            self.vae.decoder = self.vae.post_quant_conv = self.tiny_decoder = None
 
     def encoder_id(self) -> str:
         """Return a hash of the encoder, its last convolution and the latent's scale."""
-        scale = f'{self.scaling_factor} {self.shift_factor}'
-        digest = hashlib.sha256(scale.encode())
-        for module in (self.vae.encoder, self.vae.quant_conv):
+        vae = self.tiny_encoder or self.vae
+        factor, shift = scale_of(vae)
+        digest = hashlib.sha256(f'{factor} {shift}'.encode())
+        for module in (getattr(vae, name, None) for name in ENCODER):
             for tensor in module.state_dict().values() if module is not None else ():
                 digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -121,7 +146,7 @@ class LatentBackbone(Backbone):
         return denoiser
 
 
-def _takes_noisy_latent(vae: AutoencoderKL, denoiser: Any) -> bool:
+def _takes_noisy_latent(vae: VAE, denoiser: Any) -> bool:
     """Return whether the denoiser's input is two latents; refuse other numbers of channels."""
     latent = vae.config.latent_channels
     channels: int = denoiser.config['in_channels']

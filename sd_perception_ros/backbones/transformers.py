@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from diffusers import (
-    AutoencoderKL,
     DiTTransformer2DModel,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
@@ -16,6 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from sd_perception_ros.backbones.autoencoders import VAE
 from sd_perception_ros.backbones.folding import ConstantTokens
 from sd_perception_ros.backbones.latent import (
     check_pooled,
@@ -54,9 +54,7 @@ class TransformerBackbone(LatentBackbone):
     schedule: ClassVar[Mapping[str, Any]]
     reads_text: ClassVar[bool] = True
 
-    def __init__(
-        self, vae: AutoencoderKL, transformer: Any, prompt: Prompt | Tensor, step: OneStep
-    ) -> None:
+    def __init__(self, vae: VAE, transformer: Any, prompt: Prompt | Tensor, step: OneStep) -> None:
         super().__init__(vae, transformer, prompt, step)
         self.outputs_latent = True
         self._is_folded = False
@@ -148,9 +146,7 @@ class DiTBackbone(TransformerBackbone):
     schedule = DDPM
     reads_text = False
 
-    def __init__(
-        self, vae: AutoencoderKL, transformer: Any, prompt: Prompt | Tensor, step: OneStep
-    ) -> None:
+    def __init__(self, vae: VAE, transformer: Any, prompt: Prompt | Tensor, step: OneStep) -> None:
         super().__init__(vae, transformer, prompt, step)
         self.label: Tensor
         self.register_buffer('label', torch.tensor([transformer.config['num_embeds_ada_norm']]))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 import torch
 from torch import nn, Tensor
 
+from sd_perception_ros.backbones.autoencoders import VAE
 from sd_perception_ros.backbones.folding import fold_unet, foldable, FoldedUNet
 from sd_perception_ros.backbones.latent import (
     check_pooled,
@@ -35,7 +36,7 @@ class UNetBackbone(LatentBackbone):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: VAE,
         unet: UNet2DConditionModel,
         prompt: Prompt | Tensor,
         timestep: OneStep | int,

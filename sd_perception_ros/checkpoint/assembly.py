@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderTiny
+
 from sd_perception_ros.backbones.latent import LatentBackbone, NO_TEXT, Prompt
 from sd_perception_ros.checkpoint.denoisers import (
     check_class_embedding,
@@ -23,7 +25,7 @@ from sd_perception_ros.checkpoint.steps import (
     StepOptions,
 )
 from sd_perception_ros.checkpoint.weight_files import weights_files
-from sd_perception_ros.checkpoint.weights import load_vae, read_embedding
+from sd_perception_ros.checkpoint.weights import load_tiny, load_vae, read_embedding
 
 
 class Assembly:
@@ -37,6 +39,7 @@ class Assembly:
     def __init__(self, reader: Reader, decodes: bool = True) -> None:
         self._reader, self._decodes = reader, decodes
         self._vaes: dict[Path, Any] = {}
+        self._tiny_halves: dict[tuple[Path, bool], AutoencoderTiny] = {}
         self._prompts: dict[Path, Prompt] = {}
 
     def backbone(
@@ -58,8 +61,13 @@ class Assembly:
             is_chosen or files.layout.joint_head is not None,
             files.denoiser,
         )
-        vae = self._shared_vae(files.vae)
+        vae = self._shared_vae(files.vae, files.tiny_encoder is None, files.tiny_decoder is None)
         if files.layout.decoder is not None:
+            if isinstance(vae, AutoencoderTiny) or files.tiny_decoder is not None:
+                raise ValueError(
+                    f'the fine-tuned VAE decoder in {files.layout.decoder} and a tiny decoder '
+                    'exclude each other; name an AutoencoderKL in vae, and at most a tiny_encoder'
+                )
             vae = load_decoder(vae, files.layout.decoder, self._reader)
         prompt = self._prompt(files.prompt) if reads_text(denoiser) else NO_TEXT
         channels, pipeline = vae.config.latent_channels, files.layout.pipeline
@@ -67,15 +75,33 @@ class Assembly:
             step = finetuning_step(denoiser, channels, pipeline, options.timestep)
         else:
             step = serving_step(denoiser, channels, pipeline, options)
-        return make_backbone(vae, denoiser, prompt, step)
+        backbone = make_backbone(vae, denoiser, prompt, step)
+        decoder = files.tiny_decoder if self._decodes else None
+        backbone.use_tiny(self._tiny(files.tiny_encoder, True), self._tiny(decoder, False))
+        return backbone
 
-    def _shared_vae(self, folder: Path) -> Any:
+    def _tiny(self, folder: Path | None, encodes: bool) -> AutoencoderTiny | None:
+        """Read one half of a tiny autoencoder once."""
+        if folder is None:
+            return None
+        key = (folder, encodes)
+        if key in self._tiny_halves:
+            self._record(folder)
+        else:
+            self._tiny_halves[key] = load_tiny(folder, self._reader, encodes)
+        return self._tiny_halves[key]
+
+    def _record(self, folder: Path) -> None:
+        """Record files for this backbone that were read for another one."""
+        for file in weights_files(folder):
+            self._reader.check(file)
+
+    def _shared_vae(self, folder: Path, encodes: bool, decodes: bool) -> Any:
         """Read an autoencoder once; folders with equal files give the same object."""
         if folder in self._vaes:
-            for file in weights_files(folder):
-                self._reader.check(file)  # not read again, but recorded for this backbone, too
+            self._record(folder)
             return self._vaes[folder]
-        vae = load_vae(folder, self._reader, self._decodes)
+        vae = load_vae(folder, self._reader, self._decodes and decodes, encodes)
         if self._vaes and self._reader.verifies:
             first = next(iter(self._vaes))
             if self._hashes_of(first) != self._hashes_of(folder):

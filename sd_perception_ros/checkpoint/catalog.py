@@ -42,7 +42,7 @@ def known_checkpoints() -> Iterator[KnownCheckpoint]:
 def hub_locations(config: CheckpointConfig) -> list[hub.HubLocation]:
     """List the different locations on the hub that a checkpoint names."""
     entries = config.tasks.values()
-    names = [config.base, config.vae, config.prompt]
+    names = [config.base, config.vae, config.tiny_encoder, config.tiny_decoder, config.prompt]
     names += [name for entry in entries for name in (entry.unet, entry.head_weights)]
     return [hub.parse(name) for name in dict.fromkeys(names) if hub.is_on_hub(name)]
 

@@ -116,7 +116,15 @@ def find_files(
                 f"{path} has no task '{task}'; choose from: {', '.join(config.tasks)}"
             )
     entries = {name: entry for name, entry in config.tasks.items() if name in (tasks or [name])}
-    locations = Locations(path.parent, config.base, config.vae, config.prompt, offline)
+    locations = Locations(
+        path.parent,
+        config.base,
+        config.vae,
+        config.prompt,
+        offline,
+        config.tiny_encoder,
+        config.tiny_decoder,
+    )
     head_weights = {
         task: locations.local_path(entry.head_weights)
         for task, entry in entries.items()
@@ -237,12 +245,18 @@ def save(
     :raises OSError: a file cannot be written.
     """
     names: dict[str, str] = {}
+    autoencoders = {'vae': 'vae'}
     steps: list[OneStep] = []
     for index, (key, backbone) in enumerate(model.backbones.items()):
         assert isinstance(backbone, LatentBackbone)
         kind = 'unet' if isinstance(backbone, UNetBackbone) else 'transformer'
         names[key] = kind if not index else f'{kind}_{index}'
         save_model(folder / 'vae', backbone.vae, dtype)
+        tiny = {'tiny_encoder': backbone.tiny_encoder, 'tiny_decoder': backbone.tiny_decoder}
+        for name, autoencoder in tiny.items():
+            autoencoders[name] = '' if autoencoder is None else name
+            if autoencoder is not None:
+                save_model(folder / name, autoencoder, dtype)
         save_model(folder / names[key], backbone.denoiser, dtype)
         pooled = {} if backbone.pooled is None else {'pooled': backbone.pooled}
         save_tensors(folder / PROMPT, {'prompt': backbone.prompt} | pooled)
@@ -261,7 +275,7 @@ def save(
             tasks[name] |= {'head': kind, 'head_weights': weights}
         if asdict(task):
             tasks[name]['options'] = asdict(task)
-    values = asdict(config) | {'base': '', 'vae': 'vae', 'prompt': PROMPT, 'tasks': tasks}
+    values = asdict(config) | autoencoders | {'base': '', 'prompt': PROMPT, 'tasks': tasks}
     step = {
         'timestep': round(steps[0].timestep),
         'prediction_type': steps[0].prediction_type,

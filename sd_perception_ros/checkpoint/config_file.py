@@ -82,7 +82,15 @@ class CheckpointConfig:
     tasks: dict[str, TaskEntry] = field(default_factory=dict)
     base: str = option('', 'diffusers pipeline folder that gives everything not named here')
     vae: str = option(
-        '', 'Folder of the autoencoder; empty: that of the base, otherwise the one beside the unet'
+        '',
+        'Folder of the autoencoder, AutoencoderKL or AutoencoderTiny (taesd); empty: that of the '
+        'base, otherwise the one beside the unet',
+    )
+    tiny_encoder: str = option(
+        '', 'Folder of an AutoencoderTiny (taesd) that encodes instead of vae; empty: vae encodes'
+    )
+    tiny_decoder: str = option(
+        '', 'Folder of an AutoencoderTiny (taesd) that decodes instead of vae; empty: vae decodes'
     )
     prompt: str = option(
         '',

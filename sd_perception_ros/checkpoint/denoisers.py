@@ -9,6 +9,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn, Tensor
 
+from sd_perception_ros.backbones.autoencoders import ENCODER, has_half, VAE
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
 from sd_perception_ros.backbones.onestep import OneStep
 from sd_perception_ros.backbones.transformers import FAMILIES, TransformerBackbone
@@ -158,7 +159,8 @@ def load_decoder(vae: AutoencoderKL, folder: Path, reader: Reader) -> Autoencode
     :param folder: holds the subfolders `DECODER`.
     """
     # On the meta device: the encoder is shared, and the decoder's weights come next.
-    tuned = build_module(AutoencoderKL, vae.config, vae.state_dict(), folder)
+    absent = () if has_half(vae, ENCODER) else ENCODER
+    tuned = build_module(AutoencoderKL, vae.config, vae.state_dict(), folder, absent)
     tuned.encoder, tuned.quant_conv = vae.encoder, vae.quant_conv
     for name in DECODER:
         module = getattr(tuned, name.removeprefix('vae_'))
@@ -167,9 +169,7 @@ def load_decoder(vae: AutoencoderKL, folder: Path, reader: Reader) -> Autoencode
     return tuned
 
 
-def make_backbone(
-    vae: AutoencoderKL, denoiser: nn.Module, prompt: Prompt, step: OneStep
-) -> LatentBackbone:
+def make_backbone(vae: VAE, denoiser: nn.Module, prompt: Prompt, step: OneStep) -> LatentBackbone:
     """Return the backbone of a denoiser of any family."""
     family = transformer_family_of(denoiser)
     if family is None:

@@ -28,6 +28,8 @@ class BackboneFiles:
         weights if `denoiser` holds LoRA adapters alone.
     :ivar layout: what lies beside the denoiser.
     :ivar vae: folder of the autoencoder.
+    :ivar tiny_encoder: folder of the tiny autoencoder that encodes instead; None: `vae` encodes.
+    :ivar tiny_decoder: the same for decoding.
     :ivar prompt: file of the embedding, or pipeline folder with text encoders; None: neither is
         there.
     :ivar terms: licences of the denoiser, and of its base if that brings weights of it.
@@ -39,6 +41,8 @@ class BackboneFiles:
     vae: Path
     prompt: Path | None
     terms: tuple[Terms, ...]
+    tiny_encoder: Path | None = None
+    tiny_decoder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Locations:
     :param root: folder that relative paths start from.
     :param base: diffusers pipeline that completes a denoiser; '': none.
     :param vae: autoencoder; '': that of the base, otherwise the one beside the denoiser.
+    :param tiny_encoder: tiny autoencoder that encodes instead; '': `vae` encodes.
+    :param tiny_decoder: the same for decoding.
     :param prompt: embedding of the empty prompt; '': likewise.
     :param offline: never use the network; a location that is not in the cache is missing.
     """
@@ -58,6 +64,8 @@ class Locations:
     vae: str = ''
     prompt: str = ''
     offline: bool = False
+    tiny_encoder: str = ''
+    tiny_decoder: str = ''
 
     def local_path(self, location: str, without: Collection[str] = ()) -> Path:
         """
@@ -107,6 +115,8 @@ class Locations:
             self._vae(layout, base),
             self._prompt(layout, base),
             tuple(terms),
+            self.local_path(self.tiny_encoder) if self.tiny_encoder else None,
+            self.local_path(self.tiny_decoder) if self.tiny_decoder else None,
         )
 
     def _base(self, layout: DenoiserLayout) -> Path | None:

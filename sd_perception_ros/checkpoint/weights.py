@@ -7,12 +7,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, UNet2DConditionModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, PatchEmbed
 import numpy as np
 import torch
 from torch import nn, Tensor
 
+from sd_perception_ros.backbones.autoencoders import DECODER, ENCODER, has_half, VAE
 from sd_perception_ros.checkpoint.files import read_json
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weight_files import (
@@ -106,22 +107,61 @@ def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
     return module
 
 
-def load_vae(folder: Path, reader: Reader, decodes: bool = True) -> AutoencoderKL:
+def load_vae(folder: Path, reader: Reader, decodes: bool = True, encodes: bool = True) -> VAE:
     """
     Read an autoencoder in float32; without config.json it is that of Stable Diffusion 2.1.
 
     GenPercept's first version has DPT heads and an autoencoder without decoder: it only encodes.
 
     :param decodes: whether the decoder is needed; it is left out otherwise.
+    :param encodes: the same for the encoder.
     """
     config = read_model_config(folder, CONFIGS / 'sd21_vae.json')
+    if _is_tiny(config):
+        return _load_half(AutoencoderTiny, config, folder, reader, decodes, encodes)
+    return _load_half(AutoencoderKL, config, folder, reader, decodes, encodes)
+
+
+def load_tiny(folder: Path, reader: Reader, encodes: bool) -> AutoencoderTiny:
+    """
+    Read the encoder or the decoder of a tiny autoencoder, in float32.
+
+    :param encodes: the encoder; False: the decoder.
+    :raises ValueError: another kind of autoencoder, or it lacks that half.
+    """
+    config = read_model_config(folder, None)
+    if not _is_tiny(config):
+        got = config.get('_class_name', 'a config.json without _class_name')
+        raise ValueError(
+            f'expected an AutoencoderTiny at {folder}, got {got}; name other autoencoders in vae'
+        )
+    tiny = _load_half(AutoencoderTiny, config, folder, reader, not encodes, encodes)
+    if not encodes and not has_half(tiny, DECODER):
+        raise ValueError(f'tiny_decoder: expected a decoder in {folder}, which has none')
+    return tiny
+
+
+def _is_tiny(config: Mapping[str, Any]) -> bool:
+    return config.get('_class_name') == 'AutoencoderTiny'
+
+
+def _load_half(
+    cls: type[Any],
+    config: Mapping[str, Any],
+    folder: Path,
+    reader: Reader,
+    decodes: bool,
+    encodes: bool,
+) -> Any:
+    """Read an autoencoder; a half that is not needed, or a decoder without weights, is absent."""
+    if cls is AutoencoderTiny:  # diffusers writes this key and warns when it reads it
+        config = {key: value for key, value in config.items() if key != 'block_out_channels'}
     weights = with_current_names(reader.read(folder))
-    has_decoder = decodes and any(name.startswith('decoder.') for name in weights)
-    if not decodes:
-        unused = ('decoder.', 'post_quant_conv.')
-        weights = {name: t for name, t in weights.items() if not name.startswith(unused)}
-    absent = () if has_decoder else ('decoder', 'post_quant_conv')
-    return build_module(AutoencoderKL, config, weights, folder, absent)
+    decodes = decodes and any(name.startswith('decoder.') for name in weights)
+    absent = (*(() if decodes else DECODER), *(() if encodes else ENCODER))
+    unused = tuple(f'{name}.' for name in absent)
+    weights = {name: t for name, t in weights.items() if not name.startswith(unused)}
+    return build_module(cls, config, weights, folder, absent)
 
 
 def load_unet(folder: Path, reader: Reader) -> UNet2DConditionModel:
