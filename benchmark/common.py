@@ -70,6 +70,17 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]
 
 
+def status_mib(field: str) -> float:
+    """
+    Return a memory figure of this process in MiB (Linux).
+
+    :param field: of /proc/self/status: `VmRSS` now, `VmHWM` at its peak. `ru_maxrss` of getrusage
+        is no substitute for the peak: it survives fork and exec, so it starts at the parent's.
+    """
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
 def write(result: dict[str, Any], file: Path | None) -> None:
     """Write a result, if a file is named."""
     if file is not None:

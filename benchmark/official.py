@@ -10,6 +10,10 @@ memory. Before, ours start once with an empty cache of graphs, and tell the peak
 starts find their graphs, though on the disk alone: between two contenders the system forgets what
 it has read. The picture has the network's size, so nothing is resized; both depth maps must agree.
 
+--vae tiny also measures ours with a tiny autoencoder of taesd's size in place of the KL one. All
+weights are random, so the difference of its depth only shows that it is another function; the loss
+of quality needs published weights and labelled pictures.
+
 The weights (5.5 GB) are made once in --work. --tiny compares small models in seconds, to see that
 everything works.
 """
@@ -21,7 +25,6 @@ from collections.abc import Callable, Sequence
 import json
 import os
 from pathlib import Path
-import resource
 import shutil
 import statistics
 import subprocess
@@ -34,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusers import (  # noqa: E402
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     MarigoldDepthPipeline,
     UNet2DConditionModel,
@@ -45,7 +49,7 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 import yaml  # noqa: E402
 
-from benchmark.common import about_run, parser, run_command, write  # noqa: E402
+from benchmark.common import about_run, parser, run_command, status_mib, write  # noqa: E402
 from sd_perception_ros.checkpoint.weights import save_tensors  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
@@ -58,6 +62,7 @@ OURS = {
     'ours, light head': ('light', FOUR[:1]),
     'ours, light heads, 4 tasks': ('light', FOUR),
 }
+TINY_VAE = {f'{name}, tiny VAE': name for name in ('ours, decoder', 'ours, light head')}
 SIZES = {False: (576, 768), True: (64, 96)}  # (height, width), for --tiny or not
 # (contender, how many times as fast as one step of the peer it must be, runs of the peer)
 BARS = {
@@ -77,9 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(run(options.contender, options)))
         return 0
     make_models(options.work, options.tiny)
+    if options.vae == 'tiny':
+        make_tiny_vae(options.work)
+    contenders = [*PEERS, *OURS, *(TINY_VAE if options.vae == 'tiny' else ())]
     shutil.rmtree(options.work / 'cache', ignore_errors=True)
     first = {name: _in_a_process(name, options, 0)['peak_mib'] for name in tqdm(OURS)}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*PEERS, *OURS)}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(options.turns):
         for name in tqdm(runs, unit='contender'):
             runs[name].append(_in_a_process(name, options, options.rounds))
@@ -101,8 +109,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         begin = time.perf_counter()
         predict(picture)
         seconds.append(time.perf_counter() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {'seconds': seconds, 'peak_mib': peak / 1024}
+    return {'seconds': seconds, 'peak_mib': status_mib('VmHWM')}
 
 
 def _peer(work: Path, steps: int) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -126,9 +133,10 @@ def _peer(work: Path, steps: int) -> Callable[[NDArray[np.uint8]], NDArray[np.fl
 def _ours(
     name: str, options: argparse.Namespace
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    head, tasks = OURS[name]
+    head, tasks = OURS[TINY_VAE.get(name, name)]
+    folder = f'{head}_tiny_vae' if name in TINY_VAE else head
     engine = Engine.load(
-        str(options.work / head), tasks=tasks, device='cpu', runtime=options.runtime
+        str(options.work / folder), tasks=tasks, device='cpu', runtime=options.runtime
     )
     print(engine.summary(), file=sys.stderr)
 
@@ -149,7 +157,8 @@ def summarize(
     memory = {name: max(one['peak_mib'] for one in turns) for name, turns in runs.items()}
     peer = next(iter(PEERS))
     faster = {name: medians[peer] * times / medians[name] for name, (_, times) in BARS.items()}
-    theirs, ours = (np.load(options.work / f'{name}.npy') for name in (peer, next(iter(OURS))))
+    depths = {name: np.load(options.work / f'{name}.npy') for name in runs}
+    theirs, ours = depths[peer], depths[next(iter(OURS))]
     inside = float(((theirs > 0.001) & (theirs < 0.999)).mean())
     difference = float(np.abs(theirs - ours).max())
     checks = {
@@ -170,6 +179,14 @@ def summarize(
         'peak_mib': memory,
         'times_as_fast': faster,
         'largest_difference': difference,
+        'tiny_vae': {
+            name: {
+                'times_as_fast': medians[kl] / medians[name],
+                'mean_difference': float(np.abs(depths[name] - depths[kl]).mean()),
+            }
+            for name, kl in TINY_VAE.items()
+            if name in runs
+        },
         'share_not_clipped': inside,
         'checks': checks,
         'passes': all(checks.values()),
@@ -190,6 +207,11 @@ def table(result: dict[str, Any]) -> str:
     for name, peak in result['first_start_peak_mib'].items():
         lines.append(f'  {name:28}{"its first start, with an empty cache":>22}{peak:8.0f} MiB')
     lines += ['', f'  largest difference of depth {result["largest_difference"]:.1e}']
+    for name, tiny in result['tiny_vae'].items():
+        lines += [
+            f'  {name}: {tiny["times_as_fast"]:.2f} times as fast as with the KL VAE; mean',
+            f'    difference of depth {tiny["mean_difference"]:.3f} (random weights: no quality)',
+        ]
     return '\n'.join(
         lines
         + [f'  {"passes" if good else "FAILS "} {what}' for what, good in result['checks'].items()]
@@ -258,6 +280,22 @@ def make_models(work: Path, tiny: bool) -> None:
         (work / head / 'checkpoint.yaml').write_text(yaml.safe_dump(values))
 
 
+def make_tiny_vae(work: Path) -> None:
+    """Write a random AutoencoderTiny of taesd's size, and checkpoint files that name it in vae."""
+    torch.manual_seed(0)
+    AutoencoderTiny().save_pretrained(work / 'tiny_vae')
+    for name in TINY_VAE.values():
+        head, _ = OURS[name]
+        values = yaml.safe_load((work / head / 'checkpoint.yaml').read_text())
+        for entry in values['tasks'].values():
+            if 'head_weights' in entry:
+                entry['head_weights'] = f'../{head}/{entry["head_weights"]}'
+        folder = work / f'{head}_tiny_vae'
+        folder.mkdir(exist_ok=True)
+        values['vae'] = '../tiny_vae'
+        (folder / 'checkpoint.yaml').write_text(yaml.safe_dump(values))
+
+
 def _write_heads(folder: Path, entries: dict[str, dict[str, str]], unet: Any) -> None:
     levels = tuple(reversed(unet.config.block_out_channels))
     for task, entry in entries.items():
@@ -304,7 +342,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--turns', type=int, default=3, help='how often each contender has its turn')
     add('--rounds', type=int, default=1, help='timed predictions in a turn')
     add('--tiny', action='store_true', help='small models and a small picture')
-    add('--contender', choices=(*PEERS, *OURS), help=argparse.SUPPRESS)
+    add('--vae', choices=('kl', 'tiny'), default='kl', help='tiny: measure a tiny one, too')
+    add('--contender', choices=(*PEERS, *OURS, *TINY_VAE), help=argparse.SUPPRESS)
     return options
 
 

@@ -27,7 +27,14 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import about_run, parser, restart_tuned, run_command, write  # noqa: E402
+from benchmark.common import (  # noqa: E402
+    about_run,
+    parser,
+    restart_tuned,
+    run_command,
+    status_mib,
+    write,
+)
 from sd_perception_ros.checkpoint import checkpoint  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.images import check_rgb, to_batch, to_levels  # noqa: E402
@@ -124,7 +131,7 @@ def measure(
         'peak_gflop_per_s': peak,
         'stages': stages,
         'whole': whole,
-        'resident_mib': _status_mib('VmRSS'),
+        'resident_mib': status_mib('VmRSS'),
     }
 
 
@@ -214,19 +221,14 @@ def _runs(model: Any) -> dict[str, Callable[..., tuple[torch.Tensor, ...]]]:
     return sessions
 
 
-def _status_mib(field: str) -> float:
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
 def _reset_peak_mib() -> float:
     """Let the peak of memory begin where the process is now, and return that."""
     Path('/proc/self/clear_refs').write_text('5')
-    return _status_mib('VmRSS')
+    return status_mib('VmRSS')
 
 
 def _peak_mib() -> float:
-    return _status_mib('VmHWM')
+    return status_mib('VmHWM')
 
 
 def _parser() -> argparse.ArgumentParser:
