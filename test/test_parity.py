@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from sd_perception_ros.checkpoint import checkpoint
+from sd_perception_ros.checkpoint.prompt import prompt_of
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weights import read_embedding
 from sd_perception_ros.engine import Engine
@@ -132,6 +134,35 @@ def test_the_first_two_rows_of_77_padded_tokens_are_the_unpadded_prompt(tmp_path
         prompt = read_embedding(file, Reader())['prompt']
         assert (prompt.shape[:2], prompt.dtype) == ((1, rows), torch.float32)
         torch.testing.assert_close(prompt[0, :2], unpadded, atol=2e-3, rtol=1e-3)  # float16
+
+
+def test_prompt_tokens_pads_the_prompt_of_a_text_encoder_or_cuts_a_stored_one(
+    tmp_path: Path,
+) -> None:
+    """GenPercept 1 reads 77 tokens, version 2 the first two of the same numbers."""
+    padded = prompt_of(PARITY / 'sd', Reader(), 77).tokens
+    assert padded.shape[:2] == (1, 77)
+    np.save(tmp_path / 'empty_text_embed.npy', padded[0].numpy().astype(np.float16))
+    stored = str(tmp_path / 'empty_text_embed.npy')
+    unpadded = torch.from_numpy(np.load(PARITY / 'mid_text_embed.npy'))
+    for options, tokens in (
+        ({'prompt': stored}, 77),
+        ({'prompt': stored, 'prompt_tokens': 2}, 2),
+        ({'prompt': str(PARITY / 'sd'), 'prompt_tokens': 77}, 77),
+    ):
+        (tmp_path / 'checkpoint.yaml').write_text(
+            yaml.safe_dump(
+                {
+                    'base': str(PARITY / 'sd'),
+                    'tasks': {'depth': {'unet': str(PARITY / 'genpercept-models/unet_depth_v2')}},
+                    **options,
+                }
+            )
+        )
+        model, _ = checkpoint.load(str(tmp_path))
+        prompt = next(iter(model.backbones.values())).prompt
+        assert prompt.shape[1] == tokens
+        torch.testing.assert_close(prompt[:, :2], unpadded, atol=2e-3, rtol=1e-3)
 
 
 def test_padding_instead_of_stretching_gives_nearly_the_same_depth(

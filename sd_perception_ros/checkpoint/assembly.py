@@ -34,10 +34,11 @@ class Assembly:
 
     :param reader: reads weights, or only their shapes.
     :param decodes: whether a head needs the autoencoder's decoder.
+    :param prompt_tokens: of the empty prompt; 0: as stored, or without padding.
     """
 
-    def __init__(self, reader: Reader, decodes: bool = True) -> None:
-        self._reader, self._decodes = reader, decodes
+    def __init__(self, reader: Reader, decodes: bool = True, prompt_tokens: int = 0) -> None:
+        self._reader, self._decodes, self._prompt_tokens = reader, decodes, prompt_tokens
         self._vaes: dict[Path, Any] = {}
         self._tiny_halves: dict[tuple[Path, bool], AutoencoderTiny] = {}
         self._prompts: dict[Path, Prompt] = {}
@@ -128,8 +129,15 @@ class Assembly:
         return self._prompts[path]
 
     def _embedded(self, pipeline: Path) -> Prompt:
-        return prompt_of(pipeline, self._reader)
+        return prompt_of(pipeline, self._reader, self._prompt_tokens)
 
     def _stored(self, file: Path) -> Prompt:
         tensors = read_embedding(file, self._reader)
-        return Prompt(tensors['prompt'], tensors.get('pooled'))
+        prompt, wanted = tensors['prompt'], self._prompt_tokens
+        if wanted > prompt.shape[1]:
+            raise ValueError(
+                f'{file} has {prompt.shape[1]} tokens, prompt_tokens: {wanted} wants more; name '
+                'another prompt'
+            )
+        # The text encoder is causal: rows do not depend on those behind them.
+        return Prompt(prompt[:, :wanted] if wanted else prompt, tensors.get('pooled'))

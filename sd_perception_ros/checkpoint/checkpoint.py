@@ -151,7 +151,8 @@ def _build(files: CheckpointFiles, reader: Reader) -> Model:
         task: _make_task(task, entry, joint_heads[task], f'{path}: tasks.{task}')
         for task, entry in files.tasks.items()
     }
-    assembly = Assembly(reader, decodes=not all(joint_heads.values()))
+    decodes = not all(joint_heads.values())
+    assembly = Assembly(reader, decodes, config.prompt_tokens)
     options = step_options(config)
     backbones: dict[str, Backbone] = {}
     for unet, backbone_files in files.backbones.items():

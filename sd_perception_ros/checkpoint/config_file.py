@@ -97,6 +97,13 @@ class CheckpointConfig:
         'File with the embedding of the empty prompt, or folder with text_encoder and tokenizer; '
         'empty: those of the base, otherwise the ones beside the unet',
     )
+    prompt_tokens: int = option(
+        0,
+        'Tokens of the empty prompt: 2 without padding, 77 with padding (GenPercept 1). A longer '
+        'stored prompt is cut; 0: a stored prompt as it is, or no padding',
+        low=0,
+        high=77,
+    )
     timestep: int = option(
         -1,
         'Timestep of the denoiser; -1: from its scheduler or kind of weights',

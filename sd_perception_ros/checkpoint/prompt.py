@@ -31,9 +31,9 @@ class _Embedded(NamedTuple):
     pooled: Tensor | None
 
 
-def prompt_of(pipeline: Path, reader: Reader) -> Prompt:
+def prompt_of(pipeline: Path, reader: Reader, tokens: int = 0) -> Prompt:
     """
-    Return the embedding of the empty prompt for a pipeline's denoiser, without padding.
+    Return the embedding of the empty prompt for a pipeline's denoiser.
 
     | text encoders                     | tokens                                   | pooled       |
     |-----------------------------------|------------------------------------------|--------------|
@@ -45,23 +45,26 @@ def prompt_of(pipeline: Path, reader: Reader) -> Prompt:
 
     :param pipeline: folder with text_encoder, tokenizer, and for some text_encoder_2, ...
     :param reader: checks the hashes of the weights, which are read on the CPU on any device.
+    :param tokens: pad to this length (one CLIP only); 0: start and end token alone.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: transformers is not installed, or an encoder is of another kind.
     """
-    first = _encode(pipeline, '', reader)
+    first = _encode(pipeline, '', reader, tokens)
     if not (pipeline / 'text_encoder_2').is_dir():
         return Prompt(first.last)
+    if tokens:
+        raise ValueError(f'{pipeline}: prompt_tokens is for pipelines with one text encoder')
     second = _encode(pipeline, '_2', reader)
-    tokens = torch.cat([first.before, second.before], -1)
+    states = torch.cat([first.before, second.before], -1)
     assert second.pooled is not None
     if first.pooled is None:  # SDXL's first encoder has no projection, Stable Diffusion 3's has
-        return Prompt(tokens, second.pooled)
+        return Prompt(states, second.pooled)
     pooled = torch.cat([first.pooled, second.pooled], -1)
     width = _json(pipeline / 'transformer' / 'config.json')['joint_attention_dim']
-    tokens = F.pad(tokens, (0, width - tokens.shape[-1]))
+    states = F.pad(states, (0, width - states.shape[-1]))
     if (pipeline / 'text_encoder_3' / 'config.json').is_file():
-        tokens = torch.cat([tokens, _encode(pipeline, '_3', reader).last], 1)
-    return Prompt(tokens, pooled)
+        states = torch.cat([states, _encode(pipeline, '_3', reader).last], 1)
+    return Prompt(states, pooled)
 
 
 def embed_empty_prompt(text_encoder: Path, tokenizer: Path, reader: Reader) -> Tensor:
@@ -74,17 +77,19 @@ def embed_empty_prompt(text_encoder: Path, tokenizer: Path, reader: Reader) -> T
     return _clip(text_encoder, tokenizer, False, reader).last
 
 
-def _encode(pipeline: Path, number: str, reader: Reader) -> _Embedded:
+def _encode(pipeline: Path, number: str, reader: Reader, tokens: int = 0) -> _Embedded:
     encoder, tokenizer = pipeline / f'text_encoder{number}', pipeline / f'tokenizer{number}'
     kind = str((_json(encoder / 'config.json').get('architectures') or ['CLIPTextModel'])[0])
     if kind.startswith('CLIPText'):
-        return _clip(encoder, tokenizer, 'Projection' in kind, reader)
+        return _clip(encoder, tokenizer, 'Projection' in kind, reader, tokens)
     if kind.startswith('T5') or kind.startswith('UMT5'):
         return _t5(encoder, reader)
     raise ValueError(f'{encoder}: expected a CLIP or T5 text encoder, got {kind}; {STORE}')
 
 
-def _clip(encoder: Path, tokenizer: Path, projects: bool, reader: Reader) -> _Embedded:
+def _clip(
+    encoder: Path, tokenizer: Path, projects: bool, reader: Reader, length: int = 0
+) -> _Embedded:
     files = [tokenizer / name for name in ('tokenizer.json', 'vocab.json')]
     for file in filter(Path.is_file, files):
         read_json(file)  # its errors name the file, those of transformers do not
@@ -95,7 +100,8 @@ def _clip(encoder: Path, tokenizer: Path, projects: bool, reader: Reader) -> _Em
         )
     transformers = _transformers()
     read = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    tokens = torch.tensor([read('').input_ids])  # its start and its end, without padding
+    padding = {'padding': 'max_length', 'max_length': length} if length else {}
+    tokens = torch.tensor([read('', **padding).input_ids])  # start, end, and padding if asked for
     cls = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
     model = _load(cls, encoder, reader)
     with torch.no_grad():
