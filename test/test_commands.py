@@ -144,7 +144,7 @@ def test_only_what_can_be_resumed_says_so(
     hint = 'stopped; run the same command again to resume\n'
     assert said == {'synthesize': hint, 'bake-bodies': 'stopped\n'}
     resuming = {name for name, command in COMMANDS.items() if command.resumes}
-    assert resuming == {'synthesize', 'pretrain', 'train'}
+    assert resuming == {'synthesize', 'pretrain', 'train', 'checkpoints'}
 
 
 @pytest.mark.parametrize(
