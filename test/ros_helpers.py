@@ -189,9 +189,16 @@ class Peer:
         assert found, f'nothing came on {topic}'
         return found
 
-    def call(self, kind: type, name: str, request: Any) -> Any:
-        """Call a service and return the response."""
+    def call(self, kind: type, name: str, request: Any, repeatable: bool = False) -> Any:
+        """
+        Call a service and return the response.
+
+        :param repeatable: the request may be sent again. DDS can lose the response to a client
+            that the server has not discovered yet.
+        """
         client, future = self.ask(kind, name, request)
+        while repeatable and not self.until(future.done, 15.0):
+            future = client.call_async(request)
         assert self.until(future.done), f'{name} did not answer'
         self.node.destroy_client(client)
         return future.result()
@@ -325,7 +332,7 @@ def change(peer: Peer, transition: int, node: str = '/front/perception') -> bool
 
 def state(peer: Peer, node: str = '/front/perception') -> int:
     """Return the state of a lifecycle node."""
-    response = peer.call(GetState, f'{node}/get_state', GetState.Request())
+    response = peer.call(GetState, f'{node}/get_state', GetState.Request(), repeatable=True)
     return response.current_state.id
 
 
@@ -334,7 +341,8 @@ def set_parameter(
 ) -> str:
     """Set a parameter and return the reason of a refusal."""
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    [result] = peer.call(SetParameters, f'{node}/set_parameters', request).results
+    response = peer.call(SetParameters, f'{node}/set_parameters', request, repeatable=True)
+    [result] = response.results
     return '' if result.successful else result.reason
 
 

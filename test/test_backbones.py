@@ -391,7 +391,7 @@ def test_a_denoiser_of_the_same_levels_is_taken_over_whole_and_one_of_more_is_re
     with pytest.raises(ValueError, match='at most 3 levels to take over, got one of 4'):
         take_over(same, small_unet((16, 16, 24, 32)))
     for channels in ((16, 24, 40), (24, 24, 32)):  # another middle; another width of time
-        with pytest.raises(ValueError, match='does not go on in one of'):
+        with pytest.raises(ValueError, match='does not fit into one of'):
             take_over(small_unet(channels), trained)
 
 

@@ -280,7 +280,7 @@ def test_up_ends_with_the_code_of_the_node_that_fails(tmp_path):
         (['camra'], "unknown command 'camra'; did you mean 'camera'?"),
         (['up', '--params-file', '/no/such/file.yaml'], 'file.yaml does not exist'),
         (['camera', '--ros-args', '--params-file', '/no/file.yaml'], '/no/file.yaml'),
-        (['camera', 'skimage'], "expected ROS arguments only, got 'skimage'"),
+        (['camera', 'skimage'], "expected ROS arguments, got 'skimage'"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line_and_code_2(tmp_path, arguments, words):

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from sd_perception_ros import __version__
-from sd_perception_ros.__main__ import COMMANDS, main, perception_node
+from sd_perception_ros.__main__ import COMMANDS, main
 from sd_perception_ros.cli.arguments import size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,13 +104,18 @@ def test_the_help_of_a_node_has_every_parameter(capsys: pytest.CaptureFixture[st
     assert '\n  depth.scale.limits.tolerance: ' in perception
 
 
-def test_the_version_is_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by the executable of `ros2 run`, which ends its process."""
     assert main(['--version']) == 0
-    monkeypatch.setattr(sys, 'argv', ['perception_node', '--version'])
-    assert perception_node() == 0
-    assert capsys.readouterr().out == 2 * f'sd_perception_ros {__version__}\n'
+    code = (
+        "import sys; sys.argv = ['perception_node', '--version']\n"
+        'from sd_perception_ros.__main__ import perception_node; perception_node()'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, capsys.readouterr().out)
+    assert done.stdout == f'sd_perception_ros {__version__}\n'
 
 
 @pytest.mark.parametrize('words', ['--help', 'perception --help', 'train --help'])

@@ -313,11 +313,11 @@ def test_frames_are_kept_while_there_is_room_and_given_back(
         return original(self, frame)
 
     monkeypatch.setattr(RoomsDataset, 'read', counted)
-    monkeypatch.setattr('sd_perception_ros.data.dataset.MOST_FULL_PERCENT', 101)  # never full
+    monkeypatch.setattr('sd_perception_ros.data.dataset.MAX_MEMORY_PERCENT', 101)  # never full
     for index in (0, 0, 1, 1):
         dataset[index]
     assert len(read) == 2
-    monkeypatch.setattr('sd_perception_ros.data.dataset.MOST_FULL_PERCENT', 0)  # always full
+    monkeypatch.setattr('sd_perception_ros.data.dataset.MAX_MEMORY_PERCENT', 0)  # always full
     for index in (1, 2, 2):
         dataset[index]
     assert len(read) == 4

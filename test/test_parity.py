@@ -139,7 +139,7 @@ def test_the_first_two_rows_of_77_padded_tokens_are_the_unpadded_prompt(tmp_path
 def test_prompt_tokens_pads_the_prompt_of_a_text_encoder_or_cuts_a_stored_one(
     tmp_path: Path,
 ) -> None:
-    """GenPercept 1 reads 77 tokens, version 2 the first two of the same numbers."""
+    """The first version of GenPercept reads 77 tokens, the second two of the same numbers."""
     padded = prompt_of(PARITY / 'sd', Reader(), 77).tokens
     assert padded.shape[:2] == (1, 77)
     np.save(tmp_path / 'empty_text_embed.npy', padded[0].numpy().astype(np.float16))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import json
+import os
 from pathlib import Path
 import resource
 import signal
+import subprocess
+import sys
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -148,10 +151,8 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, TrainingConfig(steps=1, seed=1, **FAST), data='yards')
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def stop_and_go_on(number: int, folder: Path) -> None:
+    """Stop a run by a signal after its third step, and compare the rest with a run in one go."""
     config = TrainingConfig(steps=6, **FAST)  # saves every 500 steps
 
     def interrupted(model: Any, step: int, part: slice) -> dict[str, Tensor]:
@@ -162,15 +163,35 @@ def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
     # As __main__ has it: ROS may have been here before, or a shell that ignores Ctrl-C.
     before = signal.signal(number, signal.default_int_handler)
     try:
-        run = run_training(line(), interrupted, config, tmp_path, {})
+        run = run_training(line(), interrupted, config, folder, {})
         assert [next(run)[0] for _ in range(3)] == [1, 2, 3]
         with pytest.raises(KeyboardInterrupt):
             next(run)
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
-    assert json.loads((tmp_path / 'state' / 'run.json').read_text())['done'] == 3
-    assert_equal(fit(tmp_path, config), fit(tmp_path / 'whole', config))
+    assert json.loads((folder / 'state' / 'run.json').read_text())['done'] == 3
+    assert_equal(fit(folder, config), fit(folder / 'whole', config))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """In a process without ROS, whose own signal handlers other tests have installed here."""
+    code = (
+        'import sys; from pathlib import Path; from test_training_loop import stop_and_go_on; '
+        'stop_and_go_on(int(sys.argv[1]), Path(sys.argv[2]))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(int(number)), str(tmp_path)],
+        cwd=Path(__file__).parent,
+        env=os.environ | {'PYTHONPATH': str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> None:

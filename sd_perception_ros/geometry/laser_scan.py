@@ -40,7 +40,7 @@ class ScanGeometry:
 
     @property
     def beams(self) -> int:
-        """Number of beams."""
+        """Return the number of beams."""
         return (
             math.floor((self.max_angle_rad - self.min_angle_rad) / self.increment_rad + 1e-6) + 1
         )

@@ -37,7 +37,7 @@ class GridGeometry:
 
     @property
     def side(self) -> int:
-        """Number of cells along x and along y."""
+        """Return the number of cells along x, and along y."""
         return 2 * round(self.range_m / self.resolution_m)
 
 
