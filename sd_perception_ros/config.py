@@ -81,7 +81,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
     """
     prefix = f'{where}: ' if where else ''
     if not isinstance(values, Mapping):
-        raise ValueError(f'{prefix}expected a mapping of options, got {values!r}')
+        raise ValueError(f'{prefix}expected a mapping of options, got {_short(values)}')
     declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
     for key in values:
@@ -153,6 +153,12 @@ def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
             continue
         default = f.default if f.default_factory is MISSING else f.default_factory()
         yield FlatOption(name, kind, default, f.metadata)
+
+
+def _short(value: Any) -> str:
+    """Return a value for an error text; only its type if it is long, as a whole file is."""
+    text = repr(value)
+    return text if len(text) <= 40 else f'a long {type(value).__name__}'
 
 
 def _unknown(key: str, declared: list[str]) -> str:

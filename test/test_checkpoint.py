@@ -196,6 +196,19 @@ def test_a_mistake_in_the_file_is_answered_with_what_may_be_there(
         checkpoint.load(str(folder))
 
 
+def test_a_misspelt_known_name_gets_a_guess() -> None:
+    with pytest.raises(FileNotFoundError, match="got 'bundle'; did you mean 'bundled'"):
+        resolve('bundle')
+
+
+def test_a_file_of_something_else_is_not_printed(tmp_path: Path) -> None:
+    """Whoever sets the parameter of a node from afar reads its errors."""
+    (tmp_path / 'secret').write_text('word ' * 50 + 'secret')
+    with pytest.raises(ValueError, match='expected a mapping') as error:
+        open_checkpoint(str(tmp_path / 'secret'))
+    assert 'secret' not in str(error.value).partition('expected')[2]
+
+
 def test_a_file_that_is_not_yaml_is_one_line(folder: Path) -> None:
     (folder / FILE).write_text('tasks: {depth: [')
     with pytest.raises(ValueError, match='is not YAML') as caught:

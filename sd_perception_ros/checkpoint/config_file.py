@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import contextlib
 from dataclasses import dataclass, field, replace
+import difflib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,14 +195,17 @@ def resolve(name: str) -> Path:
     for candidate in (shipped, path / FILE, path):
         if name and candidate.is_file():
             return candidate
-    names = ', '.join(sorted(folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')))
+    names = [folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')]
+    similar = difflib.get_close_matches(name, names, n=1)
     is_folder = path.is_dir()
     hint = (
         f'; {path} has no {FILE}: write one that names its unet' if is_folder else hub_hint(name)
     )
+    if similar:
+        hint = f"; did you mean '{similar[0]}'?"
     raise FileNotFoundError(
-        f'expected a checkpoint: a known name ({names}), a folder with {FILE}, or such a file; '
-        f"got '{name}'{hint}"
+        'expected a checkpoint: a known name (see python -m sd_perception_ros checkpoints), '
+        f"a folder with {FILE}, or such a file; got '{name}'{hint}"
     )
 
 
