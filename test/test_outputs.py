@@ -25,7 +25,8 @@ from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.messages.people import POINT
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.ros.output.outputs import OUTPUTS, Outputs
+from sd_perception_ros.ros.output.outputs import OUTPUTS
+from sd_perception_ros.ros.output.publishers import Outputs
 from sd_perception_ros.ros.replay.sources import DEMO, open_source
 
 SCALE = {'source': 'fixed', 'scale_m': 4.0, 'shift_m': 1.0}

@@ -17,7 +17,8 @@ from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
-from sd_perception_ros.ros.output.outputs import Output, Outputs
+from sd_perception_ros.ros.output.outputs import Output
+from sd_perception_ros.ros.output.publishers import Outputs
 
 if TYPE_CHECKING:
     from sd_perception_ros.tasks.task import Task

@@ -20,7 +20,8 @@ from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.shutdown import CONTEXT_SHUTDOWN_ERRORS
 from sd_perception_ros.ros.options import InputOptions
-from sd_perception_ros.ros.output.outputs import Output, Outputs
+from sd_perception_ros.ros.output.outputs import Output
+from sd_perception_ros.ros.output.publishers import Outputs
 from sd_perception_ros.ros.serving import LoadedModel, Serving
 from sd_perception_ros.types import Prediction, UInt8
 
