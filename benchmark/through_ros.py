@@ -80,7 +80,7 @@ class Listener:
         self.values: dict[str, str] = {}
         for output in OUTPUTS:
             if output.topic in topics or not (topics or output.topic == 'scan'):  # needs a frame
-                self._listen(output.kind, output.topic)
+                self._listen(output.msg_type, output.topic)
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnostic, 10)
 
     def spin(self, duration_s: float) -> None:

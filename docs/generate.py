@@ -214,7 +214,7 @@ def topics() -> str:
     rows = [
         (
             f'`{output.topic}`',
-            _message_type(output.kind),
+            _message_type(output.msg_type),
             *_content(output),
             '`scan.frame_id`' if output.topic == 'scan' else "camera's",
             _condition(output),

@@ -43,7 +43,7 @@ def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
     kinds = {
         display['Topic']['Value']: display['Class'].rpartition('/')[2] for display in displays
     }
-    ours = {output.topic: output.kind.__name__ for output in OUTPUTS}
+    ours = {output.topic: output.msg_type.__name__ for output in OUTPUTS}
     assert kinds.pop('image_raw') == 'Image'
     assert kinds == {topic: ours[topic] for topic in kinds}
     assert {
@@ -56,13 +56,15 @@ def test_rviz_shows_topics_that_exist_relative_to_its_namespace():
 
 def test_the_parameter_file_has_only_parameters_that_exist():
     pytest.importorskip('rclpy', reason='ROS 2 is not installed')
-    from sd_perception_ros.ros.node.parameters import names_of
+    from sd_perception_ros.ros.node.parameters import parameter_names
     from sd_perception_ros.ros.options import CameraOptions
     from sd_perception_ros.ros.perception_node import GROUPS
 
     known = {
-        '/**/camera': names_of(CameraOptions),
-        '/**/perception': [name for cls, prefix in GROUPS for name in names_of(cls, prefix)],
+        '/**/camera': parameter_names(CameraOptions),
+        '/**/perception': [
+            name for cls, prefix in GROUPS for name in parameter_names(cls, prefix)
+        ],
     }
     text = (ROOT / 'config' / 'perception.yaml').read_text()
     # What is commented out as an example must be right as well.

@@ -19,7 +19,7 @@ from sd_perception_ros.drawing import SIDE_COLORS
 from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.messages import labels
 from sd_perception_ros.ros.messages.image import to_mono8
-from sd_perception_ros.ros.messages.labels import label_info, mask_ids, mask_of
+from sd_perception_ros.ros.messages.labels import class_mask, label_info, mask_ids
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message, POINT
 from sd_perception_ros.ros.options import OutputOptions, SegmentationOptions
 from sd_perception_ros.ros.output.outputs import OUTPUTS
@@ -100,7 +100,7 @@ def test_a_mask_is_white_at_pixels_of_its_classes():
     ids = mask_ids(names, SegmentationOptions(mask_classes=['dog', 'floor']))
     assert ids == [0, 2]
     values = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
-    assert mask_of(values, ids).tolist() == [[255, 0, 255], [255, 0, 0]]
+    assert class_mask(values, ids).tolist() == [[255, 0, 255], [255, 0, 0]]
 
 
 def test_a_class_that_the_checkpoint_lacks_is_refused_with_the_list_of_names():

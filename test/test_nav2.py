@@ -26,7 +26,7 @@ from sd_perception_ros.geometry.occupancy_grid import (
 from sd_perception_ros.geometry.pinhole import back_project, BODY_FROM_OPTICAL, mounting
 from sd_perception_ros.geometry.point_cloud import without_edges
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
-from sd_perception_ros.ros.node.parameters import names_of
+from sd_perception_ros.ros.node.parameters import parameter_names
 from sd_perception_ros.ros.options import CameraOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import MODEL_OUTPUTS, OUTPUTS
 from sd_perception_ros.ros.perception_node import GROUPS
@@ -37,7 +37,7 @@ from sd_perception_ros.tasks import make_task
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'config' / 'nav2'
 COSTMAPS = sorted(FOLDER.glob('costmap_*.yaml'))
-TOPICS = {f'/{output.topic}': output.kind for output in (*OUTPUTS, *MODEL_OUTPUTS)}
+TOPICS = {f'/{output.topic}': output.msg_type for output in (*OUTPUTS, *MODEL_OUTPUTS)}
 KINDS = {
     'PointCloud2': PointCloud2,
     'LaserScan': LaserScan,
@@ -94,7 +94,7 @@ def test_the_files_are_those_that_the_launch_file_offers():
 
 
 def test_the_node_has_the_parameters_that_its_files_set():
-    known = {name for cls, prefix in GROUPS for name in names_of(cls, prefix)}
+    known = {name for cls, prefix in GROUPS for name in parameter_names(cls, prefix)}
 
     def flat(values: dict[str, Any], prefix: str = '') -> set[str]:
         return set().union(
@@ -107,7 +107,7 @@ def test_the_node_has_the_parameters_that_its_files_set():
     for name in ('perception.yaml', 'perception_semantic.yaml'):
         assert flat(read(name)['/**/perception']['ros__parameters']) <= known
     assert set(read('perception.yaml')['/**/camera']['ros__parameters']) <= set(
-        names_of(CameraOptions)
+        parameter_names(CameraOptions)
     )
     options = node_options('perception.yaml')
     assert options.scan.frame_id == 'base_link'

@@ -24,7 +24,7 @@ from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.parameters import (
     declare,
     likely_typos,
-    names_of,
+    parameter_names,
     read,
     replace_old_names,
     replace_old_values,
@@ -173,7 +173,7 @@ def test_old_values_that_name_tasks_are_rewritten(peer):
 def test_every_old_parameter_name_stands_for_one_that_exists():
     names = {
         name for cls in (NodeOptions, EngineConfig, InputOptions, OutputOptions)
-        for name in names_of(cls)
+        for name in parameter_names(cls)
     }  # fmt: skip
     assert set(OLD_PARAMETERS.values()) <= names
     assert not set(OLD_PARAMETERS) & names
@@ -187,7 +187,7 @@ def test_a_task_names_a_checkpoint_of_its_own(peer):
 def test_a_misspelt_parameter_is_noticed_and_a_foreign_one_is_not(peer):
     node = node_with(peer, horizontal_fov_degs=50.0, checkpoint='x', qos_overrides__a=1)
     declare(node, CameraOptions)
-    assert likely_typos(node, names_of(CameraOptions)) == [
+    assert likely_typos(node, parameter_names(CameraOptions)) == [
         ('horizontal_fov_degs', 'horizontal_fov_deg')
     ]
 

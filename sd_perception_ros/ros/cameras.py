@@ -90,10 +90,12 @@ class CameraInputs:
                 self._detections[name] = DetectionInput(node, self._top_down, self._stats, name)
 
     def boxes(self, camera: str, header: Header) -> list[Box] | None:
-        """Return the detected people of a picture; None where none came, which is reported."""
+        """Return the detected boxes of an image; None, and a warning, without detections."""
         try:
             if camera not in self._detections:
-                raise ValueError('the node subscribes to detections at the next configure')
+                raise ValueError(
+                    'this model needs detections; configure the node again to subscribe to them'
+                )
             return self._detections[camera].boxes(header)
         except ValueError as error:
             self._stats.count('human_pose without detections')

@@ -192,7 +192,7 @@ def change_of(name: str) -> str:
 
 
 def when_used(names: Iterable[str]) -> str:
-    """Return when the node has used all of some changes, as it answers `ros2 param set`."""
+    """Return when all of some changed parameters are used; the reply to `ros2 param set`."""
     return CHANGES[max(map(change_of, names), key=list(CHANGES).index, default='frame')]
 
 

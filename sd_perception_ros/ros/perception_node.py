@@ -17,13 +17,13 @@ from std_srvs.srv import SetBool
 from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
-from sd_perception_ros.ros.node.diagnostics import array_of, NodeStatistics
+from sd_perception_ros.ros.node.diagnostics import diagnostic_array, NodeStatistics
 from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.logs import NodeLog
 from sd_perception_ros.ros.node.parameters import (
     declare,
     likely_typos,
-    names_of,
+    parameter_names,
     read,
     replace_old_names,
     replace_old_values,
@@ -60,7 +60,7 @@ class PerceptionNode(LifecycleNode):
         replace_old_values(self, OLD_TASKS)
         for cls, prefix in GROUPS:
             declare(self, cls, prefix)
-        declared = [name for cls, prefix in GROUPS for name in names_of(cls, prefix)]
+        declared = [name for cls, prefix in GROUPS for name in parameter_names(cls, prefix)]
         for name, similar in likely_typos(self, declared):
             self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{similar}'?")
         self.add_on_set_parameters_callback(self._check_parameters)
@@ -183,7 +183,7 @@ class PerceptionNode(LifecycleNode):
             self._stats.set('licence', served.engine.license)
             self._stats.set('commercial use', served.engine.commercial_use)
         status = self._stats.status(f'{self.get_fully_qualified_name()}', hardware, healthy)
-        self._diagnostics.publish(array_of(status, self.get_clock().now().to_msg()))
+        self._diagnostics.publish(diagnostic_array(status, self.get_clock().now().to_msg()))
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.enabled = request.data

@@ -163,7 +163,7 @@ class FramePipeline:
             boxes: list[Box] | None = []
             if served.engine.needs_boxes and HUMAN_POSE in tasks:
                 boxes = self._inputs.boxes(received.camera, msg.header)
-                if boxes is None:  # that nobody is there is more than anybody knows
+                if boxes is None:  # an empty list would claim that there are no people
                     tasks.discard(HUMAN_POSE)
                     wanted = [output for output in wanted if output.task in tasks]
             return _Job(received, rgb, info, wanted, tasks, boxes or []) if wanted else None

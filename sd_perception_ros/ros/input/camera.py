@@ -175,7 +175,7 @@ class CameraInput:
             self._deliver(msg, arrival_ns)
 
     def _is_dropped(self, reason: str) -> bool:
-        """Count a frame that is dropped for this reason; '' is no reason."""
+        """Count a frame that is dropped for a reason; '' means that it is processed."""
         if reason:
             self._stats.count(f'dropped: {reason}')
             self._stats.warn(f'frames are dropped: {reason}')
@@ -202,8 +202,8 @@ class CameraInput:
         text = f'no image on {self.topic} for {_SILENCE_S:.0f} s'
         if not self._node.count_publishers(self.topic):
             text += ': it has no publisher'
-            close = difflib.get_close_matches(self.topic, self._other_topics(), n=3, cutoff=0.3)
-            text += f'; topics with images: {", ".join(close)}' if close else ''
+            similar = difflib.get_close_matches(self.topic, self._other_topics(), n=3, cutoff=0.3)
+            text += f'; topics with images: {", ".join(similar)}' if similar else ''
         self._stats.warn(text)
         self._log.warning(text, throttle_duration_sec=30.0)
 

@@ -1,4 +1,4 @@
-"""The topic of a detector, whose boxes say where people are."""
+"""Subscription to the boxes around people of an object detector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sd_perception_ros.ros.input.pairing import StampedMessages
 from sd_perception_ros.ros.messages.detections import (
     boxes_of_detections,
     DETECTIONS,
-    DETECTIONS_NOTE,
+    DETECTIONS_LOG_TEXT,
     read_detections,
 )
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
@@ -26,10 +26,10 @@ TOPIC = 'detections'
 
 class DetectionInput:
     """
-    Subscribe to the detections of one camera, and find those of a picture.
+    Subscribe to the detections of one camera, and match them with images.
 
-    :param camera: name of the camera, where there are several.
-    :ivar topic: full name.
+    :param camera: name of the camera, if there are several.
+    :ivar topic: full name of the topic.
     """
 
     def __init__(
@@ -42,26 +42,26 @@ class DetectionInput:
         )
         self._offered = resolve_reliability(node, self.topic, 'auto')
         self._subscription = self._subscribe()
-        if DETECTIONS_NOTE:
-            node.get_logger().info(DETECTIONS_NOTE, once=True)
+        if DETECTIONS_LOG_TEXT:
+            node.get_logger().info(DETECTIONS_LOG_TEXT, once=True)
 
     def boxes(self, header: Header) -> list[Box]:
         """
-        Return the boxes of people that are nearest in time to a picture, in its pixels.
+        Return the boxes around people of the message nearest in time to an image, in pixels.
 
-        :raises ValueError: no detections are near enough, or they are of another frame.
+        :raises ValueError: no message is near enough, or it has another frame_id.
         """
-        own, detections = self._messages.nearest(stamp_ns(header))
-        if own.frame_id != header.frame_id:
+        detections_header, detections = self._messages.nearest(stamp_ns(header))
+        if detections_header.frame_id != header.frame_id:
             raise ValueError(
-                f"{self.topic} is in frame '{own.frame_id}' and the picture in "
-                f"'{header.frame_id}'; the detector must read the same picture"
+                f"{self.topic} is in frame '{detections_header.frame_id}' and the image in "
+                f"'{header.frame_id}'; run the detector on the same image topic"
             )
         options = self._options
         return boxes_of_detections(detections, options.detection_classes, options.min_box_score)
 
     def on_timer(self) -> None:
-        """Adapt to publishers that came or changed their QoS."""
+        """Adapt to the QoS of new publishers."""
         offered = resolve_reliability(self._node, self.topic, 'auto')
         if offered != self._offered:
             self._offered = offered
@@ -69,7 +69,7 @@ class DetectionInput:
             self._subscription = self._subscribe()
 
     def reset(self) -> None:
-        """Forget all messages, after a jump of time."""
+        """Forget all messages, after a jump in time."""
         self._messages.clear()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ class Mailbox(Generic[T]):
     """
     One slot for each camera.
 
-    A new item replaces one that was not taken: frames are dropped, not queued.
+    A new item replaces the one that was not taken yet: frames are dropped, not queued.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Mailbox(Generic[T]):
         self._closed = False
 
     def put(self, slot: str, item: T) -> bool:
-        """Put an item into a slot; return whether it replaced one that was not taken."""
+        """Put an item into a slot; return whether it replaced an item that was not taken."""
         with self._changed:
             # A replaced item keeps its position: the slot that waited longest stays first.
             replaced = slot in self._items
@@ -60,7 +60,7 @@ class Worker(Generic[T]):
         return self._thread.is_alive()
 
     def put(self, slot: str, item: T) -> bool:
-        """Put an item into a slot; return whether it replaced one that was not taken."""
+        """Put an item into a slot; return whether it replaced an item that was not taken."""
         return self._mailbox.put(slot, item)
 
     def stop(self) -> None:

@@ -92,7 +92,7 @@ class MetricInput:
         return parent_from_optical(mounting)
 
     def report(self, metric: MetricDepth) -> None:
-        """Write a frame's scale, its quality, or the reason for none into the diagnostics."""
+        """Write the scale of a frame and its quality, or the problem, to the diagnostics."""
         quality, line = metric.fit.quality, metric.fit.measured
         self._stats.set('metric depth source', self._options.source)
         self._stats.set('metric depth', quality.problem or 'good')

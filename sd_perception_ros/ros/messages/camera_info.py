@@ -29,7 +29,7 @@ def camera_from_info(info: CameraInfo, width: int, height: int, rectified: bool)
 
     :param rectified: use P, for a rectified image; else K.
     :returns: the camera after the info's region of interest and binning (REP 104).
-    :raises ValueError: the info is uncalibrated, impossible or of another image size.
+    :raises ValueError: the info is uncalibrated, impossible or for another image size.
     """
     _check_distortion(info)
     matrix, name = (info.p, 'P') if rectified else (info.k, 'K')
@@ -66,7 +66,7 @@ def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens:
     """
     Read the distortion and the rectified camera of a (height, width) image.
 
-    :raises ValueError: as `camera_from_info`.
+    :raises ValueError: as for `camera_from_info`.
     """
     raw = camera_from_info(info, width, height, rectified=False)
     rectified, rotation = raw, np.eye(3).ravel()
@@ -84,7 +84,7 @@ def lens_from_info(info: CameraInfo, width: int, height: int) -> Lens:
 
 
 def image_size(info: CameraInfo) -> tuple[int, int]:
-    """Return the width and height of the image that an info belongs to; zeros if unset."""
+    """Return the (width, height) of the image of a CameraInfo; zeros if unset."""
     *_, width, height = _region(info)
     binning_x, binning_y = _binning(info)
     return width // binning_x, height // binning_y

@@ -18,7 +18,7 @@ except ImportError:  # not in every ROS installation, and not among the wheels o
 from sd_perception_ros.people.boxes import Box
 
 DETECTIONS: type = Detection2DArray or String
-DETECTIONS_NOTE = (
+DETECTIONS_LOG_TEXT = (
     ''
     if Detection2DArray
     else 'vision_msgs is not installed: detections are taken from a std_msgs/String of JSON with '
@@ -31,8 +31,8 @@ def read_detections(msg: Any) -> tuple[Header, list[Any]]:
     Return header and detections of a message.
 
     :param msg: vision_msgs/Detection2DArray, or a std_msgs/String with the same fields as JSON.
-    :returns: the detections have the fields of vision_msgs/Detection2D.
-    :raises ValueError: the text is not such a message.
+    :returns: header, and detections with the fields of vision_msgs/Detection2D.
+    :raises ValueError: the text is not JSON with these fields.
     """
     if not isinstance(msg, String):
         return msg.header, list(msg.detections)
@@ -58,8 +58,8 @@ def boxes_of_detections(
     """
     Return the boxes of people.
 
-    :param classes: class_id of people; a detection without a class is one, too.
-    :param min_score: detections with a lower score are left out, as are those without an area.
+    :param classes: class_id of people; a detection without a class counts as a person.
+    :param min_score: detections with a lower score, or without an area, are left out.
     """
     boxes = []
     for detection in detections:
@@ -73,7 +73,7 @@ def boxes_of_detections(
 
 
 def _person_score(detection: Any, classes: Collection[str]) -> float | None:
-    """Return the highest score for a person; 1 without any class, None for other classes."""
+    """Return the highest score of a person class; 1 without classes, None for other classes."""
     if not detection.results:
         return 1.0
     hypotheses = [result.hypothesis for result in detection.results]
@@ -84,5 +84,5 @@ def _person_score(detection: Any, classes: Collection[str]) -> float | None:
 def _box(detection: Any, score: float) -> Box:
     box = detection.bbox
     width, height = float(box.size_x), float(box.size_y)
-    middle = box.center.position
-    return Box(float(middle.x) - width / 2, float(middle.y) - height / 2, width, height, score)
+    center = box.center.position
+    return Box(float(center.x) - width / 2, float(center.y) - height / 2, width, height, score)

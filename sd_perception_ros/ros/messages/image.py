@@ -49,7 +49,7 @@ def image_message(values: NDArray[Any], encoding: str, header: Header) -> Image:
     msg.height, msg.width = values.shape[:2]
     msg.step = msg.width * channels * values.itemsize
     msg.is_bigendian = int(sys.byteorder == 'big')
-    msg.data = bytes_of(values)
+    msg.data = byte_array(values)
     return msg
 
 
@@ -58,7 +58,7 @@ def to_mono8(values: Float) -> UInt8:
     return np.asarray(cv2.convertScaleAbs(np.maximum(values, 0), alpha=255), np.uint8)
 
 
-def bytes_of(values: NDArray[Any]) -> array.array[int]:
+def byte_array(values: NDArray[Any]) -> array.array[int]:
     """Copy an array's memory into an array.array: message setters take it without conversion."""
     # Setters convert a numpy array through a Python list: 500 times slower.
     data = array.array('B')
@@ -66,7 +66,7 @@ def bytes_of(values: NDArray[Any]) -> array.array[int]:
     return data
 
 
-def floats_of(values: Float) -> array.array[float]:
+def float_array(values: Float) -> array.array[float]:
     """Copy float32 values into an array.array: message setters take it without conversion."""
     data = array.array('f')
     data.frombytes(np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8).data)

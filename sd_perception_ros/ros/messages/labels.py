@@ -59,7 +59,7 @@ def class_ids(class_names: Sequence[str], selected: Sequence[str], option: str =
     return [i for i, name in enumerate(class_names) if name in selected]
 
 
-def mask_of(labels: UInt8, ids: Sequence[int]) -> UInt8:
+def class_mask(labels: UInt8, ids: Sequence[int]) -> UInt8:
     """Return 255 where (H, W) class ids are in `ids`, else 0."""
     table = np.zeros(256, np.uint8)
     table[list(ids)] = 255

@@ -9,7 +9,7 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.geometry.laser_scan import scan_ranges, ScanGeometry
 from sd_perception_ros.geometry.pinhole import Transform
-from sd_perception_ros.ros.messages.image import floats_of
+from sd_perception_ros.ros.messages.image import float_array
 from sd_perception_ros.ros.output_options import ScanOptions
 from sd_perception_ros.types import Camera, Float
 
@@ -44,5 +44,5 @@ def scan_message(
     msg.angle_max = geometry.min_angle_rad + (geometry.beams - 1) * geometry.increment_rad
     msg.range_min, msg.range_max = options.min_range_m, options.max_range_m
     ranges_m = scan_ranges(depth_m, camera, scan_from_optical, geometry, options.stride)
-    msg.ranges = floats_of(ranges_m)
+    msg.ranges = float_array(ranges_m)
     return msg

@@ -34,7 +34,7 @@ def markers_message(
     Feet, face and hands of the whole body are smaller spheres (namespace points).
 
     :param joints_m: (P, 17, 3) or (P, 133, 3) in the optical frame; a joint with NaN is left out.
-    :param people_before: number of people in the previous message; missing ones are deleted.
+    :param people_before: number of people in the previous message, to delete the markers of others.
     :param size_m: diameter of a joint.
     :param lifetime_s: time after which viewers delete a marker; 0: never.
     """
@@ -56,7 +56,7 @@ def markers_message(
         points.scale.x = points.scale.y = points.scale.z = size_m / 4
         bones.scale.x = size_m / 3
         if number < len(joints_m):
-            _fill(joints, points, bones, joints_m[number], joint_colors, bone_colors)
+            _set_person(joints, points, bones, joints_m[number], joint_colors, bone_colors)
         for marker in (joints, bones, points) if has_points else (joints, bones):
             marker.header = header
             marker.lifetime = lifetime
@@ -65,28 +65,28 @@ def markers_message(
     return message
 
 
-def _fill(
+def _set_person(
     joints: Marker,
-    details: Marker,
+    points: Marker,
     bones: Marker,
     joints_m: Float,
     joint_colors: list[ColorRGBA],
     bone_colors: list[ColorRGBA],
 ) -> None:
-    """Set the points and colours of one person's markers."""
-    points = {
+    """Set points and colours of the markers of one person; joints_m is (17 or 133, 3)."""
+    positions = {
         joint: Point(x=x, y=y, z=z)
         for joint, (x, y, z) in enumerate(joints_m.tolist())
         if not math.isnan(z)
     }
-    body = [joint for joint in points if joint < len(JOINTS)]
-    rest = [joint for joint in points if joint >= len(JOINTS)]
-    for marker, some in ((joints, body), (details, rest)):
-        marker.points = [points[joint] for joint in some]
-        marker.colors = [joint_colors[joint] for joint in some]
-    found = [i for i, (a, b) in enumerate(BONES) if a in points and b in points]
-    bones.points = [points[joint] for i in found for joint in BONES[i]]
-    bones.colors = [bone_colors[i] for i in found for _ in range(2)]
+    body = [joint for joint in positions if joint < len(JOINTS)]
+    others = [joint for joint in positions if joint >= len(JOINTS)]
+    for marker, indices in ((joints, body), (points, others)):
+        marker.points = [positions[joint] for joint in indices]
+        marker.colors = [joint_colors[joint] for joint in indices]
+    known = [i for i, (a, b) in enumerate(BONES) if a in positions and b in positions]
+    bones.points = [positions[joint] for i in known for joint in BONES[i]]
+    bones.colors = [bone_colors[i] for i in known for _ in range(2)]
 
 
 def keypoints_message(poses: Poses, joints_m: Float | None, header: Header) -> PointCloud2:
@@ -94,8 +94,8 @@ def keypoints_message(poses: Poses, joints_m: Float | None, header: Header) -> P
     Make a cloud with one point for each detected joint, person after person.
 
     Fields: x, y, z in metres in the optical frame, NaN if unknown; u, v in pixels; score 0..1;
-    joint, the number in `skeleton.JOINTS`, or in `skeleton.WHOLE_BODY` (which begins with the
-    same 17); person, the number in this picture.
+    joint, the index in `skeleton.JOINTS`, or in `skeleton.WHOLE_BODY` (which begins with the
+    same 17); person, the index in this image.
 
     :param joints_m: (P, 17, 3) or (P, 133, 3), or None without metric depth.
     """

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.geometry.pinhole import back_project
 from sd_perception_ros.geometry.point_cloud import voxel_means, without_edges
-from sd_perception_ros.ros.messages.image import bytes_of
+from sd_perception_ros.ros.messages.image import byte_array
 from sd_perception_ros.ros.output_options import PointsOptions
 from sd_perception_ros.types import Camera, Float, UInt8
 
@@ -82,7 +82,7 @@ def pack_points(
     msg.is_dense = False
     msg.point_step = points.dtype.itemsize
     msg.row_step = points.dtype.itemsize * msg.width
-    msg.data = bytes_of(points.view(np.uint8)) if data is None else data
+    msg.data = byte_array(points.view(np.uint8)) if data is None else data
     return msg
 
 

@@ -1,1 +1,1 @@
-"""What every node needs: parameters, QoS, diagnostics, shutdown."""
+"""Shared by all nodes: parameters, QoS, diagnostics, shutdown."""

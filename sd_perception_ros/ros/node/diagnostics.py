@@ -42,12 +42,12 @@ class NodeStatistics:
 
     def warn(self, message: str) -> None:
         """Make the next status a warning with this message, unless it is an error already."""
-        self._raise(DiagnosticStatus.WARN, message)
+        self._set_level(DiagnosticStatus.WARN, message)
 
     def error(self, message: str) -> None:
         """Make the next status an error with this message."""
         self.last_error = message
-        self._raise(DiagnosticStatus.ERROR, message)
+        self._set_level(DiagnosticStatus.ERROR, message)
 
     def status(self, name: str, hardware: str, healthy: str) -> DiagnosticStatus:
         """
@@ -62,7 +62,7 @@ class NodeStatistics:
             status.values = [KeyValue(key=key, value=value) for key, value in self._values()]
         return status
 
-    def _raise(self, level: bytes, message: str) -> None:
+    def _set_level(self, level: bytes, message: str) -> None:
         with self._lock:
             if level > self._level:
                 self._level, self._summary = level, message
@@ -80,7 +80,7 @@ class NodeStatistics:
         yield 'last error', self.last_error
 
 
-def array_of(status: DiagnosticStatus, stamp: object) -> DiagnosticArray:
+def diagnostic_array(status: DiagnosticStatus, stamp: object) -> DiagnosticArray:
     """Make the message of one status for the topic /diagnostics."""
     array = DiagnosticArray(status=[status])
     array.header.stamp = stamp

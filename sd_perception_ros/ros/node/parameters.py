@@ -110,14 +110,14 @@ def replace_old_values(node: Node, new_tasks: Mapping[str, str]) -> None:
         overrides[new_name] = Parameter(new_name, value=name)
 
 
-def names_of(cls: type[Any], prefix: str = '') -> list[str]:
+def parameter_names(cls: type[Any], prefix: str = '') -> list[str]:
     """Return the full parameter names of an options dataclass."""
     return [option.name for option in flat_options(cls, prefix)]
 
 
 def likely_typos(node: Node, declared: Iterable[str]) -> list[tuple[str, str]]:
     """
-    Find set parameters that are not declared but have a name similar to a declared one.
+    Find parameters that are set but not declared, with a name similar to a declared one.
 
     :param declared: names of all declared parameters.
     :returns: pairs of the name that is set and the similar name.

@@ -45,7 +45,7 @@ def _needs_segmentation(options: OutputOptions) -> tuple[str, ...]:
     return ('segmentation',)
 
 
-def _points_need(options: OutputOptions) -> tuple[str, ...]:
+def _needs_classes(options: OutputOptions) -> tuple[str, ...]:
     return ('segmentation',) if options.depth.points.needs_classes else ()
 
 
@@ -55,18 +55,18 @@ class Output:
     A published topic.
 
     :ivar topic: relative name.
-    :ivar kind: message type.
-    :ivar task: task whose prediction it shows. For metric topics `depth` stands for the task that
-        metric depth is computed from.
-    :ivar make: (result of a frame, task) -> message; None: no message for this frame.
-    :ivar offered: whether the topic is published with these tasks and options.
-    :ivar metric: needs metric depth; published only if the scale has a source.
-    :ivar uses_metric: uses metric depth if there is any, and is published without it, too.
-    :ivar needs: other tasks that the messages need.
+    :ivar msg_type: message type.
+    :ivar task: task whose prediction is published; for metric topics `depth` stands for the task
+        that metric depth is computed from.
+    :ivar make: function of (result of a frame, task) that returns a message; None: no message.
+    :ivar offered: function of (tasks, options): whether the topic is published.
+    :ivar metric: needs metric depth; published only if `depth.scale.source` is set.
+    :ivar uses_metric: uses metric depth if there is any; also published without it.
+    :ivar needs: function of the options: other tasks that the messages need.
     """
 
     topic: str
-    kind: type
+    msg_type: type
     task: str
     make: Callable[[FrameResult, str], Any]
     offered: Callable[[Mapping[str, Task], OutputOptions], bool] = _always
@@ -80,7 +80,9 @@ OUTPUTS = (
     Output('depth/color', Image, 'depth', results.color_image),
     Output('depth/image_rect', Image, 'depth', results.metric_depth_image, metric=True),
     Output('depth/camera_info', CameraInfo, 'depth', results.depth_camera_info, metric=True),
-    Output('depth/points', PointCloud2, 'depth', results.points, metric=True, needs=_points_need),
+    Output(
+        'depth/points', PointCloud2, 'depth', results.points, metric=True, needs=_needs_classes
+    ),
     Output(
         'depth/points_people',
         PointCloud2,
@@ -111,13 +113,14 @@ MARKERS, SCAN = 'human_pose/markers', 'scan'
 @dataclass(frozen=True)
 class ModelOutput:
     """
-    A topic with one latched message that depends on the model alone.
+    A topic with one latched message that depends only on the model.
 
+    :ivar make: function of the task that returns the message.
     :ivar log_text: info for the log; empty: none.
     """
 
     topic: str
-    kind: type
+    msg_type: type
     task: str
     make: Callable[[Any], Any]
     log_text: str = ''

@@ -71,7 +71,7 @@ class Outputs:
             depth.scale, tasks, names, depth.min_range_m, depth.max_range_m
         )
         self.missing_tasks = missing_tasks(depth.scale, tasks)
-        self._people_shown: int = before._people_shown if before else 0
+        self._people_before: int = before._people_before if before else 0
         possible = [
             output
             for output in (self._with_metric_task(output) for output in OUTPUTS)
@@ -137,7 +137,7 @@ class Outputs:
         """
         Return the tasks to run for some outputs.
 
-        :param enabled: enabled tasks; further tasks run only if an output in `wanted` shows them.
+        :param enabled: enabled tasks; the others run only if an output in `wanted` publishes them.
         """
         wanted = list(wanted)
         helpers = {task for output in wanted for task in output.needs(self._options)}
@@ -162,7 +162,7 @@ class Outputs:
     def messages(
         self, frame: CameraFrame, predictions: Mapping[str, Prediction], wanted: Collection[Output]
     ) -> Iterable[tuple[Output, Any]]:
-        """Make the messages of the wanted outputs; parameters as of `publish`."""
+        """Make the messages of the wanted outputs; same parameters as `publish`."""
         result = self._result(frame, predictions, wanted)
         for output in wanted:
             message = output.make(result, output.task)
@@ -170,7 +170,7 @@ class Outputs:
                 continue
             if output.topic == MARKERS:
                 poses: Any = predictions[output.task]
-                self._people_shown = len(poses.people)
+                self._people_before = len(poses.people)
             yield output, message
 
     def close(self, keep: Outputs | None = None) -> None:
@@ -204,7 +204,7 @@ class Outputs:
             self._options,
             depth_m,
             transform,
-            self._people_shown,
+            self._people_before,
         )
 
     def _metric_depth(
@@ -224,7 +224,7 @@ class Outputs:
     def _publisher(self, output: Output | ModelOutput) -> Any:
         qos = LATCHED if isinstance(output, ModelOutput) else OUTPUT
         topic = camera_topic(self._camera, output.topic)
-        return self._node.create_lifecycle_publisher(output.kind, topic, qos)
+        return self._node.create_lifecycle_publisher(output.msg_type, topic, qos)
 
 
 def _want_metric_depth(wanted: Iterable[Output]) -> bool:

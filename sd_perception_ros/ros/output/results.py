@@ -17,7 +17,7 @@ from sd_perception_ros.geometry.pinhole import Transform
 from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
 from sd_perception_ros.ros.messages.image import image_message, millimetres, to_mono8
-from sd_perception_ros.ros.messages.labels import class_ids, mask_ids, mask_of, PERSON
+from sd_perception_ros.ros.messages.labels import class_ids, class_mask, mask_ids, PERSON
 from sd_perception_ros.ros.messages.laser_scan import scan_message
 from sd_perception_ros.ros.messages.people import keypoints_message, markers_message
 from sd_perception_ros.ros.messages.point_cloud import cloud_message
@@ -119,7 +119,7 @@ def mask_image(result: FrameResult, task: str) -> Image:
     """Pixels of the classes `segmentation.mask_classes`, mono8: 255, all others 0."""
     prediction: Any = result.predictions[task]
     ids = mask_ids(result.class_names, result.options.segmentation)
-    return result.image(mask_of(prediction.labels, ids), 'mono8')
+    return result.image(class_mask(prediction.labels, ids), 'mono8')
 
 
 def metric_depth_image(result: FrameResult, task: str) -> Image | None:

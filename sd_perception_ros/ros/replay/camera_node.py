@@ -17,8 +17,8 @@ from std_msgs.msg import Header
 
 from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
-from sd_perception_ros.ros.messages.image import bytes_of, image_message
-from sd_perception_ros.ros.node.parameters import declare, likely_typos, names_of
+from sd_perception_ros.ros.messages.image import byte_array, image_message
+from sd_perception_ros.ros.node.parameters import declare, likely_typos, parameter_names
 from sd_perception_ros.ros.node.qos import OUTPUT
 from sd_perception_ros.ros.node.shutdown import OK, run_node
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
@@ -42,8 +42,8 @@ class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__('camera')
         self._options = declare(self, CameraOptions)
-        for name, meant in likely_typos(self, names_of(CameraOptions)):
-            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{meant}'?")
+        for name, similar in likely_typos(self, parameter_names(CameraOptions)):
+            self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{similar}'?")
         self._source = open_source(self._options.source)
         self._source.frame(0)  # report a damaged first file at once
         self._frame_id = self._options.frame_id or self._source.frame_id or _DEFAULT_FRAME
@@ -64,7 +64,7 @@ class CameraNode(Node):
         self._started = not self._options.wait_for_subscribers
         # The steady clock is independent of simulated time and of steps of the system clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(1 / self._rate_hz, self._tick, clock=steady)
+        self._timer = self.create_timer(1 / self._rate_hz, self._send_next, clock=steady)
         self.get_logger().info(
             f'{len(self._source)} frames of {self._options.source} at {self._rate_hz:g} Hz, '
             f'{"looping" if self._options.loop else "once"}, on {self._images.topic_name}'
@@ -74,7 +74,7 @@ class CameraNode(Node):
     def close(self) -> None:
         """Do nothing: the node has no threads."""
 
-    def _tick(self) -> None:
+    def _send_next(self) -> None:
         if not self._started and not self._has_subscribers():
             return
         self._started = True
@@ -164,7 +164,7 @@ def jpeg_message(rgb: UInt8, header: Header) -> CompressedImage:
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     msg = CompressedImage(header=header, format='rgb8; jpeg compressed bgr8')
-    msg.data = bytes_of(data)
+    msg.data = byte_array(data)
     return msg
 
 

@@ -22,7 +22,7 @@ from sd_perception_ros.ros.output import results
 from sd_perception_ros.ros.output.outputs import OUTPUTS
 
 INPUT = 'image_raw'
-# Functions that make the messages with a task's values, and with an image of them.
+# Functions of `OUTPUTS` whose messages have a task's values, or a colour image of them.
 _VALUES = (
     results.relative_image,
     results.normals_image,
@@ -94,7 +94,7 @@ class Recorder:
         self._executor.add_node(self._node)
         self._arrivals: list[RecordedMessage] = []
         self.outputs = tuple(outputs)
-        kinds = {INPUT: Image} | {topic: RECORDED[topic].kind for topic in outputs}
+        kinds = {INPUT: Image} | {topic: RECORDED[topic].msg_type for topic in outputs}
         for topic, kind in kinds.items():
             receive = functools.partial(self._receive, topic)
             qos = input_qos(ReliabilityPolicy.RELIABLE)
