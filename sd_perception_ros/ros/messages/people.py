@@ -34,7 +34,7 @@ def markers_message(
     Feet, face and hands of the whole body are smaller spheres (namespace points).
 
     :param joints_m: (P, 17, 3) or (P, 133, 3) in the optical frame; a joint with NaN is left out.
-    :param people_before: number of people in the previous message, to delete the markers of others.
+    :param people_before: number of people in the previous message; others are deleted.
     :param size_m: diameter of a joint.
     :param lifetime_s: time after which viewers delete a marker; 0: never.
     """
