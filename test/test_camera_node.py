@@ -18,8 +18,8 @@ from ros_helpers import Peer, picture, pixels, Process, ros_arguments, running
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sd_perception_ros.__main__ import COMMANDS
+from sd_perception_ros.compressed_images import compressed_to_rgb
 from sd_perception_ros.geometry.pinhole import camera_from_fov
-from sd_perception_ros.image_encodings import compressed_to_rgb
 from sd_perception_ros.ros.replay.camera_node import encode, published_size, resize
 from sd_perception_ros.ros.replay.sources import open_source
 

@@ -15,14 +15,13 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sd_perception_ros.image_encodings import (
+from sd_perception_ros.compressed_images import (
     compressed_to_rgb,
     depth_from_message,
-    ENCODINGS,
-    image_to_rgb,
     is_depth,
     rgb_from_message,
 )
+from sd_perception_ros.image_encodings import ENCODINGS, image_to_rgb
 from sd_perception_ros.metric_depth.references import from_depth
 from sd_perception_ros.ros.messages.image import image_message
 

@@ -15,8 +15,8 @@ NAME = 'sd_perception_ros'
 
 # From the ground up: a file may import from the rows below its own.
 ROWS = (
-    {'types', 'config', 'images', 'image_encodings', 'drawing', 'skeleton', 'safe_save'}
-    | {'geometry', 'metrics'},
+    {'types', 'config', 'images', 'image_encodings', 'compressed_images', 'jpeg', 'drawing'}
+    | {'skeleton', 'safe_save', 'geometry', 'metrics'},
     {'metric_depth', 'people'},
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model'},
@@ -52,7 +52,8 @@ ROS = {
     'vision_msgs',
 }
 NO_TORCH = {
-    *('types', 'config', 'image_encodings', 'geometry', 'metric_depth', 'skeleton', 'drawing'),
+    *('types', 'config', 'image_encodings', 'compressed_images', 'jpeg', 'geometry'),
+    *('metric_depth', 'skeleton', 'drawing'),
 }
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, Image
 
-from sd_perception_ros.image_encodings import compressed_to_rgb, image_to_rgb
+from sd_perception_ros.compressed_images import compressed_to_rgb
+from sd_perception_ros.image_encodings import image_to_rgb
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.people.options import HUMAN_POSE
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage

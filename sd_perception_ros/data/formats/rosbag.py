@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sd_perception_ros.compressed_images import depth_from_message, is_depth, rgb_from_message
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import find_files
-from sd_perception_ros.image_encodings import depth_from_message, is_depth, rgb_from_message
 
 SLOP_NS = 20_000_000  # maximum difference of the stamps of an image and its depth
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')

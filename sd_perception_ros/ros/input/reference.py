@@ -10,7 +10,7 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
 
-from sd_perception_ros.image_encodings import depth_from_message
+from sd_perception_ros.compressed_images import depth_from_message
 from sd_perception_ros.metric_depth.estimator import Measurement
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.metric_depth.references import (
