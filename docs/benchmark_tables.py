@@ -169,8 +169,25 @@ def official() -> str:
             f'{result["peak_mib"][name] / 1024:.1f} GiB',
         )
         for name, seconds in result['median_s'].items()
+        if name not in result.get('tiny_vae', {})  # they have a table of their own
     ]
     return table(('', 'a frame', 'times as fast', 'peak memory'), rows)
+
+
+def tiny_vae() -> str:
+    """Return the time of a frame with a tiny autoencoder; '' where it was not measured."""
+    result = _read('epyc_2_cores_official')
+    seconds = result['median_s']
+    rows = [
+        (
+            name.removesuffix(', tiny VAE'),
+            f'{seconds[name] * tiny["times_as_fast"]:.1f} s',
+            f'{seconds[name]:.1f} s',
+            f'{tiny["times_as_fast"]:.2f}',
+        )
+        for name, tiny in result.get('tiny_vae', {}).items()
+    ]
+    return table(('', 'KL autoencoder', 'tiny autoencoder', 'times as fast'), rows) if rows else ''
 
 
 def backbones() -> str:
@@ -216,6 +233,7 @@ TABLES: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     'runtimes': (runtimes, ('epyc_2_cores_runtimes',)),
     'through_ros': (through_ros, ('epyc_2_cores_ros_auto', 'epyc_2_cores_ros_torch')),
     'official': (official, ('epyc_2_cores_official',)),
+    'tiny_vae': (tiny_vae, ('epyc_2_cores_official',)),
     'backbones': (backbones, ('epyc_2_cores_backbones',)),
     'transfer': (transfer, ('transfer',)),
 }
@@ -225,7 +243,8 @@ def show(name: str) -> str:
     """
     Return a table of `TABLES` with the commit that it was measured on.
 
-    A result of a tree with uncommitted changes is replaced by one line that says so.
+    A result that is missing, or of a tree with uncommitted changes, is replaced by one line that
+    says so.
     """
     make, sources = TABLES[name]
     commits = {source: _commit(source) for source in sources}
@@ -235,7 +254,9 @@ def show(name: str) -> str:
             f'({", ".join(sorted(set(dirty)))}). Run the command above.*'
         )
     known = sorted({commit or 'not recorded' for commit in commits.values()})
-    return make() + (f'\n\nCommit: {", ".join(known)}.' if known else '')
+    if not (rows := make()):
+        return '*Not measured yet. Run the command above.*'
+    return rows + (f'\n\nCommit: {", ".join(known)}.' if known else '')
 
 
 def _commit(source: str) -> str:
