@@ -193,7 +193,12 @@ class Engine:
             height_px = self._model_of(HUMAN_POSE).resizing.long_side_px or _SECOND_LOOK_PX
             height_px = round(height_px / 32) * 32
         self._top_down = TopDown(
-            options, task, reader._human_pose, self._picture_tasks, max(height_px, 32)
+            options,
+            task,
+            reader._human_pose,
+            self._picture_tasks,
+            max(height_px, 32),
+            reader._human_pose_px,
         )
         self._reader = reader
 
@@ -316,6 +321,11 @@ class Engine:
         It is one batch, so that no buffer is reused between its outputs.
         """
         return [(raw, grid) for _, _, raw, grid in self._run(crops, [HUMAN_POSE])]
+
+    def _human_pose_px(self, height: int, width: int) -> int:
+        """Return the pixels that the network of human_pose reads for a picture of this size."""
+        _, (rows, columns) = self._model_of(HUMAN_POSE).sizes(height, width)
+        return rows * columns
 
     def _run(
         self, pictures: Sequence[Picture], tasks: Collection[str]

@@ -253,6 +253,48 @@ def test_people_beyond_the_limit_keep_their_first_look() -> None:
     np.testing.assert_array_equal(poses.people[1].joints, other.joints)
 
 
+@pytest.mark.parametrize(
+    ('most_cost', 'flip_test', 'count'),
+    [
+        (4.0, False, 4),  # a crop of 192 x 256 costs what a picture of 256 x 192 does
+        (4.0, True, 2),
+        (0.99, False, 0),
+        (100.0, False, 8),  # max_people
+    ],
+)
+def test_a_second_look_costs_at_most_a_multiple_of_the_picture(
+    most_cost: float, flip_test: bool, count: int
+) -> None:
+    counts = []
+
+    def read(crops: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, Grid]]:
+        counts.append(len(crops))
+        return [(torch.zeros(52, 128, 96), Grid(256, 192, 2, 2)) for _ in crops]
+
+    options = TopDownOptions(second_look=True, second_look_max_cost=most_cost, flip_test=flip_test)
+    task = make_task('human_pose')
+    stage = TopDown(options, task, read, {'human_pose': task}, 256)
+    people = tuple(person((x, 60), (x, 120)) for x in range(10, 250, 24))
+    assert len(people) == 10
+    rgb = np.zeros((192, 256, 3), np.uint8)
+    [poses] = stage.poses([rgb], [{'human_pose': Poses(people, 192, 256)}])
+    assert counts == ([count * (2 if flip_test else 1)] if count else [])
+    assert len(poses.people) == 10  # the others keep their first look
+
+
+def test_an_engine_counts_the_pixels_that_the_network_reads(
+    finder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its checkpoint shrinks pictures to 64 pixels: a crop has 48 x 64, a picture 64 x 48."""
+    costs = {1.0: 1, 2.5: 2, 0.5: 0}
+    for most_cost, count in costs.items():
+        options = TopDownOptions(second_look=True, second_look_max_cost=most_cost)
+        engine = Engine.load(str(finder), device='cpu', top_down=options)
+        assert engine._top_down is not None
+        assert engine._top_down.most_crops(480, 640) == count
+    assert 'no second look at people in pictures of 640 x 480 px: one costs 1.00' in caplog.text
+
+
 def test_the_bundled_checkpoint_takes_a_second_look() -> None:
     from sd_perception_ros.ros.replay.sources import DEMO, open_source
 

@@ -15,7 +15,13 @@ from sd_perception_ros.data.formats import HELP
 
 T = TypeVar('T')
 # Fields of TopDownOptions and EngineConfig that a measurement of a checkpoint may choose.
-CROP_OPTIONS = ('second_look', 'max_people', 'flip_test', 'crop_height_px')
+CROP_OPTIONS = (
+    'second_look',
+    'second_look_max_cost',
+    'max_people',
+    'flip_test',
+    'crop_height_px',
+)
 RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')
 
 

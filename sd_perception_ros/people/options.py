@@ -32,6 +32,15 @@ class TopDownOptions:
         low=1,
         high=100,
     )
+    second_look_max_cost: float = option(
+        4.0,
+        'Largest cost of the second looks at a picture, as a multiple of the pixels that the '
+        'network reads for the picture itself: a crop of 192 x 256 px costs as much as a picture '
+        'of 256 x 192 px, with flip_test twice as much. The surest people are looked at first; '
+        'nobody, if one crop costs more',
+        low=0.0,
+        high=100.0,
+    )
     flip_test: bool = option(
         False, 'Average the heat maps of each crop and of its mirror image, at twice the cost'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,18 @@ from sd_perception_ros.people.options import (
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.types import Float, Grid, Person, Poses, Prediction, UInt8
 
+LOGGER = logging.getLogger(__name__)
 PERSON_CLASS = 'person'
 # Two views of one person: the mean distance of their joints, as a share of the crop's height.
 _SAME_PERSON = 0.15
 # Crops -> raw output of human_pose for each, and where its cells lie on the crop.
 ReadCrops = Callable[[Sequence[UInt8]], list[tuple[Any, Grid]]]
+# Height and width of a picture -> pixels that the network reads for it.
+NetworkPixels = Callable[[int, int], int]
+
+
+def _as_it_is(height: int, width: int) -> int:
+    return height * width
 
 
 class _Crop(NamedTuple):
@@ -49,6 +57,8 @@ class TopDown:
     :param picture_tasks: tasks of the models that see the whole picture, by name.
     :param crop_height_px: height of the crops, unless the options give another for a network that
         reads crops.
+    :param network_px: tells what a second look costs beside the picture itself; without it,
+        pictures are read as they are.
     :ivar source: of the boxes; one of the choices of `TopDownOptions.boxes` except auto.
     :ivar needs: tasks of the whole picture that must have run.
     :raises ValueError: boxes from a task that no model has.
@@ -61,8 +71,11 @@ class TopDown:
         read: ReadCrops,
         picture_tasks: Mapping[str, Any],
         crop_height_px: int,
+        network_px: NetworkPixels = _as_it_is,
     ) -> None:
         self._options, self._task, self._read = options, task, read
+        self._network_px = network_px
+        self._said_off = False
         self.source = source_of_boxes(options.boxes, picture_tasks)
         names = getattr(picture_tasks.get(SEGMENTATION), 'class_names', ())
         self._person_ids = [i for i, name in enumerate(names) if name == PERSON_CLASS]
@@ -80,6 +93,27 @@ class TopDown:
         own_px = options.crop_height_px if task.reads_crops else 0
         self.height = own_px or crop_height_px
         self.width = round(self.height * ASPECT)
+
+    def most_crops(self, height: int, width: int) -> int:
+        """Return how many people of a picture of (height, width) may get a crop."""
+        most = self._options.max_people
+        if self._task.reads_crops:
+            return most
+        passes = 2 if self._options.flip_test else 1
+        crop_px = passes * self._network_px(self.height, self.width)
+        picture_px, most_cost = self._network_px(height, width), self._options.second_look_max_cost
+        count = int(most_cost * picture_px / crop_px + 1e-6)
+        if not count and not self._said_off:
+            self._said_off = True
+            LOGGER.warning(
+                'no second look at people in pictures of %d x %d px: one costs %.2f times as much '
+                'as the picture, and second_look_max_cost is %g',
+                width,
+                height,
+                crop_px / picture_px,
+                most_cost,
+            )
+        return min(most, count)
 
     def poses(
         self,
@@ -100,7 +134,7 @@ class TopDown:
         crops = [
             _Crop(index, box, region_of(box))
             for index, of_picture in enumerate(boxes)
-            for box in surest(of_picture, self._options.max_people)
+            for box in surest(of_picture, self.most_crops(*pictures[index].shape[:2]))
         ]
         people: list[list[Person]] = [[] for _ in pictures]
         # Second look: people without a crop stay as they are.
