@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import time
@@ -66,7 +67,8 @@ def one_process(base: Path, frames: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    files = sorted(file.relative_to(one) for file in one.rglob('*.safetensors'))
+    found = (file.relative_to(one) for file in one.rglob('*.safetensors'))
+    files = sorted(file for file in found if file.parts[0] != 'state')
     assert 'unet/diffusion_pytorch_model.safetensors' in {str(file) for file in files}
     for file in files:
         expected = load_file(one / file)
@@ -130,8 +132,52 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
     assert not (out / FILE).exists()
     train(arguments)
     assert_same_weights(tmp_path / 'whole', out)
-    assert not (out / 'state').exists()
     assert list((out / 'log').glob('events*'))
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_is_refused_without(
+    base: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+
+    def run(*more: object) -> str:
+        assert (
+            train_command.main([str(word) for word in (*words(base, frames, out), *more)[3:]]) == 0
+        )
+        return capsys.readouterr().out
+
+    first = run('--steps', 2, '--batch-size', 2)
+    assert '1 process on cpu, 2 images a step, fp32; 2 steps' in first
+    assert f'{out / "state"} is kept' in first
+    with pytest.raises(ValueError, match=r'checkpoint of 2 steps.*go on with --steps above 2'):
+        run('--steps', 2, '--batch-size', 2)
+    assert 'going on from step 2 of 4' in run('--steps', 4, '--batch-size', 2)
+    assert read_config(out / 'checkpoint.yaml').provenance['training']['steps'] == 4
+    shutil.rmtree(out / 'state')
+    with pytest.raises(ValueError, match='finished checkpoint; choose another --out'):
+        run('--steps', 6, '--batch-size', 2)
+
+
+def test_validation_is_printed_logged_and_written_down(
+    base: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    numbers = ('--steps', 3, '--batch-size', 2, '--validate', frames, '--validate-every', 2)
+    arguments = (*words(base, frames, out, *numbers), '--validate-frames', 2)
+    assert train_command.main([str(word) for word in arguments[3:]]) == 0
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if line.startswith('validation after')]
+    assert [line.split(':')[0] for line in lines] == [
+        'validation after step 2',
+        'validation after step 3',
+    ]
+    assert 'depth abs_rel 0.' in lines[0]
+    assert list((out / 'log' / 'validation').glob('events*'))
+    about = read_config(out / 'checkpoint.yaml').provenance
+    assert about['sets'] == [str(frames)]
+    assert about['validation']['sets'] == [str(frames)]
+    assert about['validation']['best_step'] in (2, 3)
+    assert about['validation']['metrics']['depth']['abs_rel'] > 0
 
 
 def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
@@ -146,7 +192,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
     assert config.license == 'CC0-1.0'
     assert config.provenance['training']['steps'] == 2
     assert config.provenance['windows'] == ['32x24', '64x48']
-    with pytest.raises(ValueError, match='holds a finished checkpoint; choose another --out'):
+    with pytest.raises(ValueError, match='holds a finished checkpoint of 2 steps'):
         train_command.main([str(word) for word in (*arguments, *numbers)])
     figures = tmp_path / 'figures.json'
     words = ['--checkpoint', out, '--data', frames, '--train', frames, '--json', figures]

@@ -30,12 +30,13 @@ from sd_perception_ros.tasks.losses import (
     scale_shift_invariant_loss,
 )
 from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig
+from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, ValidationConfig
 from sd_perception_ros.training.pretrain import (
     measure_scaling_factor,
     train_autoencoder,
     train_denoiser,
 )
+from sd_perception_ros.training.validation import best_of, Validated, Validation
 
 ONES = {'data': 'ones'}
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
@@ -309,10 +310,62 @@ def test_checkpointing_computes_the_same(frames: Path, tmp_path: Path) -> None:
 
 
 def test_a_preview_shows_picture_truth_and_answer_of_each_frame(frames: Path) -> None:
-    sheets = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), (48, 64), frames=2)
-    assert sheets['depth'].shape == (2 * 48, 3 * 64, 3)
+    rows = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), (48, 64), frames=2)
+    assert len(rows['depth']) == 2
+    assert {picture.shape for row in rows['depth'] for picture in row} == {(48, 64, 3)}
     first = cv2.imread(str(frames / '000000_0.image.png'))[..., ::-1]
-    assert (sheets['depth'][:48, :64] == first).all()
+    assert (rows['depth'][0][0] == first).all()
+
+
+def test_a_validated_training_ends_with_the_weights_of_the_lowest_loss(
+    frames: Path, tmp_path: Path
+) -> None:
+    model, data = tiny_model({'depth': 'light', 'normals': 'light'}), RoomsDataset(frames)
+    results: list[Validated] = []
+    every = ValidationConfig(validate_every=2, validate_frames=2)
+    validation = Validation(model, data, (24, 32), 'cover', every, tmp_path, results.append)
+    # A rate that is far too high: the loss goes up and down.
+    config = TrainingConfig(steps=9, batch_size=2, learning_rate=0.02, warmup_steps=1)
+    for _ in train(model, data, None, config, [(24, 32)], tmp_path, validation=validation):
+        pass
+    losses = {result.step: sum(result.losses.values()) for result in results}
+    assert list(losses) == [2, 4, 6, 8, 9]
+    best = min(losses, key=lambda step: losses[step])
+    assert best_of(tmp_path) == (best, losses[best])
+    # The lowest so far, each time.
+    seen = [min(list(losses.values())[: i + 1]) for i in range(5)]
+    assert [result.best for result in results] == [
+        loss == lowest and loss not in seen[:i]
+        for i, (loss, lowest) in enumerate(zip(losses.values(), seen, strict=True))
+    ]
+    again = Validation(model, data, (24, 32), 'cover', every, tmp_path / 'new', results.append)
+    again.run(best, list(model.parameters()))
+    assert sum(results[-1].losses.values()) == pytest.approx(losses[best], rel=1e-5)
+    assert results[-1].metrics['normals']['mean_deg'] > 0
+
+
+def test_validation_measures_the_average_of_the_weights_and_leaves_them(
+    frames: Path, tmp_path: Path
+) -> None:
+    data = RoomsDataset(frames)
+
+    def trained(folder: Path, validate: bool) -> tuple[Model, list[Validated]]:
+        torch.manual_seed(0)
+        model, results = tiny_model({'depth': 'light'}), []
+        every = ValidationConfig(validate_every=1, validate_frames=1)
+        validation = Validation(model, data, (24, 32), 'cover', every, folder, results.append)
+        config = TrainingConfig(steps=3, batch_size=2, learning_rate=1e-3, ema_decay=0.9)
+        sizes, about = [(24, 32)], {'validation': validation} if validate else {}
+        for _ in train(model, data, None, config, sizes, folder, **about):
+            pass
+        return model, results
+
+    plain, _ = trained(tmp_path / 'plain', validate=False)
+    measured, results = trained(tmp_path / 'measured', validate=True)
+    assert [result.step for result in results] == [1, 2, 3]
+    assert results[-1].best  # so the last average is the result, as it is without a validation
+    for name, value in measured.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
 
 
 def test_data_without_the_truth_of_a_task_is_refused_at_once(frames: Path, tmp_path: Path) -> None:

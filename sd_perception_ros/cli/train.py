@@ -11,7 +11,12 @@ import yaml
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
 from sd_perception_ros.heads import NEW_HEADS
 from sd_perception_ros.tasks import TASKS
-from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
+from sd_perception_ros.training.options import (
+    FinetuneConfig,
+    TrainingConfig,
+    ValidationConfig,
+    WindowConfig,
+)
 
 EXAMPLE = """\
 examples:
@@ -27,7 +32,7 @@ examples:
       --fsdp_transformer_layer_cls_to_wrap ResnetBlock2D,BasicTransformerBlock \\
       -m sd_perception_ros train --recipe ...
 
-resume            run the same command again
+resume            run the same command again; with more --steps it extends a finished run
 --base            a folder in the layout of diffusers: vae, unet, and a text encoder or
                   prompt.safetensors; or a checkpoint, whose heads are trained further, too:
                   --base bundled adapts the small model to your images
@@ -55,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
         help='Folder with vae and unet, or a checkpoint, such as bundled',
     )
     add_data(made, required=True)
+    add_data(
+        made,
+        '--validate',
+        default=[],
+        help='Held-out pictures and their truth, measured while training; the checkpoint then has '
+        'the weights with the lowest loss on them',
+    )
     made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
     made.add_argument(
         '--latents',
@@ -98,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(made, TrainingConfig)
     add_options(made, FinetuneConfig)
     add_options(made, WindowConfig)
+    add_options(made, ValidationConfig)
     return made
 
 
@@ -110,9 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     config = from_options(TrainingConfig, arguments)
     tuning = from_options(FinetuneConfig, arguments)
     windows = from_options(WindowConfig, arguments)
+    validating = from_options(ValidationConfig, arguments)
     from sd_perception_ros.cli.jobs.train import run
 
-    return run(arguments, options, config, tuning, windows)
+    return run(arguments, options, config, tuning, windows, validating)
 
 
 def _options(words: list[str]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +36,18 @@ class WeightAverage:
         """Replace the weights by their average."""
         for mean, weight in zip(self.means, self.weights, strict=False):
             weight.copy_(mean)
+
+    @contextmanager
+    def in_weights(self) -> Iterator[None]:
+        """Let the weights be their average within a block."""
+        kept = [weight.detach().clone() for weight in self.weights] if self.means else []
+        self.copy_to_weights()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, before in zip(self.weights, kept, strict=False):
+                    weight.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 from torch.distributed.tensor import DTensor
@@ -24,7 +23,8 @@ from sd_perception_ros.training.batches import BatchOptions, is_resident, open_b
 from sd_perception_ros.training.loop import run_training
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 from sd_perception_ros.training.processes import device, is_main
-from sd_perception_ros.types import Sample
+from sd_perception_ros.training.validation import Validation
+from sd_perception_ros.types import Sample, UInt8
 
 
 class _DenoisersAndHeads(nn.Module):
@@ -55,6 +55,7 @@ def train(
     folder: Path,
     tuning: FinetuneConfig | None = None,
     windows: WindowConfig | None = None,
+    validation: Validation | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
     Fine-tune the denoisers and heads of a model; yields (steps done, losses by task).
@@ -69,10 +70,12 @@ def train(
     :param folder: for the training state, from which a stopped run is resumed.
     :param tuning: which weights are trained; None: the whole denoiser and the heads.
     :param windows: how windows are cut from images; None: at the scale of the images.
+    :param validation: of this model; the weights then end as the best that it found.
     :raises ValueError: the data lacks the truth of a task, or an image is smaller than a window.
     """
     tuning, windows = tuning or FinetuneConfig(), windows or WindowConfig()
-    _check_data(model, dataset, sizes, windows)
+    check_data(model, dataset)
+    _check_windows(dataset, sizes, windows)
     adapters = _set_trainable(model, tuning)
     model.to(device())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +94,7 @@ def train(
             **asdict(tuning),
         }
         network = _DenoisersAndHeads(model)
-        yield from run_training(network, losses_of, config, folder, identity)
+        yield from run_training(network, losses_of, config, folder, identity, validation)
     if is_main():  # with FSDP, the other processes hold only shards of the adapters
         for adapter in adapters:
             adapter.merge_and_unload()
@@ -139,18 +142,18 @@ def _identity(model: Model, dataset: Dataset, options: BatchOptions) -> dict[str
 
 def previews(
     model: Model, dataset: Dataset, size: tuple[int, int], fit: str = 'cover', frames: int = 4
-) -> dict[str, NDArray[np.uint8]]:
+) -> dict[str, list[tuple[UInt8, UInt8, UInt8]]]:
     """
     Return images of the predictions of a model in training.
 
     :param size: (height, width) of the windows, cut from the centre of each image.
     :param fit: as in `WindowConfig`.
-    :returns: by task, (frames * H, 3 * W, 3) uint8 RGB: image, truth, prediction. Empty with
+    :returns: by task and frame: image, truth, prediction, each (H, W, 3) uint8 RGB. Empty with
         FSDP, where one process alone cannot run the model.
     """
     if any(isinstance(weight, DTensor) for weight in model.parameters()):
         return {}
-    rows: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in model.tasks}
+    rows: dict[str, list[tuple[UInt8, UInt8, UInt8]]] = {name: [] for name in model.tasks}
     device = next(model.parameters()).device
     for index in dataset.evenly_spaced(frames)[:frames]:
         sample = center_crop(dataset[index], size, enlarge_only=fit == 'crop')
@@ -161,13 +164,16 @@ def previews(
             target, _ = task.target(sample)
             raw = resize(outputs[name].float().cpu(), *target.shape[-2:])
             truth, prediction = (task.colorize(task.decode(t[0])) for t in (target, raw))
-            rows[name].append(np.hstack([rgb, truth, prediction]))
-    return {name: np.vstack(row) for name, row in rows.items()}
+            rows[name].append((rgb, truth, prediction))
+    return rows
 
 
-def _check_data(
-    model: Model, dataset: Dataset, sizes: Sequence[tuple[int, int]], windows: WindowConfig
-) -> None:
+def check_data(model: Model, dataset: Dataset) -> None:
+    """
+    Check that the data has the truth and the classes of every task.
+
+    :raises ValueError: it has not.
+    """
     for name, task in model.tasks.items():
         for data in dataset.sets_without(task.truth):
             raise ValueError(
@@ -180,6 +186,11 @@ def _check_data(
                 f"task '{name}' has the classes {', '.join(classes)}, but {dataset.name} has "
                 f'{", ".join(dataset.classes)}; set them with --task-options {name}.classes='
             )
+
+
+def _check_windows(
+    dataset: Dataset, sizes: Sequence[tuple[int, int]], windows: WindowConfig
+) -> None:
     if windows.paste:
         for truth in NEEDED_TO_PASTE:
             for data in dataset.sets_without(truth):

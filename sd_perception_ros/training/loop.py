@@ -26,6 +26,7 @@ from sd_perception_ros.training.processes import check_environment
 from sd_perception_ros.training.state import check_writable, restore_state, save_state
 from sd_perception_ros.training.step_losses import StepLosses
 from sd_perception_ros.training.stopping import GracefulStop
+from sd_perception_ros.training.validation import BEST, load_best, Validation
 
 # (module, step, slice of the step's batch) -> losses by name. The module is wrapped by accelerate
 # and sums gradients over processes.
@@ -38,6 +39,7 @@ def run_training(
     config: TrainingConfig,
     folder: Path,
     identity: Mapping[str, object],
+    validation: Validation | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """
     Train the weights of a module that require gradients; yields (steps done, losses by name).
@@ -50,6 +52,9 @@ def run_training(
     :param folder: the training state is saved in `state` below it.
     :param identity: what identifies the run beside `config`, such as its data: a saved state
         with another identity is refused.
+    :param validation: run by the main process where it is due, with the average of the weights,
+        before the losses of its step are yielded. At the end, the weights become the best ones
+        that it kept. Not with FSDP.
     :raises KeyboardInterrupt: on Ctrl-C or SIGTERM; with a single process the current step is
         finished and saved before.
     :raises FloatingPointError: a loss or a gradient is not finite; the last state stays.
@@ -60,11 +65,18 @@ def run_training(
     accelerator = _accelerator(config)
     if accelerator.is_main_process:
         check_writable(folder)
+    if validation is not None and _is_sharded(accelerator):
+        raise ValueError(
+            '--validate does not work with FSDP, where no process has all weights; leave it out, '
+            'or use DDP'
+        )
     setup = _prepare(module, losses_of, config, accelerator)
     average = WeightAverage(setup.weights, config.ema_decay)
     accelerator.register_for_checkpointing(average)
     run = json.loads(json.dumps({**asdict(config), **identity}))
     first = restore_state(accelerator, folder, run)
+    if not first and accelerator.is_main_process:
+        (folder / BEST).unlink(missing_ok=True)  # of another run
     stop = GracefulStop(accelerator.num_processes)
     pending: list[StepLosses] = []
     try:
@@ -79,12 +91,16 @@ def run_training(
             pending = [losses] if late else []
             if saving:
                 save_state(accelerator, folder, done, run)
+            if validation is not None and validation.is_due(done, config.steps):
+                _validate(validation, setup, average, done)
             yield from results
             if stopping:
                 raise KeyboardInterrupt
         if stop.requested:  # after the last step, which is saved
             raise KeyboardInterrupt
         average.copy_to_weights()
+        if validation is not None and accelerator.is_main_process:
+            load_best(validation.folder, setup.weights)
         if _is_sharded(accelerator):  # the main process writes the checkpoint
             _gather_weights(module, accelerator.get_state_dict(setup.wrapped))
     finally:
@@ -219,6 +235,14 @@ def _train_step(setup: _Setup, step: int) -> StepLosses:
             setup.optimizer.zero_grad(set_to_none=True)
     losses.reduce(accelerator)
     return losses
+
+
+def _validate(validation: Validation, setup: _Setup, average: WeightAverage, done: int) -> None:
+    """Let the main process validate the average of the weights, while the others wait."""
+    if setup.accelerator.is_main_process:
+        with average.in_weights():
+            validation.run(done, setup.weights)
+    setup.accelerator.wait_for_everyone()
 
 
 def _gather_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -68,6 +68,22 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """How a model in training is measured on the data of --validate."""
+
+    validate_every: int = option(
+        500, 'Steps between two validations; the last step is always validated', low=1
+    )
+    validate_frames: int = option(
+        64, 'Frames of a validation, evenly spaced over the data of --validate', low=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
 class WindowConfig:
     """How training windows are cut from images."""
 

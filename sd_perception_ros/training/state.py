@@ -102,6 +102,12 @@ def restore_state(accelerator: Accelerator, folder: Path, run: dict[str, Any]) -
     return int(saved['done'])
 
 
+def steps_done(folder: Path) -> int:
+    """Return the steps of the saved state, 0 without one."""
+    file = complete_folder(folder / STATE) / RUN
+    return int(json.loads(file.read_text())['done']) if file.is_file() else 0
+
+
 def discard_state(folder: Path) -> None:
     """Delete the state of a run that is complete."""
     for name in (STATE, PART):

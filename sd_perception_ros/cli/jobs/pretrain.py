@@ -95,7 +95,7 @@ def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     )
     state = arguments.out / 'vae_training'
     log = train_autoencoder(vae, dataset, config, arguments.vae_size, state)
-    follow('autoencoder', log, config.steps, arguments.out)
+    follow('autoencoder', log, config, arguments.out)
     factor = measure_scaling_factor(vae.eval(), dataset)
     vae.register_to_config(scaling_factor=round(factor, 5))
     # The autoencoder last: once it is there, the stage is done.
@@ -162,7 +162,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
             'from': str(arguments.denoiser_from),
         },
     )
-    follow('denoiser', log, config.steps, arguments.out)
+    follow('denoiser', log, config, arguments.out)
     save_model(folder, unet.eval(), torch.float32)
     discard_state(state)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from functools import partial
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,23 @@ from sd_perception_ros.checkpoint.finetuning import base_folder, is_checkpoint, 
 from sd_perception_ros.checkpoint.licenses import terms_of
 from sd_perception_ros.checkpoint.weights import weights_fingerprint
 from sd_perception_ros.cli.data_checks import check_truths, print_notes
-from sd_perception_ros.cli.following import follow
+from sd_perception_ros.cli.following import follow, ValidationLog
 from sd_perception_ros.cli.versions import commit
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
-from sd_perception_ros.training.finetune import previews, train
-from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
-from sd_perception_ros.training.processes import device, is_main
-from sd_perception_ros.training.state import discard_state
+from sd_perception_ros.model import Model
+from sd_perception_ros.training.finetune import check_data, previews, train
+from sd_perception_ros.training.options import (
+    FinetuneConfig,
+    TrainingConfig,
+    ValidationConfig,
+    WindowConfig,
+)
+from sd_perception_ros.training.processes import device, is_main, processes
+from sd_perception_ros.training.state import STATE, steps_done
+from sd_perception_ros.training.validation import best_of, Validation
 
 LARGE_IMAGE = 3  # times as long as a window, which then shows only parts of objects
 
@@ -37,14 +45,14 @@ def run(
     config: TrainingConfig,
     tuning: FinetuneConfig,
     windows: WindowConfig,
+    validating: ValidationConfig,
 ) -> int:
     """
     Train, then write the checkpoint folder.
 
     :param options: of tasks, by their names.
     """
-    if (arguments.out / config_file.FILE).exists():
-        raise ValueError(f'{arguments.out} holds a finished checkpoint; choose another --out')
+    _check_finished(arguments.out, config.steps)
     torch.manual_seed(config.seed)
     opened = open_data(arguments.data, keep=True)
     if is_main():
@@ -57,23 +65,39 @@ def run(
     base = base_folder(arguments.base)
     latents = _latents(arguments.latents, base, dataset, windows)
     long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)
+    title = '+'.join(arguments.tasks)
+    board = ValidationLog(title, model.tasks, arguments.out)
+    validation = _validation(arguments, validating, model, windows.fit, board)
     if is_main():
         input_ = 'latents of pretrain' if latents is not None else 'images encoded in each step'
         print(f'{len(dataset)} frames in {dataset.name}, {input_}')
+        print(_where(arguments.out, config))
         _warn_of_small_windows(max(arguments.sizes[-1]), long_side_px, windows)
+    shown = dataset if validation is None else validation.dataset
     losses = follow(
-        '+'.join(arguments.tasks),
-        train(model, dataset, latents, config, arguments.sizes, arguments.out, tuning, windows),
-        config.steps,
+        title,
+        train(
+            model,
+            dataset,
+            latents,
+            config,
+            arguments.sizes,
+            arguments.out,
+            tuning,
+            windows,
+            validation,
+        ),
+        config,
         arguments.out,
-        partial(previews, model, dataset, arguments.sizes[-1], windows.fit),
-        config.save_every,
+        partial(previews, model, shown, arguments.sizes[-1], windows.fit),
     )
     if not is_main():
         return 0
     provenance = {
         'base': arguments.base.name,
         'commit': commit(),
+        'recipe_file': str(arguments.recipe or ''),
+        'sets': list(arguments.data),
         'frames': len(dataset),
         'data': dataset.fingerprint(),
         'recipe': dataset.recipe(),
@@ -83,14 +107,84 @@ def run(
         'augmentation': asdict(windows),
         'losses': losses,
     }
+    if validation is not None:
+        provenance['validation'] = _best(arguments, board)
     licence = arguments.license or _license_of(base, str(arguments.base))
     checkpoint_config = CheckpointConfig(
         long_side_px=long_side_px, license=licence, provenance=provenance
     )
     checkpoint.save(arguments.out, model, checkpoint_config)
-    discard_state(arguments.out)
     print(f'wrote {arguments.out / config_file.FILE}')
+    print(
+        f'{arguments.out / STATE} is kept: the same command with more --steps goes on from there; '
+        'delete it if you will not'
+    )
     return 0
+
+
+def _check_finished(folder: Path, steps: int) -> None:
+    """
+    Refuse a folder with a checkpoint, unless its training can go on.
+
+    :raises ValueError: it holds a checkpoint whose state has done `steps` steps, or is gone.
+    """
+    if not (folder / config_file.FILE).exists():
+        return
+    done = steps_done(folder)
+    if not done:
+        raise ValueError(f'{folder} holds a finished checkpoint; choose another --out')
+    if done >= steps:
+        raise ValueError(
+            f'{folder} holds a finished checkpoint of {done} steps; choose another --out, or go '
+            f'on with --steps above {done}'
+        )
+
+
+def _where(folder: Path, config: TrainingConfig) -> str:
+    """Return on what this training runs, and from which step it goes on."""
+    count, done = processes(), steps_done(folder)
+    where = f'{count} process{"es" if count > 1 else ""} on {device().type}'
+    # accelerate launch sets it. Without --cpu it starts one process where there is no GPU.
+    if count == 1 and device().type == 'cpu' and 'ACCELERATE_MIXED_PRECISION' in os.environ:
+        where += ' (for several on a CPU: accelerate launch --cpu --num_processes N)'
+    since = f'going on from step {done} of {config.steps}' if done else f'{config.steps} steps'
+    return f'{where}, {config.batch_size} images a step, {config.precision}; {since}'
+
+
+def _validation(
+    arguments: argparse.Namespace,
+    config: ValidationConfig,
+    model: Model,
+    fit: str,
+    board: ValidationLog,
+) -> Validation | None:
+    """
+    Open the data of --validate, if there is any.
+
+    :raises ValueError: it lacks the truth of a task.
+    """
+    if not arguments.validate:
+        return None
+    opened = open_data(arguments.validate, keep=True)
+    if is_main():
+        opened.check()
+    check_data(model, opened)
+    size = arguments.sizes[-1]
+    return Validation(model, opened, size, fit, config, arguments.out, board)
+
+
+def _best(arguments: argparse.Namespace, board: ValidationLog) -> dict[str, Any]:
+    """Return what is known of the weights that were kept, for the provenance."""
+    found = best_of(arguments.out)
+    assert found is not None
+    about: dict[str, Any] = {'sets': list(arguments.validate)}
+    about |= {'best_step': found[0], 'loss': round(found[1], 4)}
+    if board.best is not None:
+        about['metrics'] = {
+            task: {name: round(value, 4) for name, value in metrics.items()}
+            for task, metrics in board.best.metrics.items()
+        }
+    return about
 
 
 def _latents(
