@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.backbones.latent import LatentBackbone, Prompt
-from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep
+from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, spacing_note
 from sd_perception_ros.backbones.small import PROMPT_WIDTH, small_unet, take_over
 from sd_perception_ros.backbones.transformers import MMDiTBackbone, TransformerBackbone
 from sd_perception_ros.checkpoint import checkpoint
@@ -261,19 +263,111 @@ def test_positions_of_a_larger_picture_are_the_same_table_stretched() -> None:
     assert wide[-1] > 4.5
 
 
-@pytest.mark.parametrize('kind', ['v_prediction', 'epsilon', 'sample'])
-@pytest.mark.parametrize('timestep', [0, 259, 999])
-def test_the_clean_latent_is_the_one_that_diffusers_solves_for(kind: str, timestep: int) -> None:
-    config = STABLE_DIFFUSION | {'prediction_type': kind}
+@given(
+    prediction_type=st.sampled_from(['v_prediction', 'epsilon', 'sample']),
+    set_alpha_to_one=st.booleans(),
+    zero_snr=st.booleans(),
+    spacing=st.sampled_from(['trailing', 'leading', 'linspace']),
+    steps_offset=st.integers(0, 2),
+    clips=st.sampled_from([(), ('clip_sample',), ('thresholding',)]),
+)
+def test_the_step_is_ddim_s_only_step_or_refused_by_name(
+    prediction_type: str,
+    set_alpha_to_one: bool,
+    zero_snr: bool,
+    spacing: str,
+    steps_offset: int,
+    clips: tuple[str, ...],
+) -> None:
+    config = STABLE_DIFFUSION | {
+        'prediction_type': prediction_type,
+        'set_alpha_to_one': set_alpha_to_one,
+        'rescale_betas_zero_snr': zero_snr,
+        'timestep_spacing': spacing,
+        'steps_offset': steps_offset,
+        **dict.fromkeys(clips, True),
+    }
     scheduler = DDIMScheduler(**config)
-    scheduler.set_timesteps(1000)
-    shown, output = torch.randn(2, 1, 4, 3, 3)
-    expected = scheduler.step(output, timestep, shown).pred_original_sample
-    found = of_scheduler(config, timestep).clean(shown, output)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    zeros = of_scheduler(config, timestep).clean(None, output)
-    expected = scheduler.step(output, timestep, shown * 0).pred_original_sample
-    torch.testing.assert_close(zeros, expected, atol=1e-4, rtol=1e-4)
+    scheduler.set_timesteps(1)
+    timestep = int(scheduler.timesteps[0])
+    if clips:
+        with pytest.raises(ValueError, match=f'with {clips[0]}: true; set it to false'):
+            of_scheduler(config, timestep)
+        return
+    if prediction_type == 'epsilon' and zero_snr and timestep == 999:
+        with pytest.raises(ValueError, match='does not determine the clean latent'):
+            of_scheduler(config, timestep)
+        return
+    step = of_scheduler(config, timestep)
+    torch.manual_seed(0)
+    shown, output = torch.randn(2, 1, 4, 3, 3, dtype=torch.float64)
+    for noisy in (shown, None):
+        sample = torch.zeros_like(shown) if noisy is None else noisy
+        expected = scheduler.step(output, timestep, sample).prev_sample
+        tolerance = 1e-6 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(step.clean(noisy, output), expected, atol=tolerance, rtol=0)
+    assert bool(spacing_note(config)) == (spacing != 'trailing')
+    assert of_scheduler(config | {'prediction_type': 'sample'}).timestep == 999
+
+
+SCHEDULERS = [
+    name
+    for name in dir(diffusers)
+    if name.endswith('Scheduler') and not name.startswith('Flax') and name != 'PNDMScheduler'
+]
+
+
+@pytest.mark.filterwarnings('ignore')  # diffusers' own, thousands of them
+@pytest.mark.parametrize('name', SCHEDULERS)
+def test_each_scheduler_of_diffusers_is_followed_in_its_only_step_or_refused_by_name(
+    name: str,
+) -> None:
+    """From zeros, as E2E-FT begins; with each option that a published file may have."""
+    config = STABLE_DIFFUSION | {'_class_name': name, 'timestep_spacing': 'trailing'}
+    for prediction_type in ('v_prediction', 'epsilon', 'sample'):
+        config['prediction_type'] = prediction_type
+        try:
+            step = of_scheduler(config)
+        except ValueError as error:
+            assert name in str(error)  # noqa: PT017
+            return
+        own = inspect.signature(getattr(diffusers, name).__init__).parameters
+        scheduler = getattr(diffusers, name)(**{k: v for k, v in config.items() if k in own})
+        scheduler.set_timesteps(1)
+        assert step.timestep == scheduler.timesteps[0]
+        torch.manual_seed(0)
+        output = torch.randn(1, 4, 3, 3)
+        try:
+            expected = scheduler.step(output, scheduler.timesteps[0], output * 0).prev_sample
+        except (NotImplementedError, ValueError):  # Euler's family knows no 'sample'
+            assert prediction_type == 'sample'
+            continue
+        tolerance = 1e-6 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(step.clean(None, output), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'EDMEulerScheduler',
+        'EDMDPMSolverMultistepScheduler',
+        'CMStochasticIterativeScheduler',
+        'FlowMatchHeunDiscreteScheduler',
+        'TCDScheduler',
+        'MyScheduler',
+    ],
+)
+def test_a_scheduler_without_such_a_step_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' has no single step .* into checkpoint\.yaml"):
+        of_scheduler(STABLE_DIFFUSION | {'_class_name': name})
+
+
+def test_pndm_ends_where_ddim_does() -> None:
+    """Stable Diffusion 1.5 names it; its own single step reads an empty list in diffusers."""
+    config = STABLE_DIFFUSION | {'_class_name': 'PNDMScheduler', 'skip_prk_steps': True}
+    alpha = of_scheduler(config).final_alpha
+    assert alpha == pytest.approx((1 - 0.00085) ** 0.5)  # set_alpha_to_one is false there
+    assert of_scheduler(config | {'set_alpha_to_one': True}).final_alpha == 1
 
 
 @pytest.mark.parametrize('shift', [1.0, 3.0])
@@ -320,13 +414,31 @@ def test_the_balanced_step_has_equal_alpha_and_sigma() -> None:
         ({'clip_sample': True, '_class_name': 'DDIMScheduler'}, 'with clip_sample: true'),
         ({'thresholding': True}, 'with thresholding: true'),
         ({'prediction_type': 'noise'}, "a prediction_type of v_prediction, .* got 'noise'"),
+        ({'clip_sample': None}, 'with clip_sample: true'),  # the default of diffusers
+        ({'beta_schedule': 'sigmoid'}, 'diffusers cannot build DDIMScheduler .*sigmoid'),
+        ({'num_train_timesteps': 'many'}, 'diffusers cannot build DDIMScheduler'),
+        ({'_class_name': 'EulerDiscreteScheduler', 'timestep_type': 'continuous'}, 'continuous'),
+        ({'_class_name': 'UniPCMultistepScheduler', 'use_flow_sigmas': True}, 'use_flow_sigmas'),
+        (
+            {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'invert_sigmas': True},
+            'with invert_sigmas: true',
+        ),
     ],
 )
 def test_a_scheduler_that_we_cannot_follow_is_refused(
     config: dict[str, Any], message: str
 ) -> None:
+    merged = {k: v for k, v in (STABLE_DIFFUSION | config).items() if v is not None}
     with pytest.raises(ValueError, match=message):
-        of_scheduler(STABLE_DIFFUSION | config)
+        of_scheduler(merged)
+
+
+def test_a_timestep_that_a_schedule_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'a timestep of 0\.\.999 for DDIMScheduler, got 1000'):
+        of_scheduler(STABLE_DIFFUSION, 1000)
+    lcm = STABLE_DIFFUSION | {'_class_name': 'LCMScheduler'}
+    with pytest.raises(ValueError, match='a timestep of at least 50 for LCMScheduler'):
+        of_scheduler(lcm, 1)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 import torch
 import yaml
 
+from sd_perception_ros.backbones.onestep import OneStep
 from sd_perception_ros.checkpoint import checkpoint
 from sd_perception_ros.checkpoint.licenses import commercial_use, NOT_STATED
 from sd_perception_ros.checkpoint.weight_files import file_sha256
@@ -250,9 +251,7 @@ def served(folder: Path, unet: str, **values: Any) -> Model:
 
 
 def marigold_scheduler(**changes: Any) -> DDIMScheduler:
-    return DDIMScheduler.from_config(
-        hollow.SCHEDULER | {'set_alpha_to_one': True, 'timestep_spacing': 'trailing'} | changes
-    )
+    return DDIMScheduler.from_config(hollow.SCHEDULER | {'timestep_spacing': 'trailing'} | changes)
 
 
 def wide_unet() -> UNet2DConditionModel:
@@ -266,12 +265,15 @@ def changed_unet(**changes: Any) -> UNet2DConditionModel:
 
 @pytest.mark.parametrize('prediction_type', ['v_prediction', 'epsilon', 'sample'])
 @pytest.mark.parametrize('zero_snr', [False, True])
+@pytest.mark.parametrize('set_alpha_to_one', [False, True])
 def test_two_latents_give_what_the_pipeline_of_diffusers_gives_from_zeros(
-    tmp_path: Path, prediction_type: str, zero_snr: bool
+    tmp_path: Path, prediction_type: str, zero_snr: bool, set_alpha_to_one: bool
 ) -> None:
     """E2E-FT's setting of Marigold: one step, trailing, and zeros for the noise."""
     scheduler = marigold_scheduler(
-        prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        set_alpha_to_one=set_alpha_to_one,
     )
     tiny_pipeline(tmp_path / 'marigold', wide_unet(), scheduler)
     if prediction_type == 'epsilon' and zero_snr:
@@ -328,6 +330,54 @@ def test_a_class_embedding_of_unknown_meaning_is_refused(
     tiny_pipeline(tmp_path / 'other', changed_unet(**changes), marigold_scheduler())
     with pytest.raises(ValueError, match=message):
         served(tmp_path, 'other')
+
+
+def test_the_generative_lotus_is_refused_because_it_reads_noise(tmp_path: Path) -> None:
+    unet = changed_unet(in_channels=8, **LOTUS)
+    tiny_pipeline(tmp_path / 'lotus_g', unet, marigold_scheduler(prediction_type='sample'))
+    values = {'timestep': 999, 'prediction_type': 'sample'}
+    for options in ({}, values):
+        with pytest.raises(ValueError, match=r'generative Lotus .*reads noise.* choose Lotus-D'):
+            served(tmp_path, 'lotus_g', **options)
+
+
+def test_a_scheduler_of_another_kind_is_refused_unless_the_step_is_written_down(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_pipeline(tmp_path / 'edm', wide_unet(), marigold_scheduler())
+    file = folder / 'scheduler/scheduler_config.json'
+    file.write_text('{"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}')
+    with pytest.raises(ValueError, match=r"scheduler_config\.json: the scheduler 'EDMEuler"):
+        served(tmp_path, 'edm')
+    step = {'timestep': 999, 'prediction_type': 'sample', 'alpha': 0.0}
+    [backbone] = served(tmp_path, 'edm', **step).backbones.values()
+    assert backbone.one_step == OneStep(999, 'sample', 0.0)
+
+
+def test_a_spacing_that_starts_at_the_clean_end_is_said_once_and_confirmed_by_a_timestep(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leading = marigold_scheduler(timestep_spacing='leading')
+    tiny_pipeline(tmp_path / 'old', wide_unet(), leading)
+    [backbone] = served(tmp_path, 'old').backbones.values()
+    assert backbone.one_step.timestep == 999
+    [record] = caplog.records
+    assert 'timestep_spacing leading starts a single step at the clean end' in record.message
+    caplog.clear()
+    served(tmp_path, 'old', timestep=999)
+    assert not caplog.records
+
+
+def test_a_saved_checkpoint_keeps_the_step_of_its_scheduler(tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
+    describe(tmp_path, tasks={'depth': {'unet': 'e2e'}})
+    model, config = checkpoint.load(str(tmp_path))
+    assert next(iter(model.backbones.values())).one_step.final_alpha < 1
+    checkpoint.save(tmp_path / 'saved', model, config, torch.float32)
+    again, _ = checkpoint.load(str(tmp_path / 'saved'))
+    image = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(image)['depth'], model(image)['depth'])
 
 
 def test_a_class_embedding_is_lotus_s_if_the_options_say_its_step(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DDPM: Mapping[str, Any] = {
     'beta_end': 0.02,
     'beta_schedule': 'linear',
     'prediction_type': 'epsilon',
+    'clip_sample': False,
 }
 
 

@@ -281,5 +281,6 @@ def save(
         'timestep': round(steps[0].timestep),
         'prediction_type': steps[0].prediction_type,
         'alpha': round(steps[0].alpha, 8),
+        'final_alpha': round(steps[0].final_alpha, 8),
     }
     write_config(folder / FILE, values | step | {'sha256': {}})

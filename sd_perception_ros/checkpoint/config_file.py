@@ -124,6 +124,13 @@ class CheckpointConfig:
         low=-1,
         high=1,
     )
+    final_alpha: float = option(
+        -1.0,
+        'Amplitude of the clean latent after the step, 1: the clean latent itself; -1: from its '
+        'scheduler (set_alpha_to_one), or 1',
+        low=-1,
+        high=1,
+    )
     resize: str = option(
         'pad',
         'How a picture gets a size that the network takes. exact: stretched, as in the official '

@@ -143,6 +143,13 @@ def check_class_embedding(config: Any, predicts: str | None, is_chosen: bool, wh
             f'{SWITCH_INPUTS} inputs), got {kind or "a table"} with {inputs or classes} inputs; '
             'its meaning is unknown'
         )
+    if config['in_channels'] != config['out_channels']:
+        raise ValueError(
+            f'{where}: a class embedding of {inputs} inputs with {config["in_channels"]} channels '
+            f'in and {config["out_channels"]} out is that of the generative Lotus (Lotus-G), '
+            'which is not supported: it reads noise and answers differently in each run; choose '
+            'Lotus-D (lotus_disparity, lotus_depth or lotus_normals)'
+        )
     if predicts != 'sample' and not is_chosen:
         raise ValueError(
             f'{where}: a class embedding of {inputs} inputs that is neither of Lotus (its '

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from sd_perception_ros.backbones.onestep import balanced, of_scheduler, OneStep, PREDICTION_TYPES
+from sd_perception_ros.backbones.onestep import (
+    balanced,
+    of_scheduler,
+    OneStep,
+    PREDICTION_TYPES,
+    spacing_note,
+)
 from sd_perception_ros.checkpoint.config_file import CheckpointConfig
 from sd_perception_ros.checkpoint.denoisers import transformer_family_of
 from sd_perception_ros.checkpoint.files import read_json
@@ -17,8 +25,11 @@ SD2_SCHEDULE = {
     'beta_end': 0.012,
     'beta_schedule': 'scaled_linear',
     'prediction_type': 'v_prediction',
+    'clip_sample': False,
 }
 LOTUS_TIMESTEP = 999
+LOG = logging.getLogger(__name__)
+T = TypeVar('T')
 
 
 class StepOptions(NamedTuple):
@@ -28,11 +39,13 @@ class StepOptions(NamedTuple):
     :ivar timestep: as the denoiser's embedding reads it.
     :ivar prediction_type: one of `onestep.PREDICTION_TYPES`.
     :ivar alpha: amplitude of the clean latent at the timestep, 0..1.
+    :ivar final_alpha: amplitude of the clean latent after the step, 0..1.
     """
 
     timestep: int | None = None
     prediction_type: str | None = None
     alpha: float | None = None
+    final_alpha: float | None = None
 
 
 def step_options(config: CheckpointConfig) -> StepOptions:
@@ -41,6 +54,7 @@ def step_options(config: CheckpointConfig) -> StepOptions:
         config.timestep if config.timestep >= 0 else None,
         config.prediction_type if config.prediction_type in PREDICTION_TYPES else None,
         config.alpha if config.alpha >= 0 else None,
+        config.final_alpha if config.final_alpha >= 0 else None,
     )
 
 
@@ -50,7 +64,9 @@ def serving_step(
     """
     Return the step in which published weights are served.
 
-    Options that are given win. The others come from the first of these that applies:
+    Options that are given win. With timestep, prediction_type and alpha the scheduler is not read;
+    with alpha and no final_alpha the step ends at the clean latent. The others come from the first
+    of these that applies:
 
     - class embedding of the task (Lotus): timestep 999, the output is the clean latent
     - scheduler_config.json in the pipeline folder: that scheduler's noisiest step
@@ -62,20 +78,25 @@ def serving_step(
     :param pipeline: folder that has scheduler/scheduler_config.json, if any.
     :raises ValueError: the step has no solution for the clean latent.
     """
-    timestep, config = options.timestep, denoiser.config
-    scheduler = _scheduler_config(pipeline)
-    if _has_task_switch(config):
-        step = OneStep(LOTUS_TIMESTEP if timestep is None else timestep, 'sample')
-    elif scheduler is not None:
-        step = of_scheduler(scheduler, timestep)
+    timestep, prediction_type, alpha, final_alpha = options
+    config, file = denoiser.config, _scheduler_file(pipeline)
+    if timestep is not None and prediction_type is not None and alpha is not None:
+        step = OneStep(timestep, prediction_type, alpha)
+    elif _has_task_switch(config):
+        step = OneStep(LOTUS_TIMESTEP, 'sample')
+    elif file is not None:
+        step = _from_file(of_scheduler, file, timestep)
+        if timestep is None and (note := _from_file(spacing_note, file)):
+            LOG.warning('%s: %s', file, note)
     elif config['in_channels'] == 2 * latent_channels:
         step = of_scheduler(SD2_SCHEDULE, timestep)
     else:
         step = finetuning_step(denoiser, latent_channels, pipeline, timestep)
     return OneStep(
         step.timestep if timestep is None else timestep,
-        options.prediction_type or step.prediction_type,
-        step.alpha if options.alpha is None else options.alpha,
+        prediction_type or step.prediction_type,
+        step.alpha if alpha is None else alpha,
+        final_alpha or (step.final_alpha if alpha is None else 1.0),
     )
 
 
@@ -95,15 +116,21 @@ def finetuning_step(
     """
     config = denoiser.config
     if _has_task_switch(config) or config['in_channels'] == 2 * latent_channels:
-        return serving_step(denoiser, latent_channels, pipeline, StepOptions(timestep))
-    family = transformer_family_of(denoiser)
-    schedule = _scheduler_config(pipeline) or (family.schedule if family else None)
-    predicts = of_scheduler(schedule).prediction_type if schedule is not None else 'v_prediction'
-    if schedule is None or predicts == 'v_prediction':
+        step = serving_step(denoiser, latent_channels, pipeline, StepOptions(timestep))
+        return replace(step, final_alpha=1.0)  # the truth is a clean latent
+    family, file = transformer_family_of(denoiser), _scheduler_file(pipeline)
+    schedule: Mapping[str, Any]
+    if file is not None:
+        schedule, noisiest = read_json(file), _from_file(of_scheduler, file)
+    elif family is not None:
+        schedule, noisiest = family.schedule, of_scheduler(family.schedule)
+    else:
         return OneStep(1 if timestep is None else timestep)
-    if predicts == 'epsilon' and timestep is None:
+    if noisiest.prediction_type == 'v_prediction':
+        return OneStep(1 if timestep is None else timestep)
+    if noisiest.prediction_type == 'epsilon' and timestep is None:
         return balanced(schedule)
-    return of_scheduler(schedule, timestep)
+    return replace(of_scheduler(schedule, timestep), final_alpha=1.0)
 
 
 def _has_task_switch(config: Mapping[str, Any]) -> bool:
@@ -112,10 +139,19 @@ def _has_task_switch(config: Mapping[str, Any]) -> bool:
 
 def scheduler_prediction(pipeline: Path | None) -> str | None:
     """Return prediction_type of the scheduler in a pipeline folder; None: it has none."""
-    scheduler = _scheduler_config(pipeline)
-    return None if scheduler is None else str(scheduler.get('prediction_type', 'epsilon'))
+    file = _scheduler_file(pipeline)
+    return None if file is None else str(read_json(file).get('prediction_type', 'epsilon'))
 
 
-def _scheduler_config(pipeline: Path | None) -> dict[str, Any] | None:
+def _scheduler_file(pipeline: Path | None) -> Path | None:
     file = pipeline / 'scheduler' / 'scheduler_config.json' if pipeline else None
-    return read_json(file) if file is not None and file.is_file() else None
+    return file if file is not None and file.is_file() else None
+
+
+def _from_file(function: Callable[..., T], file: Path, *arguments: Any) -> T:
+    """Call a function of a scheduler's config; its errors name the file."""
+    config = read_json(file)
+    try:
+        return function(config, *arguments)
+    except ValueError as error:
+        raise ValueError(f'{file}: {error}') from None
