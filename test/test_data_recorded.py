@@ -154,8 +154,8 @@ def test_quantized_depth_is_the_inverse_of_its_levels(tmp_path: Path) -> None:
 def test_a_recording_holds_pictures_in_every_encoding_that_the_node_takes(
     encoding: str, tmp_path: Path
 ) -> None:
-    item_bytes, channels, _ = ENCODINGS[encoding]
-    rows = 6 + 3 * (encoding == 'nv21')  # a plane of colour behind the picture
+    item_bytes, channels, _, chroma, _ = ENCODINGS[encoding]
+    rows = round(6 * (1 + chroma))  # a plane of colour behind the picture
     levels = np.random.default_rng(0).integers(0, 256, (rows, 8 * channels * item_bytes), np.uint8)
     message = TYPES.types['sensor_msgs/msg/Image'](
         header(10**9), 6, 8, encoding, 0, levels.shape[1], levels.ravel()

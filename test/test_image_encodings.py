@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import array
 import io
+import os
+from pathlib import Path
+import re
 import struct
 
 import cv2
@@ -21,10 +24,12 @@ from sd_perception_ros.compressed_images import (
     is_depth,
     rgb_from_message,
 )
-from sd_perception_ros.image_encodings import ENCODINGS, image_to_rgb
+from sd_perception_ros.exposure import exposure_problem
+from sd_perception_ros.image_encodings import BitDepth, ENCODINGS, image_to_rgb
 from sd_perception_ros.metric_depth.references import from_depth
 from sd_perception_ros.ros.messages.image import image_message
 
+DEPTH_TYPES = ('16UC1', '32FC1', '16SC1', '64FC1')
 RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 160)
 
 
@@ -56,11 +61,13 @@ def test_tightly_packed_rgb_is_not_copied():
         ('8UC4', [3, 2, 1, 9], [1, 2, 3]),
         ('mono8', [7], [7, 7, 7]),
         ('8UC1', [7], [7, 7, 7]),
-        ('mono16', [0, 7], [7, 7, 7]),  # 0x0700, little-endian
-        ('rgb16', [0, 1, 0, 2, 0, 3], [1, 2, 3]),
-        ('bgr16', [0, 3, 0, 2, 0, 1], [1, 2, 3]),
-        ('rgba16', [0, 1, 0, 2, 0, 3, 0, 9], [1, 2, 3]),
-        ('bgra16', [0, 3, 0, 2, 0, 1, 0, 9], [1, 2, 3]),
+        ('mono16', [0, 70], [70, 70, 70]),  # 0x4600, little-endian
+        ('rgb16', [0, 1, 0, 2, 0, 70], [1, 2, 70]),
+        ('bgr16', [0, 70, 0, 2, 0, 1], [1, 2, 70]),
+        ('16UC3', [0, 70, 0, 2, 0, 1], [1, 2, 70]),
+        ('rgba16', [0, 1, 0, 2, 0, 70, 0, 9], [1, 2, 70]),
+        ('bgra16', [0, 70, 0, 2, 0, 1, 0, 9], [1, 2, 70]),
+        ('16UC4', [0, 70, 0, 2, 0, 1, 0, 9], [1, 2, 70]),
     ],
 )
 def test_channels_arrive_in_rgb_order(encoding, pixel, expected):
@@ -69,17 +76,36 @@ def test_channels_arrive_in_rgb_order(encoding, pixel, expected):
 
 
 def test_big_endian_values_are_read_from_the_other_byte():
-    msg = message('mono16', 1, 1, bytes([7, 200]))
+    msg = message('mono16', 1, 1, bytes([70, 200]))
     msg.is_bigendian = 1
-    assert image_to_rgb(msg).tolist() == [[[7, 7, 7]]]
+    assert image_to_rgb(msg).tolist() == [[[70, 70, 70]]]
 
 
 @pytest.mark.parametrize('step', [7, 8, 13])
-def test_padding_behind_rows_and_bytes_behind_the_picture_do_not_count(step):
+def test_padding_behind_rows_does_not_count(step):
     row = bytes([1, 2, 3, 4, 5, 6])
     padded = row + b'\xff' * (step - 6)
-    rgb = image_to_rgb(message('rgb8', 2, 2, padded * 2 + b'trailing', step))
+    rgb = image_to_rgb(message('rgb8', 2, 2, padded * 2, step))
     assert rgb.tolist() == [[[1, 2, 3], [4, 5, 6]]] * 2
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'width', 'height', 'size'),
+    [
+        ('rgb8', 2, 2, 13),
+        ('mono8', 640, 480, 641 * 480),  # a column more than the header says: sheared
+        ('mono8', 640, 480, 640 * 490),
+        ('bayer_rggb16', 4, 4, 33),
+        ('yuyv', 2, 2, 16),
+        ('nv12', 4, 2, 13),
+        ('nv24', 4, 2, 25),
+    ],
+)
+def test_more_data_than_the_header_describes_is_refused(encoding, width, height, size):
+    bytes_per_pixel = ENCODINGS[encoding].item_bytes * ENCODINGS[encoding].channels
+    msg = message(encoding, width, height, bytes(size), width * bytes_per_pixel)
+    with pytest.raises(ValueError, match=f'got {size}; width, height or step do not describe'):
+        image_to_rgb(msg)
 
 
 @pytest.mark.parametrize('bits', [8, 16])
@@ -106,10 +132,85 @@ def test_packed_yuv_keeps_red_red(encoding, order):
     np.testing.assert_allclose(rgb[0, 0], [255, 0, 0], atol=3)
 
 
-def test_planar_nv21_keeps_red_red():
-    brightness, color = bytes([81]) * 8, bytes([240, 90] * 2)
-    rgb = image_to_rgb(message('nv21', 4, 2, brightness + color, step=4))
+@pytest.mark.parametrize(
+    ('encoding', 'color'),
+    [('nv12', [90, 240] * 2), ('nv21', [240, 90] * 2), ('nv24', [90, 240] * 8)],
+)
+@pytest.mark.parametrize('padding', [0, 3])
+def test_planar_yuv_keeps_red_red(encoding, color, padding):
+    """Each row has its padding; a chroma row of nv24 is two luma rows long."""
+    rows = [bytes([81]) * 4] * 2
+    length = 8 if encoding == 'nv24' else 4
+    rows += [bytes(color[n : n + length]) for n in range(0, len(color), length)]
+    data = b''.join(row + b'\xff' * (padding * (len(row) // 4)) for row in rows)
+    rgb = image_to_rgb(message(encoding, 4, 2, data, step=4 + padding))
     np.testing.assert_allclose(rgb.reshape(-1, 3), [[255, 0, 0]] * 8, atol=3)
+
+
+def listed_encodings() -> list[str]:
+    """Read the encodings of the installed distribution's own list."""
+    for prefix in filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)):
+        for file in Path(prefix, 'include/sensor_msgs').rglob('image_encodings.hpp'):
+            found = re.findall(r'^const char \w+\[\] = "(\w+)";', file.read_text(), re.MULTILINE)
+            return [name for name in found if name != 'unknown']
+    return []
+
+
+def test_every_encoding_of_the_distribution_is_read_or_refused_by_name():
+    names = listed_encodings()
+    if not names:
+        pytest.skip('the headers of sensor_msgs are not installed')
+    assert {'nv12', 'nv24', 'bayer_grbg16', '64FC4'} <= set(names)
+    refused = []
+    for name in names:
+        layout = ENCODINGS.get(name, ENCODINGS['mono8'])
+        step = 4 * layout.channels * layout.item_bytes
+        msg = message(name, 4, 4, bytes(round(4 * step * (1 + layout.chroma))), step)
+        if name in ENCODINGS:
+            assert image_to_rgb(msg).shape == (4, 4, 3)
+            continue
+        refused.append(name)
+        depth = 'this is a depth image' if name in DEPTH_TYPES else ''
+        with pytest.raises(ValueError, match=f"got the encoding '{name}'; .*{depth}"):
+            image_to_rgb(msg)
+    kinds = [name for name in names if re.fullmatch(r'(8S|16S|32|64).*|(8|16)UC2|16UC1', name)]
+    assert sorted(refused) == sorted(kinds)
+
+
+# ---- Sensors of 10, 12 and 14 bits --------------------------------------------------------------
+
+
+@pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
+@pytest.mark.parametrize('encoding', ['mono16', 'rgb16', 'bayer_rggb16', 'rgba16'])
+@pytest.mark.parametrize('big', [0, 1])
+def test_the_brightest_value_of_a_sensor_is_white(bits, encoding, big):
+    channels = ENCODINGS[encoding].channels
+    values = np.full((8, 8, channels), 2**bits - 1, '>u2' if big else '<u2')
+    values[:4, ..., :3] = 2 ** (bits - 1)
+    if channels == 4:
+        values[..., 3] = 65535  # opaque
+    msg = message(encoding, 8, 8, values.tobytes())
+    msg.is_bigendian = big
+    rgb = image_to_rgb(msg)
+    assert set(rgb[6:].ravel().tolist()) == {255}
+    assert set(rgb[:2].ravel().tolist()) == {128}
+
+
+def test_brightness_does_not_flicker_when_a_12_bit_camera_looks_into_the_dark():
+    range_so_far, shown = BitDepth(), []
+    for level in (3000, 900, 200, 40, 3000, 900):
+        msg = message('mono16', 8, 8, np.full(64, level, '<u2').tobytes())
+        shown.append(int(image_to_rgb(msg, bit_depth=range_so_far)[0, 0, 0]))
+    assert shown == [level >> 4 for level in (3000, 900, 200, 40, 3000, 900)]
+    assert range_so_far.bits == 12
+
+
+def test_a_few_damaged_values_do_not_make_a_picture_dark():
+    values = np.full((200, 200), 1000, '<u2')
+    values[7, :3] = 65535
+    rgb = image_to_rgb(message('mono16', 200, 200, values.tobytes()))
+    assert rgb[0, 0, 0] == 1000 >> 2
+    assert rgb[7, 0, 0] == 255
 
 
 @pytest.mark.parametrize(
@@ -119,6 +220,9 @@ def test_planar_nv21_keeps_red_red():
         ({'encoding': ''}, "encoding ''"),
         ({'encoding': '16UC1'}, "is called 'mono16'"),
         ({'encoding': '32FC1'}, 'depth image'),
+        ({'encoding': '32FC3'}, 'floating-point values have no fixed range'),
+        ({'encoding': '8SC1'}, 'signed values have no fixed range'),
+        ({'encoding': '16UC2'}, 'two channels are no colour'),
         ({'step': 5}, 'step must be at least 6 bytes for a row of 2 rgb8 pixels, got 5'),
         ({'step': 7}, r'data must hold 14 bytes \(step 7 x 2 rows\), got 12'),
         ({'width': 0}, 'at least one pixel, got 0 x 2'),
@@ -193,17 +297,6 @@ def test_broken_compressed_data_is_a_value_error(data):
         compressed_to_rgb(CompressedImage(format='jpeg', data=array.array('B', data)))
 
 
-def test_a_png_cut_short_is_a_value_error_or_a_whole_picture():
-    data = cv2.imencode('.png', np.random.default_rng(0).integers(0, 255, (40, 40, 3)))[1]
-    for length in range(0, len(data), 97):
-        msg = CompressedImage(format='png', data=array.array('B', data[:length].tobytes()))
-        try:
-            rgb = compressed_to_rgb(msg)
-        except ValueError:  # and nothing else
-            continue
-        assert rgb.shape == (40, 40, 3)
-
-
 def test_a_compressed_picture_over_the_limit_is_refused():
     data = cv2.imencode('.png', flat(BLUE, 40, 40))[1].tobytes()
     with pytest.raises(ValueError, match='more than max_pixels = 100'):
@@ -274,7 +367,7 @@ def test_compressed_depth_cut_short_is_a_value_error():
 def test_depth_messages_of_both_kinds_are_read(big):
     millimetre = np.array([[1500, 0]], '>u2' if big else '<u2')
     msg = Image(height=1, width=2, encoding='16UC1', step=6, is_bigendian=big)
-    msg.data = millimetre.tobytes() + b'xx'
+    msg.data = millimetre.tobytes() + b'xx'  # padding
     np.testing.assert_allclose(depth_from_message(msg), [[1.5, np.nan]])
     metre = np.array([[1.5, np.nan]], '>f4' if big else '<f4')
     msg = Image(height=1, width=2, encoding='32FC1', step=8, is_bigendian=big)
@@ -343,3 +436,28 @@ def test_cv_bridge_reads_the_same_picture(bridge, encoding):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, channels), np.uint8)
     msg = message(encoding, 8, 6, pixels.tobytes())
     np.testing.assert_array_equal(image_to_rgb(msg), bridge.imgmsg_to_cv2(msg, 'rgb8'))
+
+
+# ---- Nothing to see -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('rgb', 'problem'),
+    [
+        (np.zeros((480, 640, 3), np.uint8), 'black'),
+        (np.random.default_rng(0).integers(0, 8, (480, 640, 3), np.uint8), 'black'),
+        (np.full((480, 640, 3), 255, np.uint8), 'saturated'),
+        (np.full((480, 640, 3), (90, 120, 30), np.uint8), 'of one colour'),
+        (np.zeros((1, 1, 3), np.uint8), 'black'),
+        (np.full((1, 1, 3), 90, np.uint8), ''),
+        (np.random.default_rng(0).integers(90, 110, (480, 640, 3), np.uint8), ''),
+    ],
+)
+def test_a_picture_in_which_nothing_can_be_seen_is_told(rgb, problem):
+    assert exposure_problem(rgb) == problem
+
+
+def test_a_dark_room_with_a_window_is_something_to_see():
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    rgb[100:200, 100:250] = 200
+    assert exposure_problem(rgb) == ''

@@ -8,10 +8,8 @@ import time
 from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 
-from sd_perception_ros.compressed_images import compressed_to_rgb
-from sd_perception_ros.image_encodings import image_to_rgb
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.people.options import HUMAN_POSE
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
@@ -155,8 +153,7 @@ class FramePipeline:
             msg = received.msg
             if not wanted or camera.too_old(msg.header):
                 return None
-            convert = image_to_rgb if isinstance(msg, Image) else compressed_to_rgb
-            rgb, info = convert(msg, self._options.max_pixels), None
+            rgb, info = camera.decode(msg), None
             if self._options.rectify:
                 info = camera.info_for(msg.header, rgb)
                 rgb = camera.rectified(info, rgb)

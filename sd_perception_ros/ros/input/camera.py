@@ -17,7 +17,10 @@ try:
 except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
+from sd_perception_ros.compressed_images import rgb_from_message
+from sd_perception_ros.exposure import exposure_problem
 from sd_perception_ros.geometry.undistortion import Lens
+from sd_perception_ros.image_encodings import BitDepth
 from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy
 from sd_perception_ros.ros.messages.camera_info import (
@@ -61,6 +64,7 @@ class CameraInput:
             self.topic.removesuffix('/compressed').split('/')[-1].startswith('image_rect')
         )
         self._infos = CameraInfos()
+        self._bit_depth = BitDepth()
         self._lens: Lens | None = None
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
         self._last_arrival_s = time.monotonic()
@@ -69,6 +73,22 @@ class CameraInput:
         self._images = self._subscribe_images()
         self._info_offered = resolve_reliability(node, self.info_topic, options.qos_reliability)
         self._info_subscription = self._subscribe_infos()
+
+    def decode(self, msg: Image | CompressedImage) -> UInt8:
+        """
+        Convert an image to (H, W, 3) RGB; a picture in which nothing can be seen is reported.
+
+        :raises ValueError: see `rgb_from_message`.
+        """
+        rgb = rgb_from_message(msg, self._options.max_pixels, self._bit_depth)
+        if self._bit_depth.bits:
+            self._stats.set('bits of 16-bit values', str(self._bit_depth.bits))
+        if problem := exposure_problem(rgb):
+            text = f'images on {self.topic} are {problem}: check exposure, lens and driver'
+            self._stats.count(f'images that are {problem}')
+            self._stats.warn(text)
+            self._log.warning(text, throttle_duration_sec=30.0)
+        return rgb
 
     def info_for(self, header: Header, rgb: UInt8) -> CameraInfo | None:
         """Return the camera_info of an image; None and a warning if there is none."""
