@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from models import save_sdpose, save_tiny
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from sd_perception_ros.drawing import draw_people
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.people.options import TopDownOptions
-from sd_perception_ros.ros.input.pairing import StampedMessages
+from sd_perception_ros.ros.input.pairing import PendingImages, StampedMessages
 from sd_perception_ros.ros.messages.detections import (
     boxes_of_detections,
     DETECTIONS,
@@ -116,6 +118,30 @@ def test_the_nearest_message_counts_if_it_is_near_enough() -> None:
         messages.nearest(1_600_000_000)
 
 
+@given(
+    images=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=40),
+    messages=st.lists(st.tuples(st.none() | st.integers(0, 9), st.integers(0, 20)), max_size=9),
+)
+def test_images_that_wait_leave_once_in_their_order_and_in_time(
+    images: list[tuple[int, int]], messages: list[tuple[int | None, int]]
+) -> None:
+    pending: PendingImages[int] = PendingImages(max_wait_ns=5)
+    arrivals = sorted(arrival for _, arrival in images)
+    stamps = [stamp for stamp, _ in images]
+    for number, (stamp, arrival) in enumerate(zip(stamps, arrivals, strict=True)):
+        pending.add(stamp, arrival, number)
+    left: list[int] = []
+    for stamp, now in messages:
+        left += pending.take(stamp, now)
+        waiting = range(len(left), len(images))
+        assert len(pending) == len(waiting) <= 30
+        for number in waiting:
+            assert now - arrivals[number] < 5
+            assert stamp is None or stamps[number] > stamp
+    left += pending.take(None, 100)
+    assert left == list(range(len(images)))
+
+
 def whole_body(seed: int = 0) -> Person:
     joints = np.random.default_rng(seed).uniform(5, 45, (133, 3)).astype(np.float32)
     joints[:, 2] = 0.9
@@ -176,7 +202,7 @@ def test_two_detected_people_come_back_as_keypoints_of_the_whole_body(
     boxes = [(20.0, 24.0, 16.0, 30.0), (45.0, 20.0, 20.0, 36.0)]
 
     def send() -> Image:
-        """Send the detections before their picture, as no picture waits for them."""
+        """Send the detections before their picture, as a fast detector may."""
         image = camera.image(rgb)
         found = [detection(*box, ('person', 0.9)) for box in boxes]
         detector.publish(message(image.header, *found))
@@ -226,6 +252,42 @@ def test_nobody_detected_is_an_empty_message(peer: Peer, camera: FakeCamera) -> 
 
     _, [cloud] = results_of(peer, send, {'/human_pose/keypoints': PointCloud2})
     assert cloud.width == 0
+
+
+def test_a_picture_waits_for_detections_that_come_50_ms_later(
+    sdpose: Path, tmp_path: Path
+) -> None:
+    """Picture number n has n people: neither nobody, nor those of the picture before."""
+    with serving(
+        tmp_path / 'log',
+        checkpoint=sdpose,
+        device='cpu',
+        human_pose__top_down__max_wait_s=10.0,
+    ):
+        peer = Peer()
+        try:
+            camera = FakeCamera(peer)
+            detector = peer.node.create_publisher(DETECTIONS, '/detections', 10)
+            connect(peer, camera)
+            assert peer.until(detector.get_subscription_count)
+            rgb, people = picture(), {}
+
+            def send() -> Image:
+                image = camera.image(rgb)
+                camera.images.publish(image)
+                peer.spin(0.05)
+                x = [20.0 + 4 * n for n in range(len(people) + 1)]
+                found = [detection(left, 24, 16, 30, ('person', 0.9)) for left in x]
+                detector.publish(message(image.header, *found))
+                people[image.header.stamp.sec, image.header.stamp.nanosec] = len(found)
+                return image
+
+            for _ in range(2):
+                sent, [cloud] = results_of(peer, send, {'/human_pose/keypoints': PointCloud2})
+                stamp = sent.header.stamp.sec, sent.header.stamp.nanosec
+                assert len(set(points_of(cloud)['person'])) == people[stamp]
+        finally:
+            peer.close()
 
 
 def test_boxes_from_the_segmentation_of_another_checkpoint(sdpose: Path, tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ class TopDownOptions:
     max_offset_s: float = option(
         0.2, 'Largest time between a picture and its detections', low=0.0, high=60.0
     )
+    max_wait_s: float = option(
+        0.1,
+        'Longest time that a picture waits for detections of its own stamp or a later one; then '
+        'the nearest ones count. It waits only while human_pose is wanted and the topic has a '
+        'publisher; its other outputs wait, too. 0: no waiting',
+        low=0.0,
+        high=10.0,
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

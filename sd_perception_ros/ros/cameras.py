@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import NamedTuple, TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode
@@ -79,15 +80,25 @@ class CameraInputs:
         """Topics of the images, for diagnostics; empty while the inputs are closed."""
         return ', '.join(camera.topic for camera in self._cameras.values())
 
-    def open(self, node: Node, deliver: Callable[[ReceivedImage], None]) -> None:
-        """Subscribe; the executor calls `deliver` for each image."""
+    def open(
+        self,
+        node: Node,
+        deliver: Callable[[ReceivedImage], None],
+        waits: Callable[[str], bool] = lambda camera: True,
+    ) -> None:
+        """
+        Subscribe; the executor calls `deliver` for each image.
+
+        :param waits: returns whether the images of a camera wait for its detections now.
+        """
         for name in self.names:
             self.metric[name].open(node)
-            self._cameras[name] = CameraInput(
-                node, self._options, self._stats, _with_name(name, deliver), name
-            )
+            receive = _with_name(name, deliver)
             if self._top_down is not None:
-                self._detections[name] = DetectionInput(node, self._top_down, self._stats, name)
+                detections = DetectionInput(node, self._top_down, self._stats, receive, name)
+                self._detections[name] = detections
+                receive = _waiting(detections, receive, functools.partial(waits, name))
+            self._cameras[name] = CameraInput(node, self._options, self._stats, receive, name)
 
     def boxes(self, camera: str, header: Header) -> list[Box] | None:
         """Return the detected boxes of an image; None, and a warning, without detections."""
@@ -200,6 +211,17 @@ def _with_name(
     camera: str, deliver: Callable[[ReceivedImage], None]
 ) -> Callable[[Image | CompressedImage, int], None]:
     return lambda msg, arrival_ns: deliver(ReceivedImage(camera, msg, arrival_ns))
+
+
+def _waiting(
+    detections: DetectionInput,
+    receive: Callable[[Image | CompressedImage, int], None],
+    waits: Callable[[], bool],
+) -> Callable[[Image | CompressedImage, int], None]:
+    def received(msg: Image | CompressedImage, arrival_ns: int) -> None:
+        (detections.deliver_with_detections if waits() else receive)(msg, arrival_ns)
+
+    return received
 
 
 def _check_mountings(names: Sequence[str], outputs: OutputOptions) -> None:

@@ -95,7 +95,7 @@ class FramePipeline:
             elif worker.put(received.camera, received):
                 self._stats.count('dropped: newer_frame_came')
 
-        self._inputs.open(self._node, receive)
+        self._inputs.open(self._node, receive, self._needs_detections)
 
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers; report why a topic is silent."""
@@ -113,6 +113,16 @@ class FramePipeline:
             self._worker.stop()  # first: the worker thread uses the inputs
             self._worker = None
         self._inputs.close()
+
+    def _needs_detections(self, camera: str) -> bool:
+        """Return whether an image of a camera would now be processed with detections."""
+        served = self._serving.current
+        if served is None or not served.engine.needs_boxes or not self._is_accepting():
+            return False
+        outputs = served.outputs[camera]
+        enabled = {task for task in served.engine.tasks if self._is_enabled(task)}
+        wanted = [output for output in outputs.subscribed() if output.task in enabled]
+        return HUMAN_POSE in outputs.tasks_for(wanted, enabled)
 
     def _process(self, images: list[ReceivedImage]) -> None:
         """Process images of different cameras, on the worker thread."""

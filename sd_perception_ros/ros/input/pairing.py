@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque, OrderedDict
 import threading
 from typing import Generic, TypeVar
 
@@ -18,6 +18,8 @@ T = TypeVar('T')
 _BUFFER_SIZE = 30
 # Number of stored messages of a sensor or detector.
 _MESSAGE_BUFFER_SIZE = 10
+# Number of images that wait for detections: memory, at any rate of the camera.
+_MAX_PENDING_IMAGES = 30
 # A step back by more than this is a restart, for example of a looping bag.
 _RESTART_NS = 1_000_000_000
 
@@ -103,10 +105,56 @@ class StampedMessages(Generic[T]):
             )
         return msg
 
+    def reaches(self, stamp: int) -> bool:
+        """Return whether a message of this stamp in nanoseconds, or of a later one, has come."""
+        with self._lock:
+            return any(own >= stamp for own in self._by_stamp)
+
     def clear(self) -> None:
         """Forget all messages."""
         with self._lock:
             self._by_stamp.clear()
+
+
+class PendingImages(Generic[T]):
+    """
+    Images that wait for the message of another topic; they leave in the order of their arrival.
+
+    :param max_wait_ns: longest time that an image waits, in nanoseconds of a steady clock.
+    """
+
+    def __init__(self, max_wait_ns: int) -> None:
+        self._max_wait_ns = max_wait_ns
+        self._waiting: deque[tuple[int, int, T]] = deque()
+
+    def __len__(self) -> int:
+        """Return the number of images that wait."""
+        return len(self._waiting)
+
+    def add(self, stamp: int, arrival_ns: int, image: T) -> None:
+        """Let an image wait, from its arrival on."""
+        self._waiting.append((stamp, arrival_ns, image))
+
+    def take(self, stamp: int | None, now_ns: int) -> list[T]:
+        """
+        Remove and return the images that need not wait any longer.
+
+        :param stamp: of a message that has come: images up to this stamp have theirs; None: no
+            message has come.
+        :param now_ns: time of the steady clock: images that waited too long leave, too, and so do
+            the ones that exceed a limit in number.
+        """
+        done = 0
+        for index, (own, arrival_ns, _) in enumerate(self._waiting):
+            is_late = now_ns - arrival_ns >= self._max_wait_ns
+            if is_late or (stamp is not None and own <= stamp):
+                done = index + 1
+        done = max(done, len(self._waiting) - _MAX_PENDING_IMAGES)
+        return [self._waiting.popleft()[2] for _ in range(done)]
+
+    def clear(self) -> None:
+        """Drop all images, after a jump in time."""
+        self._waiting.clear()
 
 
 class FramePolicy:
