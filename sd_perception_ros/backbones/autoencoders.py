@@ -87,3 +87,18 @@ def check_same_latents(vae: VAE, tiny: AutoencoderTiny, key: str) -> None:
             f'{expected[1]}, as the VAE has, got {config.latent_channels} and {stride}; taesd is '
             'for Stable Diffusion 1 and 2, taesdxl for SDXL, taesd3 for Stable Diffusion 3'
         )
+
+
+def check_tiny_scale(tiny: AutoencoderTiny, key: str) -> None:
+    """
+    Refuse to train a tiny autoencoder whose config scales the output of its encoder.
+
+    :param key: name of it, for the error message.
+    """
+    if scale_of(tiny) != (1, 0):
+        factor, shift = scale_of(tiny)
+        raise ValueError(
+            f'{key}: expected scaling_factor 1 and shift_factor 0 in config.json of the tiny '
+            f'autoencoder, whose encoder gives the scaled latent itself, got {factor:g} and '
+            f'{shift:g}; start from taesd, or from a fresh one'
+        )

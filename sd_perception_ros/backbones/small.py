@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 import torch
 
 from sd_perception_ros.backbones import check_channels, UNET_CHANNELS
@@ -30,6 +30,22 @@ def small_vae() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=256,
         mid_block_add_attention=False,
+    )
+
+
+def small_tiny(channels: int, latent_channels: int, stride: int) -> AutoencoderTiny:
+    """
+    Return a fresh tiny autoencoder; 64 channels, 4 latent channels and stride 8 make taesd's.
+
+    :param stride: pixels to a latent cell, a power of two.
+    """
+    levels = stride.bit_length()
+    return AutoencoderTiny(
+        encoder_block_out_channels=(channels,) * levels,
+        decoder_block_out_channels=(channels,) * levels,
+        num_encoder_blocks=(1, *(3,) * (levels - 1)),
+        num_decoder_blocks=(*(3,) * (levels - 1), 1),
+        latent_channels=latent_channels,
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderKL
+
 from sd_perception_ros.backbones.backbone import Backbone
 from sd_perception_ros.checkpoint.assembly import Assembly
-from sd_perception_ros.checkpoint.checkpoint import load
+from sd_perception_ros.checkpoint.checkpoint import find_files, load
 from sd_perception_ros.checkpoint.config_file import (
     CheckpointConfig,
     FILE,
@@ -22,6 +24,7 @@ from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
 from sd_perception_ros.checkpoint.locations import Locations
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.steps import step_options
+from sd_perception_ros.checkpoint.weights import load_vae
 from sd_perception_ros.heads.head import Head
 from sd_perception_ros.model import Model
 from sd_perception_ros.tasks import make_task
@@ -70,6 +73,34 @@ def _new_head(kind: str, task: Task, backbone: Backbone) -> Head:
             f"allow; choose 'light' for {task.name}"
         )
     return make_head(kind, task.channels, backbone)
+
+
+def kl_encoder(base: Path) -> AutoencoderKL:
+    """
+    Read the encoder of a base, for a tiny one to imitate.
+
+    :param base: as in `model_to_finetune`.
+    :raises FileNotFoundError: a file is missing.
+    :raises ValueError: the base has a tiny encoder, or no encoder.
+    """
+    if is_checkpoint(base):
+        files = find_files(str(base))
+        [first, *_] = files.backbones.values()
+        folder = first.vae
+        if first.tiny_encoder is not None:
+            raise ValueError(
+                f'{files.path} has a tiny_encoder already; remove that line, so that both '
+                'encoders can be compared'
+            )
+    else:
+        folder = Locations(Path()).local_path(str(base)) / 'vae'
+    vae = load_vae(folder, Reader(), decodes=False)
+    if not isinstance(vae, AutoencoderKL):
+        raise ValueError(
+            f'{folder}: expected an AutoencoderKL to imitate, got {type(vae).__name__}; choose a '
+            'base with the KL autoencoder'
+        )
+    return vae
 
 
 def base_folder(base: Path) -> Path:

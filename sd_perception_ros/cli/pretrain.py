@@ -1,4 +1,4 @@
-"""Pre-train a small latent diffusion model: autoencoder, latents, denoiser."""
+"""Pre-train a small latent diffusion model, or tune a tiny encoder to that of a large one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from sd_perception_ros.backbones import check_channels, UNET_CHANNELS
 from sd_perception_ros.cli.arguments import add_data, size
 
+TINY_ENCODER = 'tiny_encoder'
 EXAMPLE = """\
-example:
+examples:
   python -m sd_perception_ros pretrain --data data/rooms/train --out runs/pretrained
+  python -m sd_perception_ros pretrain --stage tiny_encoder --base runs/depth \\
+      --data folder:photos --tiny-from taesd --out runs/tiny
 
 Run the same command again to resume a stopped run. Output: a folder in the layout of diffusers
-(vae, unet), the --base of train."""
+(vae, unet), the --base of train; or with --stage tiny_encoder the folder tiny_encoder, for that
+key of checkpoint.yaml, and its differences from the encoder of --base."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,9 +91,38 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--seed', type=int, default=0, help='Random seed (default: %(default)s)')
     made.add_argument(
         '--stage',
-        choices=('all', 'vae', 'latents', 'denoiser'),
+        choices=('all', 'vae', 'latents', 'denoiser', TINY_ENCODER),
         default='all',
-        help='Stop after this stage (default: %(default)s)',
+        help='Stop after this stage; tiny_encoder: instead of all others, tune a tiny encoder to '
+        'the latents of the one in --base (default: %(default)s)',
+    )
+    tiny = made.add_argument_group('with --stage tiny_encoder')
+    tiny.add_argument(
+        '--base',
+        type=Path,
+        help='Checkpoint, or folder with vae, whose KL encoder is imitated; of a checkpoint, the '
+        'change of its outputs is measured, too',
+    )
+    tiny.add_argument(
+        '--tiny-from',
+        type=Path,
+        metavar='FOLDER',
+        help='AutoencoderTiny to start from, such as taesd (default: random weights)',
+    )
+    tiny.add_argument(
+        '--tiny-channels',
+        type=int,
+        default=64,
+        help='Channels of an encoder with random weights (default: %(default)s)',
+    )
+    tiny.add_argument('--tiny-steps', type=int, default=20000, help='Steps (default: %(default)s)')
+    tiny.add_argument(
+        '--tiny-sizes',
+        nargs='+',
+        type=size,
+        default=[(192, 256), (256, 256), (288, 384)],
+        metavar='WIDTHxHEIGHT',
+        help='Crops; each step draws one size (default: 256x192 256x256 384x288)',
     )
     return made
 
@@ -103,9 +136,21 @@ def main(argv: list[str] | None = None) -> int:
             f'{arguments.denoiser_steps}'
         )
     check_channels(arguments.denoiser_channels)
+    _check_tiny(arguments)
     from sd_perception_ros.cli.jobs.pretrain import run
 
     return run(arguments)
+
+
+def _check_tiny(arguments: argparse.Namespace) -> None:
+    tunes = arguments.stage == TINY_ENCODER
+    if tunes != bool(arguments.base):
+        given = 'no --base' if tunes else f'--base {arguments.base} and --stage {arguments.stage}'
+        raise ValueError(f'expected --stage tiny_encoder together with --base, got {given}')
+    for name in ('tiny_steps', 'tiny_channels'):
+        if getattr(arguments, name) < 1:
+            option = name.replace('_', '-')
+            raise ValueError(f'--{option} must be at least 1, got {getattr(arguments, name)}')
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from sd_perception_ros.data.augment import color_jitter, crop
 from sd_perception_ros.data.dataset import Dataset
-from sd_perception_ros.data.windows import random_position, resize_to_cover
+from sd_perception_ros.data.windows import random_position, resize_to_fit
 from sd_perception_ros.tasks.losses import gradient_loss
 from sd_perception_ros.training.loop import run_training
 from sd_perception_ros.training.options import TrainingConfig
@@ -64,7 +64,7 @@ def train_autoencoder(
     latents = (config.batch_size, vae.config.latent_channels, size[0] // stride, size[1] // stride)
 
     def losses_of(autoencoder: Any, step: int, part: slice) -> dict[str, Tensor]:
-        image = _crops(dataset, config, size, step, part).to(vae.device)
+        image = random_crops(dataset, config, size, step, part).to(vae.device)
         output, divergence = autoencoder(image, torch.randn(latents)[part].to(vae.device))
         valid = image.new_ones(len(image), 1, *size, dtype=torch.bool)
         return {
@@ -129,13 +129,21 @@ def train_denoiser(
     yield from run_training(unet.train(), losses_of, config, folder, {**identity, 'size': size})
 
 
-def _crops(
+def random_crops(
     dataset: Dataset,
     config: TrainingConfig,
     size: tuple[int, int],
     step: int,
     part: slice,
+    shrinks: bool = False,
 ) -> Tensor:
+    """
+    Return random crops of a step's batch, half of them with other colours.
+
+    :param part: which of the batch's crops.
+    :param shrinks: half of the images are first resized to between once and twice the crop.
+    :returns: (B, 3, H, W) in -1..1.
+    """
     rngs = [np.random.default_rng((config.seed, step, i)) for i in range(config.batch_size)[part]]
     frames = [dataset.draw(rng) for rng in rngs]
     images = (
@@ -144,7 +152,8 @@ def _crops(
     crops = []
     for image, rng in zip(images, rngs, strict=True):
         mirrored = image.flip(-1) if rng.random() < 0.5 else image
-        sample = resize_to_cover({'image': mirrored}, size, enlarge_only=True)
+        fit = 'zoom' if shrinks and rng.random() < 0.5 else 'crop'
+        sample = resize_to_fit({'image': mirrored}, size, fit, rng)
         crops.append(crop(sample, *random_position(sample, size, rng), *size)['image'])
     original = torch.cat(crops)
     jittered = torch.tensor([rng.random() < 0.5 for rng in rngs]).to(original.device)

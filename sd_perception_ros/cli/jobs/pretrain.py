@@ -26,6 +26,7 @@ from sd_perception_ros.checkpoint.weights import (
     weights_fingerprint,
 )
 from sd_perception_ros.cli.following import follow
+from sd_perception_ros.cli.jobs import tiny_encoder
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.latents import encode_dataset, latents_of
 from sd_perception_ros.data.opening import open_data
@@ -45,6 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stages that are not done yet."""
     if processes() > 1:
         raise ValueError('pretrain runs in one process; start it without accelerate launch')
+    if arguments.stage == 'tiny_encoder':
+        torch.manual_seed(arguments.seed)
+        images = open_data(arguments.data, keep=True, size=arguments.frame_size)
+        images.check()
+        print(f'{len(images)} frames in {images.name}')
+        return tiny_encoder.run(arguments, resident(images, device()))
     _fresh_denoiser(arguments)  # before hours of training the autoencoder
     torch.manual_seed(arguments.seed)
     opened = open_data(arguments.data, keep=True, size=arguments.frame_size)
