@@ -72,7 +72,7 @@ def _train(arguments: argparse.Namespace, dataset: Dataset, vae: Any, folder: Pa
     )
     state = arguments.out / f'{NAME}_training'
     log = train_tiny_encoder(tiny, vae, dataset, config, arguments.tiny_sizes, state)
-    follow('tiny encoder', log, config.steps, arguments.out)
+    follow('tiny encoder', log, config, arguments.out)
     tiny.decoder = nn.Identity()  # the encoder alone is written
     save_model(folder, tiny, torch.float32)
     discard_state(state)
