@@ -113,7 +113,7 @@ class BitDepth:
             self.bits = max(self.bits + 2, 8)
         if self.bits == 16:
             return (values >> 8).astype(np.uint8)
-        return np.minimum(values >> (self.bits - 8), 255).astype(np.uint8)
+        return np.asarray(np.minimum(values >> (self.bits - 8), 255), np.uint8)
 
 
 def image_to_rgb(

@@ -14,12 +14,9 @@ import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_helpers import Peer
-from sensor_msgs.msg import CameraInfo, RegionOfInterest
-from std_msgs.msg import Header
 
 from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
-from sd_perception_ros.ros.messages.camera_info import camera_from_info, info_from_camera
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.parameters import (
     declare,
@@ -41,7 +38,6 @@ from sd_perception_ros.ros.options import (
     OutputOptions,
     when_used,
 )
-from sd_perception_ros.types import Camera
 
 
 @pytest.fixture(scope='module')
@@ -208,65 +204,6 @@ def test_camera_info_is_the_sibling_of_the_image_after_remapping(
     node = node_with(peer, [part for rule in rules for part in ('-r', rule)])
     topic = image_topic(node, transport)
     assert (topic, camera_info_topic(node, topic)) == (image, info)
-
-
-# No square pixels, and no centre in the middle.
-CAMERA = Camera(fx=320.0, fy=310.0, cx=300.0, cy=250.0, width=640, height=480)
-
-
-def good_info() -> CameraInfo:
-    return info_from_camera(CAMERA, Header())
-
-
-def test_a_camera_survives_the_way_through_camera_info():
-    for rectified in (False, True):
-        assert camera_from_info(good_info(), 640, 480, rectified) == CAMERA
-
-
-def test_rectified_pictures_use_p():
-    info = good_info()
-    info.p[0] = 300.0
-    assert camera_from_info(info, 640, 480, rectified=True).fx == 300.0
-    assert camera_from_info(info, 640, 480, rectified=False).fx == pytest.approx(320.0)
-
-
-def test_binning_and_region_of_interest_reach_the_camera():
-    info = good_info()
-    info.binning_x = info.binning_y = 2
-    info.roi = RegionOfInterest(x_offset=20, y_offset=80, width=200, height=100)
-    camera = camera_from_info(info, 100, 50, rectified=False)
-    assert (camera.fx, camera.fy) == (160.0, 155.0)
-    assert (camera.cx, camera.cy) == ((300 - 20) / 2, (250 - 80) / 2)
-
-
-@pytest.mark.parametrize(
-    ('change', 'words'),
-    [
-        ({'k': [0.0] * 9}, 'all zero: calibrate the camera'),
-        (
-            {'k': [0.9, 0.0, 0.5, 0.0, 1.2, 0.5, 0.0, 0.0, 1.0]},
-            'too short for a .* in pixels, not in',
-        ),
-        (
-            {'k': [1e-300, 0.0, 32.0, 0.0, 1e-300, 24.0, 0.0, 0.0, 1.0]},
-            'focal lengths fx 1e-300 and fy',
-        ),
-        ({'k': [math.nan] * 9}, 'must be finite'),
-        ({'k': [math.inf] * 9}, 'must be finite'),
-        ({'k': [-1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]}, 'must be positive, got fx -1'),
-        ({'k': [9.0, 0.0, 9e4, 0.0, 9.0, 1.0, 0.0, 0.0, 1.0]}, 'far outside'),
-        ({'width': 320}, 'is for 320 x 480 pixels .* but the image is 640 x 480'),
-        ({'distortion_model': 'mystery'}, "unknown CameraInfo.distortion_model 'mystery'"),
-        ({'d': [0.1, 0.2]}, "has 2 coefficients, but 'plumb_bob' has"),
-        ({'d': [math.nan] * 5}, 'd must be finite'),
-    ],
-)
-def test_a_wrong_camera_info_says_what_is_wrong(change, words):
-    info = good_info()
-    for name, value in change.items():
-        setattr(info, name, value)
-    with pytest.raises(ValueError, match=words):
-        camera_from_info(info, 640, 480, rectified=False)
 
 
 def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():

@@ -42,6 +42,13 @@ class Lens:
         return np.asarray(cv2.remap(rgb, *self._maps, cv2.INTER_LINEAR), np.uint8)
 
     @cached_property
+    def seen(self) -> float:
+        """Share of the rectified image that the raw image has pixels for."""
+        u, v = self._maps
+        inside = (u > -1) & (u < self.raw.width) & (v > -1) & (v < self.raw.height)
+        return float(inside.mean())
+
+    @cached_property
     def _maps(self) -> tuple[Float, Float]:
         """Position of each rectified pixel in the raw image: u and v, (H, W) each."""
         size = (self.rectified.width, self.rectified.height)

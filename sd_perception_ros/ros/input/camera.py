@@ -25,6 +25,7 @@ from sd_perception_ros.ros.frame import stamp_ns
 from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy
 from sd_perception_ros.ros.messages.camera_info import (
     camera_from_info,
+    doubts,
     is_distorted,
     lens_from_info,
 )
@@ -34,6 +35,8 @@ from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.types import Camera, UInt8
 
+# Share of a rectified image that must come from the raw one.
+_LEAST_SEEN = 0.25
 # A topic without messages for this time is reported.
 _SILENCE_S = 5.0
 _IMAGE_TYPES = {'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'}
@@ -117,6 +120,10 @@ class CameraInput:
             self._stats.error(text)
             self._log.error(text, throttle_duration_sec=10.0)
             return None
+        for doubt in doubts(info):
+            text = f'{doubt} ({self.info_topic})'
+            self._stats.warn(text)
+            self._log.warning(text, throttle_duration_sec=60.0)
         if is_distorted(info) and not self._rectified and not self._options.rectify:
             self._log.warning(
                 f'{self.topic} is distorted, and points are computed without rectification; '
@@ -133,6 +140,9 @@ class CameraInput:
         :raises ValueError: there is no camera_info, or it cannot be used.
         """
         height, width = rgb.shape[:2]
+        if self._rectified:
+            self._log.info(f'{self.topic} is rectified already: rectify is not used', once=True)
+            return rgb
         if info is None:
             raise ValueError(
                 f'rectify: true needs a camera_info, none was received on {self.info_topic}'
@@ -140,6 +150,11 @@ class CameraInput:
         lens = lens_from_info(info, width, height)
         # Keep the lens as long as its values are equal: its maps are computed once.
         self._lens = self._lens if self._lens == lens else lens
+        if self._lens.seen < _LEAST_SEEN:
+            raise ValueError(
+                f'CameraInfo.d {list(lens.coefficients)} does not fit K and P: only '
+                f'{self._lens.seen:.0%} of the rectified image would come from the camera'
+            )
         return self._lens.rectify(rgb)
 
     def too_old(self, header: Header) -> bool:
