@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import numpy as np
 import PIL.Image
 import pytest
+import rclpy.node  # noqa: F401 (this file needs ROS)
 from sensor_msgs.msg import CompressedImage
 
 from sd_perception_ros import jpeg

@@ -17,6 +17,7 @@ from ros_helpers import Peer
 
 from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.ros.messages.labels import mask_ids
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.parameters import (
     declare,
@@ -96,6 +97,31 @@ def test_every_parameter_says_what_it_means(peer):
 def test_a_wrong_value_is_named_with_what_it_may_be(peer, values, words):
     with pytest.raises(ValueError, match=words):
         declare(node_with(peer, **values), CameraOptions)
+
+
+def test_an_empty_list_means_none_and_not_the_default(peer):
+    """A YAML file's [] reaches a node as a parameter without a value."""
+    node = node_with(peer)
+    node._parameter_overrides['segmentation.mask_classes'] = Parameter('segmentation.mask_classes')
+    options = declare(node, OutputOptions)
+    assert options.segmentation.mask_classes == []
+    assert mask_ids(('floor', 'person'), options.segmentation) == []
+    assert declare(node_with(peer), OutputOptions).segmentation.mask_classes == ['person']
+
+
+def test_an_empty_list_has_the_type_of_a_list_of_names(peer):
+    node = node_with(peer)
+    assert declare(node, InputOptions).cameras == []
+    assert node.get_parameter('cameras').type_ == Parameter.Type.STRING_ARRAY
+    [result] = node.set_parameters([Parameter('cameras', value=['front', 'rear'])])
+    assert result.successful
+    assert read(node, InputOptions).cameras == ['front', 'rear']
+
+
+@pytest.mark.parametrize('value', [[1, 2], 5, 'front'])
+def test_a_list_of_names_holds_names(peer, value):
+    with pytest.raises(ValueError, match="'cameras' must be a list of names, got"):
+        declare(node_with(peer, cameras=value), InputOptions)
 
 
 def test_a_range_that_is_upside_down_is_refused(peer):

@@ -131,7 +131,7 @@ class SegmentationOptions(TaskOptions):
     """The segmentation mask."""
 
     mask_classes: list[str] = option(
-        ['person'], 'Classes that are white in segmentation/mask, by name'
+        ['person'], 'Classes that are white in segmentation/mask, by name; empty: no mask'
     )
 
 

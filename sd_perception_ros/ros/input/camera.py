@@ -7,7 +7,7 @@ import difflib
 import time
 
 from rclpy.node import Node
-from rclpy.qos import qos_policy_name_from_kind
+from rclpy.qos import DurabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -30,7 +30,7 @@ from sd_perception_ros.ros.messages.camera_info import (
     lens_from_info,
 )
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
-from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
+from sd_perception_ros.ros.node.qos import resolve_qos
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.types import Camera, UInt8
@@ -72,9 +72,9 @@ class CameraInput:
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
         self._last_arrival_s = time.monotonic()
         self._qos_problem = ''
-        self._offered = resolve_reliability(node, self.topic, options.qos_reliability)
+        self._offered = resolve_qos(node, self.topic, options.qos_reliability)
         self._images = self._subscribe_images()
-        self._info_offered = resolve_reliability(node, self.info_topic, options.qos_reliability)
+        self._info_offered = resolve_qos(node, self.info_topic, options.qos_reliability)
         self._info_subscription = self._subscribe_infos()
 
     def decode(self, msg: Image | CompressedImage) -> UInt8:
@@ -164,13 +164,14 @@ class CameraInput:
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers; report why a topic is silent."""
         setting = self._options.qos_reliability
-        offered = resolve_reliability(self._node, self.topic, setting)
+        offered = resolve_qos(self._node, self.topic, setting)
         if offered != self._offered:
             self._offered = offered
             self._node.destroy_subscription(self._images)
             self._images = self._subscribe_images()
-            self._log.info(f'{self.topic} is published as {offered.name}: subscribed again')
-        offered = resolve_reliability(self._node, self.info_topic, setting)
+            kind = f'{offered.reliability.name}, {offered.durability.name}'
+            self._log.info(f'{self.topic} is published as {kind}: subscribed again')
+        offered = resolve_qos(self._node, self.info_topic, setting)
         if offered != self._info_offered:
             self._info_offered = offered
             self._node.destroy_subscription(self._info_subscription)
@@ -179,8 +180,9 @@ class CameraInput:
             self._report_silence()
 
     def reset(self) -> None:
-        """Forget stamps and camera infos, after a jump in time."""
-        self._infos.clear()
+        """Forget stamps and camera infos, after a jump in time; a latched info comes only once."""
+        if self._info_offered.durability != DurabilityPolicy.TRANSIENT_LOCAL:
+            self._infos.clear()
         self._policy.reset()
 
     def close(self) -> None:
@@ -192,12 +194,12 @@ class CameraInput:
         kind = Image if self._options.image_transport == 'raw' else CompressedImage
         events = SubscriptionEventCallbacks(incompatible_qos=self._incompatible)
         return self._node.create_subscription(
-            kind, self.topic, self._receive, input_qos(self._offered), event_callbacks=events
+            kind, self.topic, self._receive, self._offered, event_callbacks=events
         )
 
     def _subscribe_infos(self) -> Subscription:
         return self._node.create_subscription(
-            CameraInfo, self.info_topic, self._infos.add, input_qos(self._info_offered)
+            CameraInfo, self.info_topic, self._infos.add, self._info_offered
         )
 
     def _receive(self, msg: Image | CompressedImage) -> None:

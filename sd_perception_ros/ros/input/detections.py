@@ -22,7 +22,7 @@ from sd_perception_ros.ros.messages.detections import (
     read_detections,
 )
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
-from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
+from sd_perception_ros.ros.node.qos import resolve_qos
 from sd_perception_ros.ros.node.topics import camera_topic
 
 TOPIC = 'detections'
@@ -62,7 +62,7 @@ class DetectionInput:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(period_s, self._end_waiting, clock=steady)
         self._timer.cancel()  # it runs while images wait
-        self._offered = resolve_reliability(node, self.topic, 'auto')
+        self._offered = resolve_qos(node, self.topic)
         self._subscription = self._subscribe()
         if DETECTIONS_LOG_TEXT:
             node.get_logger().info(DETECTIONS_LOG_TEXT, once=True)
@@ -99,7 +99,7 @@ class DetectionInput:
 
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers."""
-        offered = resolve_reliability(self._node, self.topic, 'auto')
+        offered = resolve_qos(self._node, self.topic)
         if offered != self._offered:
             self._offered = offered
             self._node.destroy_subscription(self._subscription)
@@ -117,9 +117,7 @@ class DetectionInput:
         self._node.destroy_subscription(self._subscription)
 
     def _subscribe(self) -> Any:
-        return self._node.create_subscription(
-            DETECTIONS, self.topic, self._receive, input_qos(self._offered)
-        )
+        return self._node.create_subscription(DETECTIONS, self.topic, self._receive, self._offered)
 
     def _receive(self, msg: Any) -> None:
         try:

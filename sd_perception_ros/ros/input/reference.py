@@ -23,7 +23,7 @@ from sd_perception_ros.ros.frame import CameraFrame, stamp_ns
 from sd_perception_ros.ros.input.pairing import CameraInfos, StampedMessages
 from sd_perception_ros.ros.input.transforms import optical_from_body, Transforms
 from sd_perception_ros.ros.messages.camera_info import camera_from_info
-from sd_perception_ros.ros.node.qos import input_qos, resolve_reliability
+from sd_perception_ros.ros.node.qos import resolve_qos
 from sd_perception_ros.ros.node.topics import camera_topic
 
 DEPTH, DEPTH_INFO, SCAN = 'reference/depth', 'reference/camera_info', 'reference/scan'
@@ -50,7 +50,7 @@ class ReferenceInput:
         self._messages: StampedMessages[Image | LaserScan] = StampedMessages(
             self.topic, 'depth.scale.max_offset_s', options.max_offset_s
         )
-        self._offered = self._reliabilities()
+        self._offered = self._fitting_qos()
         self._subscriptions = self._subscribe()
 
     def find(self, frame: CameraFrame) -> Measurement:
@@ -68,7 +68,7 @@ class ReferenceInput:
 
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers."""
-        offered = self._reliabilities()
+        offered = self._fitting_qos()
         if offered != self._offered:
             self._offered = offered
             self._unsubscribe()
@@ -118,12 +118,12 @@ class ReferenceInput:
         angles = msg.angle_min + msg.angle_increment * np.arange(len(ranges_m))
         return from_scan(ranges_m, angles.astype(np.float32), optical_from_scan, frame.camera)
 
-    def _reliabilities(self) -> list[Any]:
-        return [resolve_reliability(self._node, topic, 'auto') for _, topic, _ in self._topics]
+    def _fitting_qos(self) -> list[Any]:
+        return [resolve_qos(self._node, topic) for _, topic, _ in self._topics]
 
     def _subscribe(self) -> list[Any]:
         return [
-            self._node.create_subscription(kind, topic, callback, input_qos(offered))
+            self._node.create_subscription(kind, topic, callback, offered)
             for (kind, topic, callback), offered in zip(self._topics, self._offered, strict=True)
         ]
 

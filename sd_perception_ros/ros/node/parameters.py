@@ -7,7 +7,7 @@ import difflib
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException, ParameterUninitializedException
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -29,14 +29,17 @@ def declare(node: Node, cls: type[T], prefix: str = '') -> T:
     """
     for name, hint, default, metadata in flat_options(cls, prefix):
         descriptor = _descriptor(metadata, hint)
-        # Floats may be written as 5 or 5.0; config.check converts them.
-        descriptor.dynamic_typing = hint is float
-        # rclpy would take an empty list for a byte array.
-        start = Parameter.Type.STRING_ARRAY if default == [] else default
+        # Floats may be written as 5 or 5.0; config.check converts them. rclpy takes an empty list
+        # for a byte array.
+        descriptor.dynamic_typing = hint in (float, list[str])
         try:
-            node.declare_parameter(name, start, descriptor)
+            value = node.declare_parameter(name, default, descriptor).value
         except ParameterException as error:
             raise ValueError(f"parameter '{name}' ({descriptor.description}): {error}") from None
+        if hint == list[str] and not value:
+            # A value and its type: tools that ask for many parameters at once get nothing if a
+            # single one of them has no value.
+            node.set_parameters([Parameter(name, Parameter.Type.STRING_ARRAY, [])])
     return read(node, cls, prefix)
 
 
@@ -48,14 +51,10 @@ def read(node: Node, cls: type[T], prefix: str = '', change: dict[str, Any] | No
     :raises ValueError: a value out of range.
     """
     nested: dict[str, Any] = {}
-    for name, hint, default, _ in flat_options(cls, prefix):
-        try:
-            value = node.get_parameter(name).value
-        except ParameterUninitializedException:
-            value = default
-        value = (change or {}).get(name, value)
+    for name, hint, _, _ in flat_options(cls, prefix):
+        value = (change or {}).get(name, node.get_parameter(name).value)
         if hint == list[str]:
-            value = list(value or [])
+            value = _names(name, value)
         *groups, last = name[len(prefix) :].split('.')
         inner = nested
         for key in groups:
@@ -132,6 +131,14 @@ def likely_typos(node: Node, declared: Iterable[str]) -> list[tuple[str, str]]:
             similar = difflib.get_close_matches(name, declared, n=1, cutoff=0.8)
             typos += [(name, similar[0])] if similar else []
     return typos
+
+
+def _names(name: str, value: Any) -> list[str]:
+    """Return the value of a list of names; an empty list has many types in ROS."""
+    names = list(value) if isinstance(value, list | tuple) else []
+    if (value and not names) or not all(isinstance(item, str) for item in names):
+        raise ValueError(f"parameter '{name}' must be a list of names, got {value!r}")
+    return names
 
 
 def _descriptor(metadata: Any, hint: Any) -> ParameterDescriptor:

@@ -1,4 +1,4 @@
-"""QoS profiles for large messages, and reliability that fits the publishers of a topic."""
+"""QoS profiles for large messages, and QoS that fits the publishers of a topic."""
 
 from __future__ import annotations
 
@@ -32,27 +32,38 @@ CHOICES = {
 }
 
 
-def input_qos(reliability: ReliabilityPolicy) -> QoSProfile:
+def input_qos(
+    reliability: ReliabilityPolicy,
+    durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+) -> QoSProfile:
     """Return the QoS of subscriptions; a busy executor loses no message up to a depth of 5."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=5,
         reliability=reliability,
-        durability=DurabilityPolicy.VOLATILE,
+        durability=durability,
     )
 
 
-def resolve_reliability(node: Node, topic: str, setting: str) -> ReliabilityPolicy:
+def resolve_qos(node: Node, topic: str, setting: str = 'auto') -> QoSProfile:
     """
-    Return the reliability of a subscription.
+    Return the QoS of a subscription that fits the publishers of a topic.
+
+    It is transient local if all publishers are: then a message that was sent before the
+    subscription is received, too.
 
     :param topic: fully resolved topic name.
     :param setting: 'reliable', 'best_effort', or 'auto': reliable, unless a publisher of the
         topic offers best effort only, which is incompatible with a reliable subscription.
     """
-    if setting in CHOICES:
-        return CHOICES[setting]
-    offered = [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
-    if ReliabilityPolicy.BEST_EFFORT in offered:
-        return ReliabilityPolicy.BEST_EFFORT
-    return ReliabilityPolicy.RELIABLE
+    offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
+    reliability = CHOICES.get(setting, ReliabilityPolicy.RELIABLE)
+    if setting not in CHOICES and any(
+        qos.reliability == ReliabilityPolicy.BEST_EFFORT for qos in offered
+    ):
+        reliability = ReliabilityPolicy.BEST_EFFORT
+    latched = bool(offered) and all(
+        qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered
+    )
+    durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    return input_qos(reliability, durability)
