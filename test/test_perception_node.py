@@ -536,6 +536,57 @@ def test_cleanup_frees_the_model_before_another_one_is_loaded(tiny_checkpoint, t
     assert told == ['before: True', 'after: False']
 
 
+FAILING = """
+import sys
+import rclpy
+from sd_perception_ros.ros import perception_node
+from sd_perception_ros.ros.pipeline import FramePipeline
+
+def fail(*arguments, **options):
+    raise ERROR
+
+rclpy.init(args=sys.argv)
+node = perception_node.PerceptionNode()
+if WHERE == 'load':
+    perception_node.load = fail
+print('configure:', node.trigger_configure().name, node._state_machine.current_state[1])
+if WHERE == 'open':
+    FramePipeline.open = fail
+    print('activate:', node.trigger_activate().name, node._state_machine.current_state[1])
+node.close()
+node.destroy_node()
+rclpy.shutdown()
+"""
+ERRORS = {
+    'SafetensorError: no header': "__import__('safetensors').SafetensorError('no header')",
+    'UnpicklingError: stack': "__import__('pickle').UnpicklingError('stack')",
+    'YAMLError: line 3': "__import__('yaml').YAMLError('line 3')",
+    'Exception: odd': "Exception('odd')",
+    'KeyError': 'KeyError(3)',
+}
+
+
+@pytest.mark.parametrize('words', ERRORS)
+@pytest.mark.parametrize(
+    ('where', 'lines'),
+    [
+        ('load', ['configure: FAILURE unconfigured']),
+        ('open', ['configure: SUCCESS inactive', 'activate: FAILURE inactive']),
+    ],
+)
+def test_any_exception_in_a_transition_is_one_line_and_a_lifecycle_state(
+    tiny_checkpoint, tmp_path, words, where, lines
+):
+    code = FAILING.replace('ERROR', ERRORS[words]).replace('WHERE', repr(where))
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
+    process = Process(tmp_path / 'log', *arguments, code=code)
+    assert process.wait() == 0, process.output
+    printed = process.output.splitlines()
+    assert [line for line in printed if not line.startswith('[')] == lines
+    [error] = [line for line in printed if '[ERROR]' in line]
+    assert f' failed: {words}' in error
+
+
 # ---- While a frame is in hand: the tiny model, on a picture so large that it takes a second ----
 
 

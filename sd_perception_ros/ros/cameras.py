@@ -17,6 +17,7 @@ from sd_perception_ros.ros.input.detections import DetectionInput
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
+from sd_perception_ros.ros.node.errors import format_error
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output
 from sd_perception_ros.ros.output.publishers import Outputs
@@ -110,7 +111,7 @@ class CameraInputs:
             return self._detections[camera].boxes(header)
         except ValueError as error:
             self._stats.count('human_pose without detections')
-            self._stats.warn(f'no human_pose: {error}')
+            self._stats.warn(f'no human_pose: {format_error(error)}')
             return None
 
     def on_timer(self) -> None:

@@ -18,7 +18,11 @@ from sd_perception_ros.checkpoint.config_file import OLD_TASKS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraInputs, CameraOutputs
 from sd_perception_ros.ros.node.diagnostics import diagnostic_array, NodeStatistics
-from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
+from sd_perception_ros.ros.node.errors import (
+    format_error,
+    loading_hint,
+    reports_errors,
+)
 from sd_perception_ros.ros.node.logs import NodeLog
 from sd_perception_ros.ros.node.parameters import (
     declare,
@@ -28,7 +32,7 @@ from sd_perception_ros.ros.node.parameters import (
     replace_old_names,
     replace_old_values,
 )
-from sd_perception_ros.ros.node.shutdown import FAILED, run_node
+from sd_perception_ros.ros.node.shutdown import FAILED, run_node, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.options import (
     InputOptions,
     NodeOptions,
@@ -115,6 +119,7 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(engine.summary())
         return super().on_configure(state)
 
+    @reports_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start to process images."""
         if self._pipeline is None or self._serving.current is None:
@@ -137,17 +142,20 @@ class PerceptionNode(LifecycleNode):
         outputs.activate()
         return super().on_activate(state)
 
+    @reports_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the model stays loaded."""
         self._stop()
         return super().on_deactivate(state)
 
+    @reports_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model and remove its topics."""
         self._stop()
         self._serving.clear()
         return SUCCESS
 
+    @reports_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop processing images."""
         self._stop()

@@ -16,8 +16,8 @@ from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
 from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.mailbox import Worker
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
-from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory, SURVIVABLE_ERRORS
-from sd_perception_ros.ros.node.shutdown import CONTEXT_SHUTDOWN_ERRORS
+from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory
+from sd_perception_ros.ros.node.shutdown import CONTEXT_SHUTDOWN_ERRORS, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.options import InputOptions
 from sd_perception_ros.ros.output.outputs import Output
 from sd_perception_ros.ros.output.publishers import Outputs

@@ -13,8 +13,9 @@ from std_srvs.srv import Trigger
 
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraOutputs
-from sd_perception_ros.ros.node.errors import format_error, loading_hint, SURVIVABLE_ERRORS
+from sd_perception_ros.ros.node.errors import format_error, loading_hint
 from sd_perception_ros.ros.node.parameters import read
+from sd_perception_ros.ros.node.shutdown import SURVIVABLE_ERRORS
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.serving import free_memory, load, LoadedModel, Serving
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import cv2
+from collections.abc import Callable
+import functools
+from typing import Any
 
-from sd_perception_ros.ros.node.shutdown import one_line
+from rclpy.lifecycle import TransitionCallbackReturn
 
-# Errors of torch, diffusers, OpenCV and PIL for a checkpoint, a device or an image that they
-# cannot handle; they do not document them. Errors of CUDA and cuDNN and torch.OutOfMemoryError are
-# RuntimeErrors. So are those of rclpy: handle `shutdown.CONTEXT_SHUTDOWN_ERRORS` first.
-# KeyboardInterrupt and SystemExit are not included: they end the node.
-SURVIVABLE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    cv2.error,
+from sd_perception_ros.ros.node.shutdown import (
+    CONTEXT_SHUTDOWN_ERRORS,
+    one_line,
+    SURVIVABLE_ERRORS,
 )
 
 # Errors whose text is complete without their type.
@@ -36,6 +23,29 @@ def format_error(error: BaseException) -> str:
     if isinstance(error, _SELF_EXPLANATORY):
         return one_line(error)
     return one_line(f'{type(error).__name__}: {error}')
+
+
+def reports_errors(transition: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """
+    Let a lifecycle transition of a node report its errors, which rclpy would ignore silently.
+
+    The transition fails: the node stays in the state that it was in.
+    """
+    name = transition.__name__.removeprefix('on_')
+
+    @functools.wraps(transition)
+    def reported(node: Any, state: Any) -> Any:
+        try:
+            return transition(node, state)
+        except CONTEXT_SHUTDOWN_ERRORS:
+            if node.context.ok():
+                raise
+            return TransitionCallbackReturn.ERROR
+        except SURVIVABLE_ERRORS as error:
+            node.get_logger().error(f'{name} failed: {format_error(error)}')
+            return TransitionCallbackReturn.FAILURE
+
+    return reported
 
 
 def loading_hint(error: BaseException) -> str:

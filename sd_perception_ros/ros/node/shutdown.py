@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import types
 from typing import Protocol
 
@@ -19,10 +20,18 @@ from rclpy.logging import get_logger
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
 
+from sd_perception_ros.paths import printable
+
 OK, FAILED, WRONG_USE = 0, 1, 2
 
 # Errors that rclpy raises in any call once the context is shut down.
 CONTEXT_SHUTDOWN_ERRORS = (_rclpy.RCLError, InvalidHandle)
+
+# Errors of torch, diffusers, safetensors, ONNX Runtime, OpenCV, PIL and others for a checkpoint, a
+# device or an image that they cannot handle. They document few of them, and derive many from
+# Exception itself. Those of rclpy are among them: handle `CONTEXT_SHUTDOWN_ERRORS` first.
+# KeyboardInterrupt and SystemExit are not included: they end the node.
+SURVIVABLE_ERRORS = (Exception,)
 
 
 class RunnableNode(Protocol):
@@ -113,6 +122,7 @@ def run_node(
 
 def _run(make: Callable[[], RunnableNode], name: str, argv: list[str]) -> int:
     try:
+        check_utf8(argv)
         other = remove_ros_args(argv)
         if other:
             raise ValueError(
@@ -132,6 +142,17 @@ def _run(make: Callable[[], RunnableNode], name: str, argv: list[str]) -> int:
             node.start()
             executor.spin_until_future_complete(node.finished)
             return node.finished.result() if node.finished.done() else OK
+        except (ExternalShutdownException, *CONTEXT_SHUTDOWN_ERRORS):
+            raise
+        # Of a callback: an error of this package, or of a library.
+        except SURVIVABLE_ERRORS as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            get_logger(name).fatal(
+                f'ended by {type(error).__name__}: {one_line(error)} '
+                f'({place.filename}, line {place.lineno})'
+            )
+            get_logger(name).debug(traceback.format_exc())
+            return FAILED
         finally:  # before the context is shut down: later the executor's destructor would fail
             executor.shutdown()
     finally:
@@ -139,6 +160,20 @@ def _run(make: Callable[[], RunnableNode], name: str, argv: list[str]) -> int:
         node.destroy_node()
 
 
+def check_utf8(arguments: Sequence[str]) -> None:
+    """
+    Refuse arguments that ROS cannot pass on.
+
+    :raises ValueError: an argument, such as a path, is not UTF-8.
+    """
+    for argument in arguments:
+        if printable(argument) != argument:
+            raise ValueError(
+                f"the argument '{printable(argument)}' is not UTF-8, and ROS takes nothing else; "
+                'rename the file or folder, or give a symbolic link with another name'
+            )
+
+
 def one_line(error: object) -> str:
-    """Format an error in one line, without the names of ROS's source files."""
-    return re.sub(r', at /[^ ,]+\.(c|cpp):\d+', '', ' '.join(str(error).split()))
+    """Format an error in one line of valid UTF-8, without the names of ROS's source files."""
+    return re.sub(r', at /[^ ,]+\.(c|cpp):\d+', '', printable(' '.join(str(error).split())))

@@ -18,9 +18,10 @@ from std_msgs.msg import Header
 from sd_perception_ros.geometry.pinhole import camera_from_fov, resize_camera
 from sd_perception_ros.ros.messages.camera_info import info_from_camera
 from sd_perception_ros.ros.messages.image import byte_array, image_message
+from sd_perception_ros.ros.node.errors import format_error
 from sd_perception_ros.ros.node.parameters import declare, likely_typos, parameter_names
 from sd_perception_ros.ros.node.qos import OUTPUT
-from sd_perception_ros.ros.node.shutdown import OK, run_node
+from sd_perception_ros.ros.node.shutdown import OK, run_node, SURVIVABLE_ERRORS
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import CameraOptions
 from sd_perception_ros.ros.replay.sources import open_source, SourceFrame
@@ -85,8 +86,9 @@ class CameraNode(Node):
             self._next = 0
         try:
             rgb, camera = self._prepare(self._source.frame(self._next))
-        except ValueError as error:
-            self.get_logger().error(f'frame skipped: {error}', throttle_duration_sec=5.0)
+        except SURVIVABLE_ERRORS as error:
+            text = f'frame skipped: {format_error(error)}'
+            self.get_logger().error(text, throttle_duration_sec=5.0)
         else:
             self._send(rgb, camera)
         self._next += 1
