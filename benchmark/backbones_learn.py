@@ -46,6 +46,7 @@ from sd_perception_ros.checkpoint.weights import load_vae, save_model, save_tens
 from sd_perception_ros.data.formats.rooms import RoomsDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation import evaluate  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.training.finetune import train  # noqa: E402
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig  # noqa: E402
 
@@ -249,8 +250,12 @@ def table(result: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     options = parser(__doc__)
-    options.add_argument('--data', type=Path, required=True, help='Rendered frames to learn from')
-    options.add_argument('--held-out', type=Path, required=True, help='Rendered frames to measure')
+    options.add_argument(
+        '--data', type=user_path, required=True, help='Rendered frames to learn from'
+    )
+    options.add_argument(
+        '--held-out', type=user_path, required=True, help='Rendered frames to measure'
+    )
     options.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     options.add_argument('--steps', type=int, default=300, help='default: %(default)s')
     options.add_argument('--batch-size', type=int, default=8, help='default: %(default)s')

@@ -16,6 +16,7 @@ from sd_perception_ros.__main__ import format_error
 from sd_perception_ros.checkpoint import config_file
 from sd_perception_ros.checkpoint.weight_files import file_sha256
 from sd_perception_ros.cli.versions import commit, versions
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.ros.node.transport import tuning_environment
 
 
@@ -28,7 +29,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument('--json', type=Path, help='also write the result to this file')
+    made.add_argument('--json', type=user_path, help='also write the result to this file')
     return made
 
 

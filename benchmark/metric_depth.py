@@ -46,6 +46,7 @@ from sd_perception_ros.metric_depth.estimator import (  # noqa: E402
 )
 from sd_perception_ros.metric_depth.options import ScaleOptions  # noqa: E402
 from sd_perception_ros.metric_depth.references import from_depth  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.ros.replay.sources import DEMO, open_source  # noqa: E402
 from sd_perception_ros.types import Camera, Float, UInt8  # noqa: E402
 
@@ -259,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
-    add('--film', type=Path, default=DEMO, help='folder of a rendered sequence')
+    add('--film', type=user_path, default=DEMO, help='folder of a rendered sequence')
     add('--frames', type=int, default=0, help='use only the first frames; 0: all')
     add('--from-task', default='depth', choices=DEPTH_TASKS, help='task that metres are made from')
     add('--share', type=float, default=0.01, help='of the pixels that are references')

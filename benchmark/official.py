@@ -53,6 +53,7 @@ from benchmark.common import about_run, parser, run_command, status_mib, write  
 from sd_perception_ros.checkpoint.weights import save_tensors  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.heads.light import LightHead  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402
 
 PEERS = {'diffusers Marigold, 1 step': 1, 'diffusers Marigold, 4 steps': 4}
@@ -337,7 +338,7 @@ def _leave_page_cache(folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     options = parser(__doc__)
     add = options.add_argument
-    add('--work', type=Path, default=Path('runs/official'), help='folder of the weights')
+    add('--work', type=user_path, default=Path('runs/official'), help='folder of the weights')
     add('--runtime', default='auto', help='as the parameter runtime, for this package')
     add('--turns', type=int, default=3, help='how often each contender has its turn')
     add('--rounds', type=int, default=1, help='timed predictions in a turn')

@@ -14,6 +14,8 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from sd_perception_ros.paths import user_path
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -230,8 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('files', nargs='*', type=Path, help='results (default: all that are here)')
-    parser.add_argument('--out', type=Path, help='folder of the pictures (default: beside)')
+    parser.add_argument(
+        'files', nargs='*', type=user_path, help='results (default: all that are here)'
+    )
+    parser.add_argument('--out', type=user_path, help='folder of the pictures (default: beside)')
     return parser
 
 

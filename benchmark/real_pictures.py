@@ -55,6 +55,7 @@ from sd_perception_ros.drawing import draw_people, true_poses  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation.evaluate import mean_raw  # noqa: E402
 from sd_perception_ros.images import resize  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.tasks import make_task  # noqa: E402
 from sd_perception_ros.tasks.task import Task  # noqa: E402
 from sd_perception_ros.types import Float, Grid, LabelMap, Matte, Sample, UInt8  # noqa: E402
@@ -286,7 +287,7 @@ def tables(result: Mapping[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     options = parser(__doc__)
     add = options.add_argument
-    add('folders', nargs='*', type=Path, help='where packages were unpacked')
+    add('folders', nargs='*', type=user_path, help='where packages were unpacked')
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     add(
         '--long-side',
@@ -295,8 +296,8 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels that the network sees; 0: the checkpoint's own",
     )
     add_data(options, '--train', help='frames whose mean target is the guess')
-    add('--mediapipe', type=Path, help='Python of an environment that has MediaPipe')
-    add('--sheet', type=Path, help='PNG file for all pictures and what was found')
+    add('--mediapipe', type=user_path, help='Python of an environment that has MediaPipe')
+    add('--sheet', type=user_path, help='PNG file for all pictures and what was found')
     return options
 
 

@@ -18,6 +18,7 @@ import types
 from typing import NamedTuple
 
 import sd_perception_ros
+from sd_perception_ros.paths import printable
 
 
 class Command(NamedTuple):
@@ -169,10 +170,10 @@ def format_error(error: Exception) -> str:
     """Format an error in one line, with a hint for errors of the system."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return (
-            f"'{error.filename}' cannot be used ({error.strerror}); name another file or folder, "
-            'or change this one'
+            f"'{printable(str(error.filename))}' cannot be used ({error.strerror}); name another "
+            'file or folder, or change this one'
         )
-    return ' '.join(str(error).split())
+    return printable(' '.join(str(error).split()))
 
 
 def how_to_get(package: str) -> str:

@@ -218,6 +218,57 @@ def test_a_loop_goes_on_until_a_signal(sequence, tmp_path, peer):
         assert 'Traceback' not in node.output
 
 
+def test_a_path_that_is_not_utf_8_ends_with_one_line(pictures, tmp_path):
+    """ROS takes parameters in UTF-8 alone."""
+    odd = tmp_path / os.fsdecode(b'b\xff\xfed')
+    odd.mkdir()
+    for words in (
+        ['camera', '--ros-args', '-p', f'source:={odd}'],
+        ['perception', '--ros-args', '-p', f'checkpoint:={odd}'],
+        ['up', '-p', f'camera:source:={odd}'],
+        ['up', '--params-file', f'{odd}/own.yaml'],
+    ):
+        process = Process(tmp_path / 'log', *words, anew=True)
+        assert process.wait() == 2
+        assert r'b\xff\xfed' in process.output
+        if words[-1] != f'{odd}/own.yaml':
+            assert 'is not UTF-8, and ROS takes nothing else; rename' in process.output
+        assert 'Traceback' not in process.output
+        assert len(process.output.splitlines()) == 1
+
+
+FAILING = """
+import sys
+from sd_perception_ros.ros.node.shutdown import run_node
+from sd_perception_ros.ros.replay.camera_node import CameraNode
+
+class Failing(CameraNode):
+    def _has_subscribers(self):
+        raise ERROR
+
+sys.exit(run_node(Failing, 'camera', sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        ("__import__('safetensors').SafetensorError('no header')", 'SafetensorError: no header'),
+        ("__import__('yaml').YAMLError('line 3')", 'YAMLError: line 3'),
+        ("Exception('two\\nlines')", 'Exception: two lines'),
+        ('StopIteration()', 'RuntimeError: coroutine raised StopIteration'),
+        ("ValueError('b\\udcff')", r'ValueError: b\xff'),
+    ],
+)
+def test_any_exception_in_a_callback_ends_the_node_with_one_line(pictures, tmp_path, error, words):
+    arguments = ros_arguments(source=pictures, wait_for_subscribers=True)
+    process = Process(tmp_path / 'log', *arguments, code=FAILING.replace('ERROR', error))
+    assert process.wait() == 1
+    assert f'ended by {words}' in process.output
+    assert process.output.count('[FATAL]') == 1
+    assert 'Traceback' not in process.output
+
+
 @pytest.mark.parametrize(
     ('values', 'words'),
     [

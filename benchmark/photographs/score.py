@@ -44,6 +44,7 @@ from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
 from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.types import Float, UInt8  # noqa: E402
 
 POINTS = Path(__file__).with_name('points.json')
@@ -237,7 +238,7 @@ def _outside(shape: Sequence[int], boxes: Sequence[Sequence[float]]) -> Any:
 def _parser() -> argparse.ArgumentParser:
     options = parser(__doc__)
     add = options.add_argument
-    add('folders', nargs='*', type=Path, help='where packages were unpacked')
+    add('folders', nargs='*', type=user_path, help='where packages were unpacked')
     add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     add(
         '--long-side',

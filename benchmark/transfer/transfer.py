@@ -45,6 +45,7 @@ from sd_perception_ros.data.resident import ResidentDataset  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
 from sd_perception_ros.evaluation.evaluate import measure, Measured, summarize  # noqa: E402
 from sd_perception_ros.model import Model  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.training.finetune import train  # noqa: E402
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig  # noqa: E402
 from sd_perception_ros.training.processes import device  # noqa: E402
@@ -174,11 +175,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--base', type=Path, required=True, help='Folder that pretrain wrote, with latents')
-    add('--data', type=Path, required=True, help='Labelled frames, those of the latents')
-    add('--held', type=Path, required=True, help='Held-out frames')
+    add('--base', type=user_path, required=True, help='Folder that pretrain wrote, with latents')
+    add('--data', type=user_path, required=True, help='Labelled frames, those of the latents')
+    add('--held', type=user_path, required=True, help='Held-out frames')
     add('--held-frames', type=int, default=0, help='Measure on the first only; 0: all')
-    add('--out', type=Path, required=True, help='Folder of the results')
+    add('--out', type=user_path, required=True, help='Folder of the results')
     add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
     add('--starts', nargs='+', default=STARTS, choices=STARTS, help='default: all')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')

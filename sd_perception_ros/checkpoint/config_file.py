@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import contextlib
 from dataclasses import dataclass, field, replace
 import difflib
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.config import build, check, option, rename_old
 from sd_perception_ros.heads import HEADS
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.safe_save import write_text
 from sd_perception_ros.tasks import CROP_TASKS
 
@@ -176,7 +175,7 @@ def open_checkpoint(name: str) -> CheckpointFile:
 
     A folder in SDPose's layout needs no checkpoint.yaml.
     """
-    folder = on_disk(name) if is_on_hub(name) else Path(os.path.expanduser(name))
+    folder = on_disk(name) if is_on_hub(name) else user_path(name)
     if name and not (folder / FILE).is_file() and (folder / JOINT_HEAD).is_file():
         tasks = dict.fromkeys(CROP_TASKS, TaskEntry(unet='.'))
         return CheckpointFile(folder / FILE, CheckpointConfig(tasks=tasks))
@@ -196,9 +195,7 @@ def resolve(name: str) -> Path:
     if name in UNSUPPORTED:
         raise ValueError(f"checkpoint '{name}' is not supported: {UNSUPPORTED[name]}")
     shipped = SHIPPED / name / FILE
-    path = on_disk(name) if is_on_hub(name) else Path(name)
-    with contextlib.suppress(RuntimeError):  # ~name of an unknown user
-        path = path.expanduser()
+    path = on_disk(name) if is_on_hub(name) else user_path(name)
     for candidate in (shipped, path / FILE, path):
         if name and candidate.is_file():
             return candidate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from sd_perception_ros.checkpoint.layouts import DenoiserLayout, DENOISERS, find
 from sd_perception_ros.checkpoint.licenses import Terms, terms_of
 from sd_perception_ros.checkpoint.lora import is_adapters_only
 from sd_perception_ros.checkpoint.reader import tensor_names
+from sd_perception_ros.paths import user_path
 
 PROMPT = 'prompt.safetensors'
 STORED_PROMPTS = (PROMPT, 'empty_text_embed.npy')  # ours, and that of GenPercept's first version
@@ -75,10 +75,7 @@ class Locations:
         """
         if is_on_hub(location):
             return on_disk(location, without, self.offline)
-        path = Path(location)
-        with contextlib.suppress(RuntimeError):  # ~name of an unknown user
-            path = path.expanduser()
-        path = self.root / path
+        path = self.root / user_path(location)
         if not path.exists() and (hint := hub_hint(location)):
             raise FileNotFoundError(f'expected a folder or file, found none at {path}{hint}')
         return path

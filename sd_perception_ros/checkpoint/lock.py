@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.safe_save import write_text
 
 NAME = 'checkpoints.lock.yaml'
@@ -23,7 +24,7 @@ NAME = 'checkpoints.lock.yaml'
 def lock_file() -> Path:
     """Return the path of the lock file, in the user's configuration folder (XDG)."""
     config = os.environ.get('XDG_CONFIG_HOME') or Path.home() / '.config'
-    return Path(config) / 'sd_perception_ros' / NAME
+    return user_path(config) / 'sd_perception_ros' / NAME
 
 
 def locked_commit(repo: str, revision: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints, TypeVar
 import yaml
 
 from sd_perception_ros.data.formats import HELP
+from sd_perception_ros.paths import user_path
 
 T = TypeVar('T')
 # Fields of TopDownOptions and EngineConfig that a measurement of a checkpoint may choose.
@@ -93,10 +94,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     :raises FileNotFoundError: no such recipe.
     :raises ValueError: the recipe is not a mapping from options to values.
     """
-    parser.add_argument('--recipe', type=Path, help='YAML file with any of these options')
+    parser.add_argument('--recipe', type=user_path, help='YAML file with any of these options')
     words = list(sys.argv[1:] if argv is None else argv)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument('--recipe', type=Path)
+    early.add_argument('--recipe', type=user_path)
     recipe = early.parse_known_args(words)[0].recipe
     given = {word.partition('=')[0] for word in words}
     first = []
@@ -123,4 +124,4 @@ def _recipe(file: Path) -> dict[str, Any]:
         )
     named = {str(name).replace('-', '_'): value for name, value in options.items()}
     parent = named.pop('extends', None)
-    return {**(_recipe(file.parent / parent) if parent else {}), **named}
+    return {**(_recipe(file.parent / user_path(parent)) if parent else {}), **named}

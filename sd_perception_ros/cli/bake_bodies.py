@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from pathlib import Path
 import sys
 
 from tqdm import tqdm
 
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.synthetic.baking import bake
 
 EPILOG = """\
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('--out', type=Path, required=True, help='File (.npz) to write')
+    made.add_argument('--out', type=user_path, required=True, help='File (.npz) to write')
     made.add_argument('--count', type=int, default=240, help='Bodies (default: %(default)s)')
     made.add_argument(
         '--seed',

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sd_perception_ros.cli.arguments import add_data, size
+from sd_perception_ros.paths import user_path
 
 EXAMPLE = """\
 examples:
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add = inspect.add_argument
     add(
         '--out',
-        type=Path,
+        type=user_path,
         default=Path('data.png'),
         help='Image file to write (default: %(default)s)',
     )
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     shards = commands.add_parser('shards', help='write WebDataset shards (tar files)')
     add_data(shards, required=True)
     add = shards.add_argument
-    add('--out', type=Path, required=True, help='Folder to write')
+    add('--out', type=user_path, required=True, help='Folder to write')
     add('--frames-each', type=int, default=1000, help='Frames per tar file (default: %(default)s)')
     add(
         '--frame-size',

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sd_perception_ros.cli.arguments import add_data, add_options, CROP_OPTIONS, RUN_OPTIONS
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.evaluation.protocols import PROTOCOLS
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.people.options import TopDownOptions
 
 EXAMPLE = """\
@@ -61,12 +61,14 @@ def parser() -> argparse.ArgumentParser:
     add('--seed', type=int, default=0, help='Bootstrap seed (default: %(default)s)')
     add(
         '--json',
-        type=Path,
+        type=user_path,
         help='Write metrics of the data and of each frame, options and versions',
     )
     add('--record', action='store_true', help='Write the metrics into checkpoint.yaml')
     add(
-        '--pictures', type=Path, help='Folder for a contact sheet of the worst images of each task'
+        '--pictures',
+        type=user_path,
+        help='Folder for a contact sheet of the worst images of each task',
     )
     add('--worst', type=int, default=8, help='Images on a contact sheet (default: %(default)s)')
     return made

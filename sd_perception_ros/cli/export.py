@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sd_perception_ros.cli.arguments import size
 from sd_perception_ros.config import EngineConfig, ONNX_RUNTIMES
+from sd_perception_ros.paths import user_path
 
 EXAMPLE = f"""\
 example:
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     made.add_argument('--tasks', nargs='*', default=[], help='Only these (default: all)')
-    made.add_argument('--out', type=Path, required=True, help='Folder for the ONNX graphs')
+    made.add_argument('--out', type=user_path, required=True, help='Folder for the ONNX graphs')
     made.add_argument(
         '--size', type=size, default=(192, 256), help='WxH of the network input (256x192)'
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sd_perception_ros.backbones import check_channels, UNET_CHANNELS
 from sd_perception_ros.cli.arguments import add_data, size
+from sd_perception_ros.paths import user_path
 
 TINY_ENCODER = 'tiny_encoder'
 EXAMPLE = """\
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         help='Resize every image to cover this size, then crop its centre; required for images of '
         'several sizes. train cannot use the latents of such crops',
     )
-    made.add_argument('--out', type=Path, required=True, help='Folder to write')
+    made.add_argument('--out', type=user_path, required=True, help='Folder to write')
     made.add_argument(
         '--vae-steps',
         type=int,
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         '--denoiser-from',
-        type=Path,
+        type=user_path,
         metavar='MODEL',
         help='Initialise the coarsest levels from the unet of this checkpoint or folder; bundled '
         'needs matching channels, such as --denoiser-channels 32 32 64 128 176',

@@ -9,6 +9,7 @@ import sys
 
 from tqdm import tqdm
 
+from sd_perception_ros.paths import expand_home, user_path
 from sd_perception_ros.synthetic.bodies import digest
 from sd_perception_ros.synthetic.dataset import missing_scenes, Recipe, write_dataset
 from sd_perception_ros.synthetic.environments import digest as environments_digest
@@ -50,23 +51,24 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('--out', type=Path, required=True, help='Folder to write')
+    made.add_argument('--out', type=user_path, required=True, help='Folder to write')
     made.add_argument(
         '--assets',
+        type=expand_home,
         default='none',
         help='Folder with *.sh3f furniture catalogues (default: none)',
     )
     made.add_argument(
-        '--bodies', type=Path, help='File from bake-bodies; half of the people come from it'
+        '--bodies', type=user_path, help='File from bake-bodies; half of the people come from it'
     )
     made.add_argument(
         '--lights',
-        type=Path,
+        type=user_path,
         help='Folder with environment maps (*.exr, *.hdr) for the light',
     )
     made.add_argument(
         '--cache',
-        type=Path,
+        type=user_path,
         default=Path('data/meshes'),
         help='Folder for parsed models (default: %(default)s)',
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
 from sd_perception_ros.heads import NEW_HEADS
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.tasks import TASKS
 from sd_perception_ros.training.options import (
     FinetuneConfig,
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         '--base',
-        type=Path,
+        type=user_path,
         required=True,
         help='Folder with vae and unet, or a checkpoint, such as bundled',
     )
@@ -67,10 +67,10 @@ def parser() -> argparse.ArgumentParser:
         help='Held-out pictures and their truth, measured while training; the checkpoint then has '
         'the weights with the lowest loss on them',
     )
-    made.add_argument('--out', type=Path, required=True, help='Checkpoint folder to write')
+    made.add_argument('--out', type=user_path, required=True, help='Checkpoint folder to write')
     made.add_argument(
         '--latents',
-        type=Path,
+        type=user_path,
         metavar='FILE',
         help='Latents of this data from pretrain (default: those in --base, if they match)',
     )

@@ -17,6 +17,7 @@ from sd_perception_ros.cli.processes import (
     Processes,
     SIGNALS,
 )
+from sd_perception_ros.paths import printable, user_path
 
 NODES = ('camera', 'perception')
 EXAMPLE = """example:
@@ -28,6 +29,14 @@ EXAMPLE = """example:
 def main(argv: list[str] | None = None) -> int:
     """Run both nodes until one ends or a signal comes; return 0 or the code of the failure."""
     options = _parser().parse_args(argv)
+    for argument in (options.params_file or '', *options.param, *options.remap, options.namespace):
+        if printable(argument) != str(argument):
+            print(
+                f"error: '{printable(argument)}' is not UTF-8, and ROS takes nothing else; rename "
+                'the file or folder, or give a symbolic link with another name',
+                file=sys.stderr,
+            )
+            return 2
     params = options.params_file or find_config('perception.yaml')
     if params is None or not params.is_file():
         print(
@@ -89,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('--params-file', type=Path, help='ROS parameter file; without it the one of config/')
+    add('--params-file', type=user_path, help='ROS parameter file; without it the one of config/')
     add('--namespace', default='', help='namespace of both nodes, for example front')
     add(
         '-r',

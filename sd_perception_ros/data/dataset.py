@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.files import check_whole, printable
+from sd_perception_ros.data.files import check_whole
 from sd_perception_ros.data.samples import collate, OF_PEOPLE, size_mismatch, to_tensor
+from sd_perception_ros.paths import printable
 from sd_perception_ros.types import Sample
 
 # Result of `read`: image (H, W, 3) uint8, depth_m (H, W) float32, normals (H, W, 3) float32,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -12,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 import PIL.Image
+
+from sd_perception_ros.paths import printable
 
 AGAIN = 'copy or download it again, or remove the frame'
 # Last bytes of a complete file, by its first bytes; some writers append a few more.
@@ -26,11 +27,6 @@ _HEADS = Lock()
 def find_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files that match a glob pattern, sorted, without macOS's `._*` companions."""
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith('._'))
-
-
-def printable(name: str | Path) -> str:
-    r"""Return a file name as valid UTF-8; each byte that is not becomes \xNN."""
-    return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
 def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:

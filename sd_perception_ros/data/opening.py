@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import difflib
-import os
 from pathlib import Path
 import re
 
 from sd_perception_ros.data.dataset import Dataset, FolderDataset
 from sd_perception_ros.data.formats import dataset_class, KINDS
 from sd_perception_ros.data.mixture import Mixture, ResizedDataset
+from sd_perception_ros.paths import expand_home
 
 
 def open_data(
@@ -45,8 +45,8 @@ def _expand_home(word: str) -> str:
     """Replace `~` at the start of the path; a shell does so only at the start of the word."""
     kind, colon, path = word.partition(':')
     if colon and kind in KINDS:
-        return f'{kind}:{os.path.expanduser(path)}'
-    return os.path.expanduser(word)
+        return f'{kind}:{expand_home(path)}'
+    return expand_home(word)
 
 
 def _weight(word: str) -> tuple[str, float]:

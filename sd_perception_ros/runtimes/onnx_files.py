@@ -13,6 +13,7 @@ import tempfile
 import time
 from typing import Any
 
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.safe_save import write_text
 
 GRAPH, RECORD = 'graph.onnx', 'graph.json'
@@ -22,7 +23,7 @@ KEPT_DAYS = 30  # ONNX graphs of a large model take gigabytes, and each version 
 def cache_folder() -> Path:
     """Return the cache of ONNX graphs: below XDG_CACHE_HOME, or ~/.cache."""
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(home) / 'sd_perception_ros' / 'graphs'
+    return user_path(home) / 'sd_perception_ros' / 'graphs'
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sd_perception_ros.cli.processes import node_environment, parameter_arguments, Processes
 from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.paths import user_path
 from sd_perception_ros.ros.replay.sources import DEMO
 
 if TYPE_CHECKING:
@@ -157,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('--out', type=Path, default=Path('demo_output'), help='folder of the results: %(default)s')
+    add(
+        '--out',
+        type=user_path,
+        default=Path('demo_output'),
+        help='folder of the results: %(default)s',
+    )
     add('--checkpoint', default=EngineConfig.checkpoint, help='name or path: %(default)s')
     add('--only', choices=PARTS, help='leave the other part out')
     add('--rate', type=_positive(float), default=5.0, help='rate of the rooms in Hz: %(default)s')

@@ -10,10 +10,10 @@ from tqdm import tqdm
 from sd_perception_ros.cli.contact_sheet import write_png
 from sd_perception_ros.cli.data_checks import print_notes
 from sd_perception_ros.cli.data_sheet import contact_sheet
-from sd_perception_ros.data.files import printable
 from sd_perception_ros.data.formats.shards import write_shards
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.statistics import DataStatistics
+from sd_perception_ros.paths import printable
 
 
 def inspect(arguments: argparse.Namespace) -> int:

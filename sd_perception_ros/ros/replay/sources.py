@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sd_perception_ros.data.files import find_files, printable, read_rgb
+from sd_perception_ros.data.files import find_files, read_rgb
+from sd_perception_ros.paths import printable, user_path
 from sd_perception_ros.ros.options import MAX_RATE_HZ, MIN_RATE_HZ
 from sd_perception_ros.types import Camera, UInt8
 
@@ -165,8 +166,8 @@ def open_source(name: str) -> Source:
     """
     if name == 'skimage':
         return _photographs()
-    # os.path: pathlib raises for the home of an unknown user and for names that are too long.
-    path = DEMO if name == 'demo' else Path(os.path.expanduser(name))
+    # os.path below: pathlib raises for names that are too long.
+    path = DEMO if name == 'demo' else user_path(name)
     if os.path.isfile(path / 'sequence.json'):
         return Sequence(path)
     if os.path.isdir(path):
