@@ -99,13 +99,13 @@ def parser() -> argparse.ArgumentParser:
     tiny = made.add_argument_group('with --stage tiny_encoder')
     tiny.add_argument(
         '--base',
-        type=Path,
+        type=user_path,
         help='Checkpoint, or folder with vae, whose KL encoder is imitated; of a checkpoint, the '
         'change of its outputs is measured, too',
     )
     tiny.add_argument(
         '--tiny-from',
-        type=Path,
+        type=user_path,
         metavar='FOLDER',
         help='AutoencoderTiny to start from, such as taesd (default: random weights)',
     )
