@@ -196,6 +196,27 @@ WRONG = {
         lambda depth_m, rgb: (np.full_like(depth_m, np.nan), {}),
         '0 references, at least 40 are needed',
     ),
+    'all equal': (
+        lambda depth_m, rgb: (np.full_like(depth_m, 3.0), {}),
+        'values of /reference/depth are 3 m: it measures nothing',
+    ),
+    'whole millimetres': (
+        lambda depth_m, rgb: (np.round(depth_m * 1000), {}),
+        'they are probably millimetres',
+    ),
+    'fractions of millimetres': (
+        lambda depth_m, rgb: (depth_m * 1000, {}),
+        '100% of the depths of /reference/depth lie outside depth.min_range_m 0 and '
+        'depth.max_range_m 100',
+    ),
+    'centimetres': (
+        lambda depth_m, rgb: (depth_m * 100, {}),
+        'lie outside depth.min_range_m 0 and depth.max_range_m 100',
+    ),
+    'kilometres': (
+        lambda depth_m, rgb: (depth_m / 1000, {}),
+        'm: 32FC1 is in metres (REP 118); the sensor sends another unit',
+    ),
     'another scene': (
         lambda depth_m, rgb: (
             np.random.default_rng(0).permutation(depth_m.ravel()).reshape(48, 64),
@@ -362,7 +383,9 @@ def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any])
 def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
     """Half the size of the same view: every pixel falls onto its place in the picture."""
     half = resize_camera(CAMERA, 32, 24)
-    depth = image_message(np.full((24, 32), 3.0, np.float32), '32FC1', header())
+    depth_m = np.full((24, 32), 3.0, np.float32)
+    depth_m[0, 0] = 4.0  # a sensor that measures has no equal values
+    depth = image_message(depth_m, '32FC1', header())
     info = info_from_camera(half, header())
     listener = heard(
         lone_peer,
@@ -372,7 +395,7 @@ def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
     )
     said = listener.find(CameraFrame(header(), picture(), CAMERA))
     assert len(said.references) > 0.9 * 24 * 32
-    assert set(said.references.depth_m.tolist()) == {3.0}
+    assert set(said.references.depth_m.tolist()) <= {3.0, 4.0}
     with pytest.raises(ValueError, match='32 x 24 pixels and the image 64 x 48'):
         listener.find(CameraFrame(header(), picture(), None))
 
@@ -400,7 +423,7 @@ def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
     listener = heard(lone_peer, {'source': 'depth'})
     with pytest.raises(ValueError, match='no message was received on /reference/depth'):
         listener.find(CameraFrame(header(), picture(), CAMERA))
-    depth = image_message(np.ones((48, 64), np.float32), '32FC1', header())
+    depth = image_message(relative_map() + 1, '32FC1', header())
     listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
     listener.find(CameraFrame(header(5), picture(), CAMERA))
     with pytest.raises(

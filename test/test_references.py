@@ -62,7 +62,7 @@ def test_a_depth_image_of_half_the_size_is_reprojected():
     depth_camera = Camera(fx=50.0, fy=40.0, cx=37.75, cy=31.25, width=80, height=60)
     depth_m = np.full((60, 80), np.nan, np.float32)
     depth_m[20, 30] = 2.0
-    [(row, column, depth)] = as_list(from_depth_camera(depth_m, depth_camera, CAMERA))
+    [(row, column, depth)] = as_list(from_depth_camera(from_depth(depth_m), depth_camera, CAMERA))
     assert (abs(row - 40.5), abs(column - 60.5), depth) == (0.5, 0.5, 2.0)
 
 
@@ -281,3 +281,16 @@ def test_a_sensor_that_repeats_its_data_while_the_image_changes_is_frozen():
 def test_a_sensor_that_repeats_its_data_in_a_static_scene_is_not_frozen():
     detector = FrozenSensorDetector()
     assert [detector.is_frozen(b'same', image(100)) for _ in range(9)] == [False] * 9
+
+
+def test_somebody_who_walks_in_a_part_of_the_image_shows_a_frozen_sensor():
+    detector = FrozenSensorDetector()
+    walks = image(100)
+    walks[10:40, 20:30] = 140
+    assert [detector.is_frozen(b'same', rgb) for rgb in (image(100), walks)] == [False, True]
+
+
+def test_buffers_that_are_sent_in_turn_are_a_frozen_sensor():
+    detector = FrozenSensorDetector()
+    frozen = [detector.is_frozen(b'ABC'[n % 3 :][:1], image(80 + 10 * n)) for n in range(9)]
+    assert frozen == [False] * 3 + [True] * 6

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sd_perception_ros.metric_depth.alignment import align, align_by_factor, Fit, Quality
 from sd_perception_ros.metric_depth.ground import find_ground
 from sd_perception_ros.metric_depth.options import NO_SOURCE, ScaleOptions
+from sd_perception_ros.metric_depth.plausibility import check_range
 from sd_perception_ros.metric_depth.references import from_people, References
 from sd_perception_ros.metric_depth.scale import Alignment, ScaleShift, to_metres
 from sd_perception_ros.metric_depth.scale_filter import FrozenSensorDetector, ScaleFilter
@@ -145,7 +146,14 @@ class MetricDepthEstimator:
         if fit.alignment is None or fit.quality.problem:
             return MetricDepth(None, fit)
         relative = self._relative(predictions)
-        return MetricDepth(to_metres(relative, fit.alignment, *self._range_m), fit)
+        depth_m = to_metres(relative, fit.alignment, *self._range_m)
+        if self._options.source in SENSORS and not np.isfinite(depth_m).any():
+            return MetricDepth.withheld(
+                'no pixel lies between depth.min_range_m {:g} and depth.max_range_m {:g}'.format(
+                    *self._range_m
+                )
+            )
+        return MetricDepth(depth_m, fit)
 
     def _relative(self, predictions: Mapping[str, Prediction]) -> Float:
         """Return relative depth or disparity, (H, W); ValueError if the task did not run."""
@@ -187,11 +195,13 @@ class MetricDepthEstimator:
         options = self._options
         if measurement is None:
             raise ValueError('no measurement of the sensor came with this frame')
-        if self._frozen_sensor.is_frozen(measurement.digest, measurement.rgb):
+        known = len(measurement.references) > 0  # a sensor that sees nothing repeats itself
+        if known and self._frozen_sensor.is_frozen(measurement.digest, measurement.rgb):
             raise ValueError(
                 f'{measurement.sensor} repeats the same data while the camera image changes: '
                 'restart the sensor'
             )
+        check_range(measurement.references, self._range_m, measurement.sensor)
         return align(
             relative,
             measurement.references,

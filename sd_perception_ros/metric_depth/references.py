@@ -85,14 +85,13 @@ def from_points(points: Float, camera: Camera, max_count: int = MAX_REFERENCES) 
     return References(uv[index, 1], uv[index, 0], points[index, 2].astype(np.float32))
 
 
-def from_depth_camera(depth_m: Float, depth_camera: Camera, camera: Camera) -> References:
+def from_depth_camera(sample: References, depth_camera: Camera, camera: Camera) -> References:
     """
-    Take pixels of a depth image with other intrinsics than the camera image.
+    Project pixels of a depth image with other intrinsics than the camera image into the latter.
 
-    :param depth_m: (H, W) metres, as in `from_depth`.
+    :param sample: pixels of the depth image, see `from_depth`.
     :param depth_camera: intrinsics of the depth image; both images share one optical frame.
     """
-    sample = from_depth(depth_m)
     z = sample.depth_m
     x, y = ray_slopes(sample.columns, sample.rows, depth_camera)
     return from_points(np.stack([x * z, y * z, z], axis=1), camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 import math
 
@@ -18,6 +19,10 @@ _ANCHORS = np.array([0.25, 0.75])
 # Mean difference of two thumbnails, in levels of 0..255, if the camera or the scene has moved.
 _MOTION_LEVELS = 2.0
 _THUMBNAIL_SIZE = (32, 24)
+# The same, for a part of the image: difference of a cell of the thumbnail, and share of the cells.
+_CELL_LEVELS, _MOVED_CELLS = 15.0, 0.01
+# Measurements that are remembered.
+_MEASUREMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class ScaleFilter:
 
 class FrozenSensorDetector:
     """
-    Detect a sensor that repeats one measurement while the camera image changes.
+    Detect a sensor that repeats its measurements while the camera image changes.
 
     Real sensors are noisy: no two measurements are equal. Simulated ones may be, in a static
     scene; hence the comparison of the images.
@@ -122,9 +127,9 @@ class FrozenSensorDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the previous measurement, for example after a jump in time."""
-        self._data = b''
-        self._thumbnail: NDArray[np.float32] | None = None
+        """Forget the previous measurements, for example after a jump in time."""
+        # Several: a driver may send the same few buffers in turn.
+        self._seen: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
 
     def is_frozen(self, data: bytes, rgb: UInt8) -> bool:
         """
@@ -135,10 +140,13 @@ class FrozenSensorDetector:
         """
         resized = cv2.resize(rgb, _THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
         thumbnail = resized.astype(np.float32)
-        if data != self._data or self._thumbnail is None:
-            self._data, self._thumbnail = data, thumbnail
-            return False
-        return bool(np.abs(thumbnail - self._thumbnail).mean() > _MOTION_LEVELS)
+        before = self._seen.setdefault(data, thumbnail)
+        if len(self._seen) > _MEASUREMENTS:
+            self._seen.popitem(last=False)
+        change = np.abs(thumbnail - before)
+        # The whole view moved, or somebody moves in it.
+        moved_cells = (change.max(-1) > _CELL_LEVELS).mean()
+        return bool(change.mean() > _MOTION_LEVELS or moved_cells > _MOVED_CELLS)
 
 
 def _line(log_depths: NDArray[np.float64], inverse: bool) -> ScaleShift:

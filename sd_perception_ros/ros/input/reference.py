@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
 
 from sd_perception_ros.compressed_images import depth_from_message
 from sd_perception_ros.metric_depth.estimator import Measurement
 from sd_perception_ros.metric_depth.options import ScaleOptions
+from sd_perception_ros.metric_depth.plausibility import (
+    check_depth,
+    check_scan,
+    ScanGeometry,
+)
 from sd_perception_ros.metric_depth.references import (
     from_depth,
     from_depth_camera,
@@ -75,9 +81,10 @@ class ReferenceInput:
             self._subscriptions = self._subscribe()
 
     def reset(self) -> None:
-        """Forget all messages, after a jump in time."""
+        """Forget all messages, after a jump in time; a latched info comes only once."""
         self._messages.clear()
-        self._infos.clear()
+        if self._offered[-1].durability != DurabilityPolicy.TRANSIENT_LOCAL:
+            self._infos.clear()
 
     def close(self) -> None:
         """End the subscriptions."""
@@ -94,18 +101,20 @@ class ReferenceInput:
                 f"'{header.frame_id}'; register the depth to the image (depth_image_proc)"
             )
         depth_m = depth_from_message(msg)
+        references = from_depth(depth_m)
+        check_depth(references, depth_m, msg.encoding == '32FC1', self.topic)
         info = self._infos.match(msg.header, msg.width, msg.height)
         if info is not None and camera is not None:
             depth_camera = camera_from_info(info, msg.width, msg.height, rectified=True)
             if depth_camera != camera:
-                return from_depth_camera(depth_m, depth_camera, camera)
+                return from_depth_camera(references, depth_camera, camera)
         if depth_m.shape != size:
             raise ValueError(
                 f'{self.topic} has {msg.width} x {msg.height} pixels and the image '
                 f'{size[1]} x {size[0]}; publish {self._topics[1][1]} and the camera_info of the '
                 'image, or depth of the same size'
             )
-        return from_depth(depth_m)
+        return references
 
     def _from_scan(self, msg: LaserScan, frame: CameraFrame) -> References:
         if frame.camera is None:
@@ -114,6 +123,8 @@ class ReferenceInput:
         if optical_from_scan is None:
             optical_from_scan = optical_from_body(self._options.scan_mounting)
         ranges_m = np.array(msg.ranges, np.float32)
+        fields = (getattr(msg, name) for name in ScanGeometry._fields)
+        check_scan(ranges_m, ScanGeometry(*fields), self.topic)
         ranges_m[(ranges_m < msg.range_min) | (ranges_m > msg.range_max)] = np.nan
         angles = msg.angle_min + msg.angle_increment * np.arange(len(ranges_m))
         return from_scan(ranges_m, angles.astype(np.float32), optical_from_scan, frame.camera)
