@@ -12,6 +12,7 @@ T = TypeVar('T')
 LOG = logging.getLogger(__name__)
 
 ONNX_RUNTIMES = ('onnxruntime', 'openvino')  # runtimes that need a model's ONNX files
+GPU_RUNTIMES = ('tensorrt', 'onnxruntime')  # that serve on CUDA in place of torch
 
 
 def option(
@@ -189,15 +190,17 @@ class EngineConfig:
     )
     precision: str = option(
         'auto',
-        'Floating-point format; auto: bf16 on CUDA (fp16 on older GPUs), fp32 elsewhere',
+        'Floating-point format; auto: bf16 on CUDA (fp16 on older GPUs and with tensorrt or '
+        'onnxruntime), fp32 elsewhere',
         choices=('auto', 'fp32', 'fp16', 'bf16'),
     )
     runtime: str = option(
         'torch',
         'Inference runtime; auto: the fastest installed one, with its reason in the log. '
         'torch-compile needs a minute or more to start, onnxruntime and openvino some seconds at '
-        'the first start',
-        choices=('auto', 'torch', 'torch-compile', *ONNX_RUNTIMES),
+        'the first start. On CUDA, torch serves until the engines of tensorrt or onnxruntime are '
+        'built',
+        choices=('auto', 'torch', 'torch-compile', *ONNX_RUNTIMES, 'tensorrt'),
     )
     cuda_graphs: bool = option(
         True, 'On CUDA, record the kernels of a frame as a CUDA graph and replay it'

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import contextlib
 from dataclasses import replace
 import logging
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +23,11 @@ from sd_perception_ros.model import Model
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.people.options import DETECTIONS, HUMAN_POSE, TopDownOptions
 from sd_perception_ros.people.top_down import tasks_for_boxes, TopDown
-from sd_perception_ros.runtimes.choice import choose
+from sd_perception_ros.runtimes.choice import choose, serves_without_torch
 from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 from sd_perception_ros.runtimes.devices import find_device, keep_full_precision, number_format
-from sd_perception_ros.runtimes.prepare import prepare
+from sd_perception_ros.runtimes.prepare import GpuModel, prepare
 from sd_perception_ros.runtimes.served_model import Resizing, ServedModel
-from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.person_pose import PersonPose
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
@@ -65,7 +66,7 @@ class Engine:
             torch.set_num_threads(config.threads)
         self.device = find_device(config.device)
         self._choice = choose(config, self.device)
-        self.dtype = number_format(config.precision, self.device)
+        self.dtype = number_format(config.precision, self.device, self._choice.runtime)
         self._picture_tasks: dict[str, Task] = {}
         self._top_down: TopDown | None = None
         self.license = join_licenses(options.license for _, options in loaded)
@@ -81,12 +82,14 @@ class Engine:
             resizing = Resizing(options.resize == 'pad', long_side_px)
             self._models.append(ServedModel(runnable, encoder_id, resizing, self.dtype))
         self.tasks = dict(self._picture_tasks)
+        prepared = [served.model for served in self._models]
+        self._gpu_models = [model for model in prepared if isinstance(model, GpuModel)]
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
         self._cuda_graphs: CudaGraphs[_Outputs] | None = None
         if self.device.type == 'cuda':
             if self.dtype == torch.float32:
                 keep_full_precision()
-            if config.cuda_graphs:
+            if config.cuda_graphs and all(model.is_recordable for model in self._gpu_models):
                 self._cuda_graphs = CudaGraphs(self._network, self.device)
 
     @classmethod
@@ -141,8 +144,9 @@ class Engine:
         """
         top_down = top_down or TopDownOptions()
         # First: an impossible choice is refused before weights are read.
-        choice = choose(config, find_device(config.device))
-        load = checkpoint.load_on_meta if choice.runtime in SESSIONS else checkpoint.load
+        device = find_device(config.device)
+        only_graphs = serves_without_torch(choose(config, device), device)
+        load = checkpoint.load_on_meta if only_graphs else checkpoint.load
         main, others = config.checkpoint, checkpoints or {}
         opened = {} if config.tasks else {main: open_checkpoint(main)}
         tasks = config.tasks or dict.fromkeys([*opened[main].config.tasks, *others])
@@ -280,18 +284,37 @@ class Engine:
         """
         # Noise: a head that stretches its output has no range on a picture of one color.
         pictures = list(_noise(count, height, width))
-        # A CUDA graph runs as it is, is recorded, is replayed.
-        for _ in range(3 if self._cuda_graphs else 1):
-            for _, name, raw, grid in self._run(pictures, self._picture_tasks):
-                self._picture_tasks[name].decode(raw, grid)
-            if self._top_down is not None:
-                crops = list(_noise(1, self._top_down.height, self._top_down.width))
-                self._reader._human_pose(crops)
+        with contextlib.ExitStack() as stack:
+            for model in self._all_gpu_models():
+                stack.enter_context(model.without_orders())
+            # A CUDA graph runs as it is, is recorded, is replayed.
+            for _ in range(3 if self._cuda_graphs else 1):
+                for _, name, raw, grid in self._run(pictures, self._picture_tasks):
+                    self._picture_tasks[name].decode(raw, grid)
+                if self._top_down is not None:
+                    crops = list(_noise(1, self._top_down.height, self._top_down.width))
+                    self._reader._human_pose(crops)
+
+    def wait_for_engines(self, timeout_s: float | None = None) -> bool:
+        """
+        Wait for the engines that `runtime` builds in the background while torch serves.
+
+        They are ordered by the first picture of a size that `predict` gets, not by `warm_up`.
+
+        :returns: whether all of them are finished or have failed.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        return all(
+            model.wait(None if end is None else max(end - time.monotonic(), 0))
+            for model in self._all_gpu_models()
+        )
 
     def summary(self) -> str:
         """Return one line for the log: tasks, size, device, number format, runtime, licence."""
         sizes = ', '.join(str(one.resizing.long_side_px or 'native') for one in self._models)
         runtime = f'{self._choice.runtime} ({self._choice.why})'
+        if self._gpu_models:
+            runtime += f' ({"; ".join(dict.fromkeys(m.state() for m in self._gpu_models))})'
         if self._cuda_graphs is not None:
             problem = self._cuda_graphs.problem
             runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'
@@ -351,6 +374,9 @@ class Engine:
     def _run_batch(self, pictures: list[Picture], tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Run pictures of one size: {task: (B, channels, h, w) float32 on the device}."""
         try:
+            changed = [model.adopt() for model in self._gpu_models]
+            if any(changed) and self._cuda_graphs is not None:
+                self._cuda_graphs.clear()
             image = to_batch(pictures, self.device)
             outputs = (self._cuda_graphs or self._network)(image, tasks)
             are_finite = outputs.is_finite.tolist()
@@ -379,6 +405,11 @@ class Engine:
         size = levels.shape[-2:]
         raw = {n: self._model_of(n).at_picture_size(n, r, *size) for n, r in raw.items()}
         return _Outputs(raw, torch.stack(sums).isfinite() if sums else image.new_zeros(0))
+
+    def _all_gpu_models(self) -> list[GpuModel]:
+        if self._top_down is None or self._reader is self:
+            return self._gpu_models
+        return [*self._gpu_models, *self._reader._gpu_models]
 
     def _model_of(self, task: str) -> ServedModel:
         return next(served for served in self._models if task in served.model.tasks)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sd_perception_ros.config import GPU_RUNTIMES
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.runtimes.cuda_graphs import CudaGraphs
 
@@ -36,6 +37,33 @@ def test_cuda_predicts_what_the_cpu_predicts(
         for task in ('depth', 'normals'):
             found, expected = ours[task].values, theirs[task].values
             np.testing.assert_allclose(found, expected, atol=ATOL[precision])
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('runtime', GPU_RUNTIMES)
+def test_engines_predict_what_the_cpu_predicts(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    precision: str,
+) -> None:
+    """Of one and of two pictures, and while torch still serves."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    here = Engine.load(str(tiny_checkpoint), device='cpu')
+    options = {'device': 'cuda', 'precision': precision, 'runtime': runtime}
+    try:
+        there = Engine.load(str(tiny_checkpoint), **options)
+    except ValueError as error:
+        pytest.skip(str(error))
+    for count in (1, 2, 2, 1, 2):
+        pictures = [picture(48, 64, seed) for seed in range(count)]
+        for ours, theirs in zip(there.predict(pictures), here.predict(pictures), strict=True):
+            for task in ('depth', 'normals'):
+                found, expected = ours[task].values, theirs[task].values
+                np.testing.assert_allclose(found, expected, atol=ATOL[precision])
+        assert there.wait_for_engines(600)
+    assert '(all parts)' in there.summary()
 
 
 def test_replays_keep_sizes_and_tasks_apart(tiny_checkpoint: Path) -> None:

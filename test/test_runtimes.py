@@ -510,8 +510,8 @@ def test_a_runtime_that_is_not_installed_says_how_to_get_it(
 
 
 @pytest.mark.parametrize(('device', 'precision'), [('cuda', 'fp32'), ('cpu', 'bf16')])
-def test_graphs_run_on_the_cpu_in_fp32(device: str, precision: str) -> None:
-    config = EngineConfig(runtime='onnxruntime', precision=precision)
+def test_graphs_of_openvino_run_on_the_cpu_in_fp32(device: str, precision: str) -> None:
+    config = EngineConfig(runtime='openvino', precision=precision)
     with pytest.raises(ValueError, match='runs on the CPU in fp32, got device'):
         choose(config, torch.device(device))
 

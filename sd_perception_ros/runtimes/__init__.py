@@ -1,1 +1,1 @@
-"""Run a model: device, number format, CUDA graphs, torch.compile, ONNX Runtime, OpenVINO."""
+"""Run a model: device, number format, CUDA graphs, and the runtimes beside torch."""

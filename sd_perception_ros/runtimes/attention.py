@@ -1,4 +1,4 @@
-"""Attention as one operator of an exported graph, so that a runtime never holds its weights."""
+"""How attention and normalization are written in an exported graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+_NORMALIZATIONS = (F.group_norm, F.layer_norm)
 
 
 class FusedAttention(TorchFunctionMode):
@@ -29,14 +31,61 @@ class FusedAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Replace attention without a mask, dropout or a scale of its own; call the rest."""
-        options = (kwargs or {}).values()
-        is_plain = len(args) == 3 and not any(isinstance(o, Tensor) or o for o in options)
-        if function is F.scaled_dot_product_attention and is_plain:
+        if _is_plain_attention(function, args, kwargs):
             heads = int(args[0].shape[1])
             tokens = (each.transpose(1, 2).flatten(2) for each in args)
             answer = _MultiHeadAttention.apply(*tokens, heads)  # type: ignore[no-untyped-call]
             return _split(answer, heads)
         return function(*args, **(kwargs or {}))
+
+
+class WrittenOutAttention(TorchFunctionMode):
+    """
+    Within this context, attention is exported as products and a softmax that TensorRT can fuse.
+
+    Query and key are multiplied by the square root of the scale before their product: TensorRT
+    asks for it, and in half precision the product overflows otherwise. The scale is a constant;
+    torch's own exporter computes it from the shape.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Replace attention without a mask, dropout or a scale of its own; call the rest."""
+        if _is_plain_attention(function, args, kwargs):
+            query, key, value = args
+            scale = int(query.shape[-1]) ** -0.25
+            product = (query * scale) @ (key * scale).transpose(-1, -2)
+            return product.softmax(dim=-1) @ value
+        return function(*args, **(kwargs or {}))
+
+
+class FullPrecisionNorms(TorchFunctionMode):
+    """
+    Within this context, group and layer normalization are exported in fp32.
+
+    Their sums of squares exceed the largest number of fp16. torch computes them in fp32 by
+    itself; a graph has to say so.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Convert the tensors of a normalization to fp32, and its result back."""
+        kwargs = kwargs or {}
+        if function in _NORMALIZATIONS and args[0].dtype != torch.float32:
+            wide = [_wide(each) for each in args]
+            answer = function(*wide, **{name: _wide(each) for name, each in kwargs.items()})
+            return answer.to(args[0].dtype)
+        return function(*args, **kwargs)
 
 
 class _MultiHeadAttention(torch.autograd.Function):
@@ -53,6 +102,21 @@ class _MultiHeadAttention(torch.autograd.Function):
         answer = graph.op(name, query, key, value, num_heads_i=heads)
         answer.setType(query.type())
         return answer
+
+
+def _is_plain_attention(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+) -> bool:
+    options = (kwargs or {}).values()
+    return (
+        function is F.scaled_dot_product_attention
+        and len(args) == 3
+        and not any(isinstance(o, Tensor) or o for o in options)
+    )
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def _split(tokens: Tensor, heads: int) -> Tensor:

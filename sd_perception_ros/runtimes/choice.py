@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.config import EngineConfig, GPU_RUNTIMES
+from sd_perception_ros.runtimes.onnxruntime_gpu import gpu_provider
 from sd_perception_ros.runtimes.sessions import missing_packages, SESSIONS
+from sd_perception_ros.runtimes.tensorrt_session import check_tensorrt
 
 
 class Choice(NamedTuple):
@@ -31,7 +33,14 @@ def choose(config: EngineConfig, device: torch.device) -> Choice:
     """
     name = config.runtime
     is_fp32 = config.precision in ('auto', 'fp32')
-    if name in SESSIONS:
+    if name in GPU_RUNTIMES and device.type == 'cuda':
+        _check_gpu_runtime(name, config.precision)
+    elif name == 'tensorrt':
+        raise ValueError(
+            f'runtime tensorrt runs on CUDA, got device {device}; set device: cuda:0, or runtime: '
+            'auto'
+        )
+    elif name in SESSIONS:
         if device.type != 'cpu' or not is_fp32:
             raise ValueError(
                 f'runtime {name} runs on the CPU in fp32, got device {device} and precision '
@@ -52,3 +61,25 @@ def choose(config: EngineConfig, device: torch.device) -> Choice:
         if not missing_packages(session):
             return Choice(session, 'auto: on a CPU it is faster than torch')
     return Choice('torch', f'auto: none of {", ".join(SESSIONS)} is installed')
+
+
+def serves_without_torch(choice: Choice, device: torch.device) -> bool:
+    """Return whether torch's weights are needed only to write ONNX graphs."""
+    return choice.runtime in SESSIONS and device.type == 'cpu'
+
+
+def _check_gpu_runtime(name: str, precision: str) -> None:
+    if precision == 'bf16':
+        raise ValueError(
+            f'runtime {name} runs in fp16 or fp32 on CUDA, got precision bf16; set precision: '
+            'fp16, or runtime: torch'
+        )
+    if missing := [each for each in missing_packages(name) if each == 'onnx']:
+        raise ValueError(
+            f'runtime {name} needs {missing[0]}, which writes the graphs: python -m pip install '
+            f'{missing[0]} (requirements/runtimes.txt), or set runtime: torch'
+        )
+    if name == 'tensorrt':
+        check_tensorrt()
+    else:
+        gpu_provider()

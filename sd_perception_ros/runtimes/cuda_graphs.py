@@ -69,6 +69,13 @@ class CudaGraphs(Generic[T]):
         recording.cuda_graph.replay()
         return recording.output
 
+    def clear(self) -> None:
+        """Drop all recordings, because the function computes in another way from now on."""
+        self._seen_once.clear()
+        self._recordings.clear()
+        self._pool = torch.cuda.graph_pool_handle()
+        self.problem = ''
+
     def _record(self, image: Tensor, tasks: Tasks) -> _Recording[T]:
         buffer = image.clone()
         cuda_graph = torch.cuda.CUDAGraph()

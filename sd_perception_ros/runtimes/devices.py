@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sd_perception_ros.config import GPU_RUNTIMES
+
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -30,17 +32,19 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def number_format(precision: str, device: torch.device) -> torch.dtype:
+def number_format(precision: str, device: torch.device, runtime: str = 'torch') -> torch.dtype:
     """
     Return the number format of the network for an option `precision`.
 
     'auto' is fp32 on a CPU, where half precision is slow. On CUDA it is bf16, which has the range
-    of fp32, or fp16 on GPUs before Ampere, which have no bf16.
+    of fp32, or fp16 on GPUs before Ampere, which have no bf16, and in other runtimes than torch.
     """
     if precision != 'auto':
         return PRECISIONS[precision]
     if device.type == 'cpu':
         return torch.float32
+    if runtime in GPU_RUNTIMES:
+        return torch.float16
     ampere = torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if ampere else torch.float16
 

@@ -21,7 +21,11 @@ import torch
 from torch import Tensor
 
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes.attention import FusedAttention
+from sd_perception_ros.runtimes.attention import (
+    FullPrecisionNorms,
+    FusedAttention,
+    WrittenOutAttention,
+)
 from sd_perception_ros.runtimes.memory import trim
 from sd_perception_ros.runtimes.onnx_files import (
     cache_folder,
@@ -95,6 +99,35 @@ def _write_graphs(model: Model, folders: Mapping[str, Path], digests: Mapping[st
                 write_graph(part, folder, examples, digest, {'encoder': encoder})
 
 
+def gpu_graph(model: Model, part: ModelPart, digest: str, fuses_attention: bool) -> Path:
+    """
+    Return the folder of a part's ONNX graph for a GPU; it is written if the cache lacks it.
+
+    The graph has the number format of the model, except for normalizations, which are in fp32.
+    Convolutions are as they are: Winograd convolutions are made for CPUs.
+
+    :param model: folded, on the GPU; another thread may run it meanwhile.
+    :param digest: of the part, from `digests_of`.
+    :param fuses_attention: attention as one operator of ONNX Runtime; else standard operators.
+    :raises OSError: the graph cannot be written.
+    """
+    folder = cache_folder() / f'{part.name}-{digest}'
+    delete_unused([folder])
+    if not is_intact(folder, digest):
+        inputs = Examples(model, parts_of(model))('trace')[part.source]
+        record = {'part': part.name, 'precision': str(inputs[0].dtype), 'opset': OPSET}
+        attention = FusedAttention if fuses_attention else WrittenOutAttention
+        # Not in inference mode, whose tensors cannot be traced.
+        with (
+            write_folder(folder, digest, record) as work,
+            torch.inference_mode(False),
+            FullPrecisionNorms(),
+            attention(),
+        ):
+            _trace(part, work / GRAPH, inputs)
+    return folder
+
+
 class Examples:
     """
     Inputs and outputs of all parts at two picture sizes, computed when first needed.
@@ -109,6 +142,8 @@ class Examples:
         even = backbone.stride * 2 ** len(backbone.feature_channels)
         odd = backbone.stride * (2 ** len(backbone.feature_channels) + 1)
         self._sizes = {'trace': (even, 2 * even), 'check': (odd, even - backbone.stride)}
+        weight = next(model.parameters())
+        self._format: Any = {'device': weight.device, 'dtype': weight.dtype}
         self._parts = parts
         self._values: dict[str, dict[str, Tensors]] = {}
 
@@ -121,7 +156,8 @@ class Examples:
         if use not in self._values:
             generator = torch.Generator().manual_seed(0)
             image = torch.rand(1, 3, *self._sizes[use], generator=generator) * 2 - 1
-            self._values[use] = run_parts(self._parts, image)
+            with torch.inference_mode(False):
+                self._values[use] = run_parts(self._parts, image.to(**self._format))
         return self._values[use]
 
 

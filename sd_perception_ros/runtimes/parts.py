@@ -63,13 +63,15 @@ def parts_of(model: Model) -> list[ModelPart]:
     return parts
 
 
-def digests_of(model: Model) -> dict[str, str]:
+def digests_of(model: Model, salt: str = '') -> dict[str, str]:
     """
     Return a hash for each part of a folded model, by name: of its weights and its code.
 
     For a model on the meta device, the hash is that of its weight files.
+
+    :param salt: what else the graphs depend on.
     """
-    backbones = {key: digest_of(backbone) for key, backbone in model.backbones.items()}
+    backbones = {key: digest_of(backbone, salt) for key, backbone in model.backbones.items()}
     digests = {'encoder': next(iter(backbones.values()))}
     digests |= {f'denoiser_{i}': digest for i, digest in enumerate(backbones.values())}
     for task, head in model.heads.items():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
 from typing import Protocol
+import weakref
 
 import torch
 from torch import Tensor
 
+from sd_perception_ros.config import GPU_RUNTIMES
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes.choice import Choice
+from sd_perception_ros.runtimes.background import BackgroundSession, EngineMaker
+from sd_perception_ros.runtimes.choice import Choice, serves_without_torch
 from sd_perception_ros.runtimes.compiled import compile_model
 from sd_perception_ros.runtimes.exporting import sessions_of
+from sd_perception_ros.runtimes.parts import parts_of
 from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.task import Task
 
@@ -36,21 +41,26 @@ class Runnable(Protocol):
 
 class SessionModel:
     """
-    A model whose parts run in another runtime than torch; it holds no tensors of weights.
+    A model whose parts run in sessions; it holds no tensors of weights.
 
     :param model: folded; may be on the meta device.
-    :param runtime: one of `SESSIONS`.
-    :param threads: CPU threads of one run.
+    :param sessions: by the names of the parts.
+    :param encoder_id: name of the encoder's weights.
     """
 
-    def __init__(self, model: Model, runtime: str, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sessions: Mapping[str, Callable[..., tuple[Tensor, ...]]],
+        encoder_id: str,
+    ) -> None:
         self.tasks = model.tasks
         self.stride = model.stride
         keys = list(model.backbones)
         self._denoiser_of = {
             task: f'denoiser_{keys.index(key)}' for task, key in model.backbone_of.items()
         }
-        self._sessions, self._encoder_id = sessions_of(model, runtime, threads)
+        self._sessions, self._encoder_id = dict(sessions), encoder_id
 
     def encoder_id(self) -> str:
         """Return the name of the encoder's weights."""
@@ -75,6 +85,58 @@ class SessionModel:
         }
 
 
+class GpuModel(SessionModel):
+    """
+    A model on a GPU that torch runs until engines of another runtime are ready.
+
+    :param model: folded, on its device, in its number format.
+    :param runtime: one of `GPU_RUNTIMES`.
+    :param device: of the model.
+    """
+
+    def __init__(self, model: Model, runtime: str, device: torch.device) -> None:
+        self._maker = EngineMaker(model, runtime, device)
+        self._parts = {part.name: BackgroundSession(part, self._maker) for part in parts_of(model)}
+        super().__init__(model, self._parts, '')
+        self._model = model
+        self.is_recordable = runtime == 'tensorrt'
+        weakref.finalize(self, self._maker.stop)
+
+    def encoder_id(self) -> str:
+        """Return the name of the encoder's weights."""
+        return self._model.encoder_id()
+
+    def adopt(self) -> bool:
+        """Let finished engines serve from the next frame on; return whether there are any."""
+        changed = [part.adopt() for part in self._parts.values()]
+        return any(changed)
+
+    @contextlib.contextmanager
+    def without_orders(self) -> Iterator[None]:
+        """Order no engines within this context."""
+        self._maker.takes_orders = False
+        try:
+            yield
+        finally:
+            self._maker.takes_orders = True
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the engines ordered so far are finished; return whether they are."""
+        return self._maker.wait(timeout_s)
+
+    def state(self) -> str:
+        """Return which parts torch still runs, and why."""
+        waiting, problems = [], []
+        for name, part in self._parts.items():
+            if part.problems:
+                problems.append(f'torch runs {name}: {next(iter(part.problems.values()))}')
+            elif not part.is_ready:
+                waiting.append(name)
+        if waiting:
+            problems.insert(0, f'torch runs {", ".join(waiting)} until engines are ready')
+        return '; '.join(problems) or 'all parts'
+
+
 def _is_large(maps: Tensor, stride: int = 1) -> bool:
     """Return whether a run is so long that giving memory back costs at most 2 % of it."""
     batch, _, height, width = maps.shape
@@ -92,16 +154,18 @@ def prepare(
     :raises ValueError: the runtime cannot run this model, or differs from torch.
     :raises OSError: the ONNX files cannot be written.
     """
-    if choice.runtime in SESSIONS and not all(b.is_traceable() for b in model.backbones.values()):
+    needs_graphs = choice.runtime in (*SESSIONS, *GPU_RUNTIMES)
+    if needs_graphs and not all(b.is_traceable() for b in model.backbones.values()):
         if not choice.is_automatic:
             raise ValueError(
                 f'runtime {choice.runtime} needs a model whose ONNX graph is the same at every '
                 'size; that of this model depends on the size: set runtime: torch or torch-compile'
             )
         choice = Choice('torch', 'auto: the ONNX graph of this model depends on the size')
-    if choice.runtime in SESSIONS:
+    if serves_without_torch(choice, device):
         try:
-            return SessionModel(model, choice.runtime, torch.get_num_threads()), choice
+            sessions, encoder_id = sessions_of(model, choice.runtime, torch.get_num_threads())
+            return SessionModel(model, sessions, encoder_id), choice
         except (OSError, ValueError) as error:
             if not choice.is_automatic:
                 raise
@@ -113,4 +177,6 @@ def prepare(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if choice.runtime == 'torch-compile':
         compile_model(model, device)
+    if choice.runtime in GPU_RUNTIMES:
+        return GpuModel(model.requires_grad_(False), choice.runtime, device), choice
     return model, choice

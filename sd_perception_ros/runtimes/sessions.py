@@ -74,7 +74,7 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self, file: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int
     ) -> None:
-        runtime = _onnxruntime()
+        runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         # Idle threads sleep instead of spinning: the ROS middleware needs the processor, too.
@@ -124,7 +124,7 @@ class OnnxRuntimeSession(Session):
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
         """Write the optimized graph."""
-        runtime, options = _onnxruntime(), _onnxruntime().SessionOptions()
+        runtime, options = import_onnxruntime(), import_onnxruntime().SessionOptions()
         options.log_severity_level = 3  # it warns of what `_key` handles
         name = 'session.optimized_model_external_initializers_'
         options.add_session_config_entry(f'{name}file_name', WEIGHTS)
@@ -145,7 +145,7 @@ class OnnxRuntimeSession(Session):
 
 
 @functools.cache
-def _onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """Import onnxruntime, and let all sessions of the process share one memory arena."""
     # Builds on PyPI collect telemetry from their import on, unless this is set.
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
