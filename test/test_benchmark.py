@@ -24,6 +24,7 @@ THROUGH_ROS = runpy.run_path(str(FOLDER / 'through_ros.py'))
 TASK_COST = runpy.run_path(str(FOLDER / 'task_cost.py'))
 STAGES = runpy.run_path(str(FOLDER / 'stages.py'))
 PLOT = runpy.run_path(str(FOLDER / 'plot.py'))
+DEVICE = runpy.run_path(str(FOLDER / 'device_check.py'))
 LEARN = runpy.run_path(str(FOLDER / 'backbones_learn.py'))
 ROBOT, EVERYTHING, FAST, _ = THROUGH_ROS['SCENES']
 
@@ -234,3 +235,29 @@ def test_a_mistake_with_a_benchmark_is_one_line(words: list[str], message: str) 
     errors = done.stderr.splitlines()
     assert [line for line in errors if line.startswith('error: ')] == errors[-1:]
     assert message in errors[-1]
+
+
+def test_the_device_check_writes_speed_and_parity_of_each_task(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / 'device.json'
+    words = ['--device', 'cpu', '--checkpoint', str(tiny_checkpoint), '--no-compile']
+    size = ['--width', '64', '--height', '48', '--rounds', '2']
+    assert DEVICE['main']([*words, *size, '--json', str(file)]) == 0
+    result = json.loads(file.read_text())
+    [row] = result['rows']
+    assert (row['way'], row['runtime'], row['precision']) == ('cpu fp32 eager', 'torch', 'fp32')
+    assert row['largest_difference'] == {'depth': 0.0, 'normals': 0.0}
+    assert 0 < row['median_ms'] <= row['p95_ms']
+    assert result['passes']
+    assert {'torch', 'onnxruntime'} <= set(result['versions'])
+
+
+def test_the_device_check_covers_every_runtime_of_a_gpu_and_says_what_is_missing() -> None:
+    ways = {str(way): way for way in DEVICE['_ways']('cuda:0', True)}
+    assert {
+        *('cuda:0 fp32 eager', 'cuda:0 fp16 graph', 'cuda:0 bf16 compile+graph'),
+        *('cuda:0 fp32 onnxruntime', 'cuda:0 fp16 tensorrt', 'cuda:0 fp16 tensorrt+graph'),
+    } <= set(ways)
+    assert ways['cuda:0 fp16 graph'].why_not() == ''
+    assert 'is not installed' in ways['cuda:0 fp16 tensorrt'].why_not()
