@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -53,6 +54,39 @@ def test_light_from_above_falls_on_what_faces_it(tmp_path: Path) -> None:
     assert up == pytest.approx(2, abs=0.1)
     assert level == pytest.approx(1, abs=0.25)
     assert down == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize('suffix', ['exr', 'hdr'])
+def test_a_name_that_is_not_utf_8_and_an_alpha_channel_make_no_difference(
+    tmp_path: Path, suffix: str
+) -> None:
+    os.environ.setdefault('OPENCV_IO_ENABLE_OPENEXR', '1')
+    pixels = np.random.default_rng(0).uniform(0, 2, (32, 64, 3)).astype(np.float32)
+    plain = tmp_path / f'plain.{suffix}'
+    cv2.imwrite(str(plain), pixels)
+    odd = tmp_path / os.fsdecode(b'b\xff.' + suffix.encode())
+    odd.write_bytes(plain.read_bytes())
+    expected = read_environment(plain).received
+    np.testing.assert_array_equal(read_environment(odd).received, expected)
+    if suffix == 'exr':
+        cv2.imwrite(str(plain), np.dstack([pixels, np.ones((32, 64, 1), np.float32)]))
+        np.testing.assert_allclose(read_environment(plain).received, expected, rtol=1e-5)
+    odd.write_bytes(b'#?RADIANCE')
+    with pytest.raises(ValueError, match=r'b\\xff\.\w+: expected an environment map in colour'):
+        read_environment(odd)
+
+
+def test_infinite_light_is_the_brightest_and_unknown_light_is_none(tmp_path: Path) -> None:
+    os.environ.setdefault('OPENCV_IO_ENABLE_OPENEXR', '1')
+    file = tmp_path / 'sky.exr'
+    pixels = np.ones((32, 64, 3), np.float32)
+    pixels[0, 0], pixels[1, 1] = np.inf, np.nan
+    cv2.imwrite(str(file), pixels)
+    received = read_environment(file).received
+    np.testing.assert_allclose(received, 1, atol=0.1)
+    cv2.imwrite(str(file), np.zeros((32, 64, 3), np.float32))
+    with pytest.raises(ValueError, match='a map that is black'):
+        read_environment(file)
 
 
 def test_a_sun_lights_one_side_and_does_not_blind(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ NAME = 'sd_perception_ros'
 # From the ground up: a file may import from the rows below its own.
 ROWS = (
     {'types', 'config', 'images', 'image_encodings', 'compressed_images', 'jpeg', 'drawing'}
-    | {'exposure', 'skeleton', 'safe_save', 'paths', 'geometry', 'metrics'},
+    | {'exposure', 'skeleton', 'safe_save', 'paths', 'git_lfs', 'geometry', 'metrics'},
     {'metric_depth', 'people'},
     {'tasks', 'backbones', 'heads', 'data', 'synthetic'},
     {'model'},
@@ -53,7 +53,7 @@ ROS = {
 }
 NO_TORCH = {
     *('types', 'config', 'image_encodings', 'compressed_images', 'jpeg', 'geometry'),
-    *('exposure', 'paths', 'metric_depth', 'skeleton', 'drawing'),
+    *('exposure', 'paths', 'git_lfs', 'metric_depth', 'skeleton', 'drawing'),
 }
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}

@@ -14,6 +14,7 @@ from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
 from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.config import build, check, option, rename_old
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
 from sd_perception_ros.heads import HEADS
 from sd_perception_ros.paths import user_path
 from sd_perception_ros.safe_save import write_text
@@ -219,6 +220,7 @@ def read_config(file: Path) -> CheckpointConfig:
 
     :raises ValueError: not YAML, or an option that is unknown, missing or impossible.
     """
+    refuse_lfs_pointer(file)
     try:
         values = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:

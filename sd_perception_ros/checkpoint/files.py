@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-LFS_POINTER = b'version https://git-lfs.github.com/spec/'
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -24,17 +24,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f'{file}: expected a mapping of options, got {type(values).__name__}')
     return values
-
-
-def refuse_lfs_pointer(file: Path) -> None:
-    """
-    Refuse a file that git left in place of a large one.
-
-    :raises ValueError: it is such a pointer.
-    """
-    with file.open('rb') as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise ValueError(
-                f'{file} is a git-lfs pointer, not the file itself; run in its folder: '
-                'git lfs pull'
-            )

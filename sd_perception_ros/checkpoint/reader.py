@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
-from sd_perception_ros.checkpoint.files import refuse_lfs_pointer
 from sd_perception_ros.checkpoint.weight_files import file_sha256, weights_files
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
 
 
 class Reader:

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints, TypeVar
 import yaml
 
 from sd_perception_ros.data.formats import HELP
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
 from sd_perception_ros.paths import user_path
 
 T = TypeVar('T')
@@ -117,7 +118,11 @@ def _recipe(file: Path) -> dict[str, Any]:
     """Return the options of a recipe, over those of the one that it extends."""
     if not file.is_file():
         raise FileNotFoundError(f'expected a recipe, found no file at {file}')
-    options = yaml.safe_load(file.read_text())
+    refuse_lfs_pointer(file)
+    try:
+        options = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{file} is not YAML ({" ".join(str(error).split())})') from None
     if not isinstance(options, dict):
         raise ValueError(
             f"{file}: expected a mapping such as 'learning_rate: 3e-5', got {options!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 import PIL.Image
 
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
 from sd_perception_ros.paths import printable
 
 AGAIN = 'copy or download it again, or remove the frame'
@@ -27,6 +29,44 @@ _HEADS = Lock()
 def find_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files that match a glob pattern, sorted, without macOS's `._*` companions."""
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith('._'))
+
+
+def existing(file: Path) -> Path:
+    """
+    Return a file that is there.
+
+    :raises OSError: it is not, or it is a git-lfs pointer.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f'expected a file at {printable(file)}, found none; {AGAIN}')
+    refuse_lfs_pointer(file)
+    return file
+
+
+def read_text(file: Path) -> str:
+    """
+    Read a text file.
+
+    :raises OSError: it is missing, or not UTF-8.
+    """
+    try:
+        return existing(file).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise _broken(file, f'a text in UTF-8 ({error})') from None
+
+
+def read_json(file: Path) -> Any:
+    """
+    Read a JSON file.
+
+    :raises OSError: it is missing, or not JSON.
+    """
+    try:
+        return json.loads(read_text(file))
+    except ValueError as error:
+        if isinstance(error, OSError):
+            raise
+        raise _broken(file, f'JSON ({error})') from None
 
 
 def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
@@ -68,7 +108,7 @@ def read_ids(file: Path) -> NDArray[np.uint8]:
 
     OpenCV would return the colours of a palette, and 255 for id 1 of a PNG of one bit.
     """
-    with _existing(file).open('rb') as opened:
+    with existing(file).open('rb') as opened:
         head = opened.read(26)
     bits, color_type = (head[24], head[25]) if head.startswith(_PNG) and head[25:] else (8, 0)
     if color_type == 3:
@@ -116,7 +156,7 @@ def read_npy(file: Path, *shapes: int) -> NDArray[Any]:
 
     :param shapes: allowed numbers of axes.
     """
-    data = _existing(file).read_bytes()
+    data = existing(file).read_bytes()
     try:
         array = array_of(data)
     except (ValueError, EOFError) as error:
@@ -147,7 +187,7 @@ def read_hdf5(file: Path) -> NDArray[Any]:
     """Read the array `dataset` of an HDF5 file (Hypersim)."""
     import h5py
 
-    _existing(file)
+    existing(file)
     try:
         with h5py.File(file, 'r') as opened:
             array: NDArray[Any] = opened['dataset'][:]
@@ -164,7 +204,7 @@ def check_whole(file: Path) -> None:
     """
     if file.is_dir():  # a recording
         return
-    size = _existing(file).stat().st_size
+    size = existing(file).stat().st_size
     if size == 0:
         raise _broken(file, 'a file that is not empty')
     with file.open('rb') as opened:
@@ -225,12 +265,6 @@ def _read(file: Path, flags: int) -> NDArray[Any]:
             )
         raise _broken(file, 'an image')
     return pixels
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise FileNotFoundError(f'expected a file at {printable(file)}, found none; {AGAIN}')
-    return file
 
 
 def _broken(file: Path, expected: str) -> OSError:

@@ -9,6 +9,9 @@ from pathlib import Path
 import re
 import zipfile
 
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
+from sd_perception_ros.paths import printable
+
 PROPERTIES = 'PluginFurnitureCatalog.properties'
 HELD_OUT_PERCENT = 10
 
@@ -97,8 +100,15 @@ def read_catalogs(folder: Path) -> list[Model]:
 
 
 def _read_archive(archive: Path) -> list[Model]:
-    with zipfile.ZipFile(archive) as file:
-        text = file.read(PROPERTIES).decode('latin-1')
+    refuse_lfs_pointer(archive)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            text = file.read(PROPERTIES).decode('latin-1')
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise OSError(
+            f'{printable(archive)}: expected a furniture catalogue, a ZIP with {PROPERTIES} '
+            f'({error}); get it again'
+        ) from None
     entries: dict[int, dict[str, str]] = {}
     for name, number, value in re.findall(r'^(\w+)#(\d+)=(.*)$', text, re.MULTILINE):
         entries.setdefault(int(number), {})[name] = value.strip()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Any
+import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
+from sd_perception_ros.paths import printable
 from sd_perception_ros.synthetic import textures
 from sd_perception_ros.synthetic.items import Item, Library, person
 from sd_perception_ros.synthetic.meshes import Material, Mesh
@@ -38,7 +41,15 @@ class Bodies:
         :raises ValueError: it is no bank.
         """
         self.others = others
-        with np.load(file) as arrays:
+        refuse_lfs_pointer(file)
+        try:
+            opened = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"expected a bank of bodies, but '{printable(file)}' cannot be read ({error}); "
+                'make one with the bake-bodies command'
+            ) from None
+        with opened as arrays:
             absent = [name for name in ARRAYS if name not in arrays]
             if absent:
                 raise ValueError(

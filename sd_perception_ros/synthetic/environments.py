@@ -14,6 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sd_perception_ros.git_lfs import refuse_lfs_pointer
+from sd_perception_ros.paths import printable
+
 Float = NDArray[np.floating[Any]]
 Rng = np.random.Generator
 SIZE_PX = (32, 16)  # what a matt surface receives is smooth
@@ -64,14 +67,16 @@ def read_environment(file: Path) -> Environment:
     """
     Read a map, scaled to a mean of 1, and add up what comes from all sides.
 
-    :raises ValueError: the file is no picture.
+    NaN counts as no light, and infinity as the brightest light of the map.
+
+    :raises ValueError: the file is no picture in colour, or all of it is black.
     """
-    os.environ.setdefault('OPENCV_IO_ENABLE_OPENEXR', '1')  # off by default in OpenCV's wheels
-    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 3:
-        raise ValueError(f'{file}: expected an environment map in colour')
-    small = cv2.resize(pixels.astype(np.float32), SIZE_PX, interpolation=cv2.INTER_AREA)
+    pixels = _read(file)
+    bright = np.nan_to_num(pixels, nan=0.0, posinf=_brightest(pixels), neginf=0.0)
+    small = cv2.resize(bright, SIZE_PX, interpolation=cv2.INTER_AREA)
     light = np.maximum(small[..., ::-1], 0)
+    if not light.any():
+        raise ValueError(f'{printable(file)}: expected light, got a map that is black')
     directions, area = _directions()
     flat = light.reshape(-1, 3)
     flat = np.minimum(flat, BRIGHTEST * np.average(flat.mean(-1), weights=area))
@@ -79,6 +84,27 @@ def read_environment(file: Path) -> Environment:
     weights = np.maximum(directions @ directions.T, 0) * area
     received = weights @ flat / weights.sum(1, keepdims=True)
     return Environment(received.reshape(light.shape).astype(np.float32))
+
+
+def _read(file: Path) -> Float:
+    """Read the colours of a map, (H, W, 3) float32, BGR."""
+    os.environ.setdefault('OPENCV_IO_ENABLE_OPENEXR', '1')  # off by default in OpenCV's wheels
+    refuse_lfs_pointer(file)
+    try:
+        # Not imread, which ends the process by SIGSEGV if the file name is not UTF-8.
+        pixels: Any = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # also of an empty file, and of a size above OpenCV's limit
+        pixels = None
+    if pixels is None or pixels.ndim != 3:
+        raise ValueError(
+            f'{printable(file)}: expected an environment map in colour (EXR, HDR); copy or '
+            'download it again, or remove it'
+        )
+    return np.ascontiguousarray(pixels[..., :3], np.float32)
+
+
+def _brightest(pixels: Float) -> float:
+    return float(np.max(pixels, where=np.isfinite(pixels), initial=0.0))
 
 
 def random_environment(rng: Rng, files: Sequence[Path]) -> Environment | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, read_rgb
+from sd_perception_ros.data.files import AGAIN, existing, read_rgb
 from sd_perception_ros.skeleton import JOINTS
 
 
@@ -65,6 +65,7 @@ class MarkedPeople:
         from pycocotools.coco import COCO
 
         self.file = file
+        existing(file)
         try:
             content = json.loads(file.read_bytes())
             self._ids: dict[str, str] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, check_whole, find_files, read_rgb
+from sd_perception_ros.data.files import AGAIN, check_whole, existing, find_files, read_rgb
 
 
 class Eth3dDataset(FolderDataset):
@@ -34,7 +34,7 @@ class Eth3dDataset(FolderDataset):
         """Read a picture and its depth: float32 metres without a header, infinite unknown."""
         image = read_rgb(frame.files['image'])
         height, width = image.shape[:2]
-        file = frame.files['depth_m']
+        file = existing(frame.files['depth_m'])
         if file.stat().st_size != 4 * height * width:
             raise OSError(
                 f'{file}: expected {width} x {height} numbers of 4 bytes, as the picture has '
@@ -49,8 +49,8 @@ class Eth3dDataset(FolderDataset):
         for frame in self.frames:
             check_whole(frame.files['image'])
             depth = frame.files['depth_m']
-            if not depth.is_file() or depth.stat().st_size == 0:
-                raise OSError(f'expected a file with depth at {depth}, found none; {AGAIN}')
+            if existing(depth).stat().st_size == 0:
+                raise OSError(f'{depth}: expected depth, got an empty file; {AGAIN}')
 
 
 def _image(depth: Path) -> Path:

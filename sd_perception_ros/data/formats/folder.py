@@ -18,6 +18,7 @@ from sd_perception_ros.data.files import (
     read_npy,
     read_rgb,
     read_shares,
+    read_text,
 )
 from sd_perception_ros.data.formats.coco import MarkedPeople
 from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
@@ -64,7 +65,7 @@ class PicturesDataset(FolderDataset):
             self._people = MarkedPeople(self.folder / KEYPOINTS)
             self.truths += ('joints',)
         if (self.folder / CLASSES).is_file():
-            self.classes = tuple((self.folder / CLASSES).read_text().split('\n'))
+            self.classes = tuple(read_text(self.folder / CLASSES).split('\n'))
             self.classes = tuple(filter(None, (name.strip() for name in self.classes)))
         frames = []
         self._check_suffixes()

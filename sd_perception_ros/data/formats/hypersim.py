@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_hdf5, read_rgb
+from sd_perception_ros.data.files import AGAIN, find_files, read_hdf5, read_rgb, read_text
 
 SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
+SPLIT_COLUMNS = (
+    *('scene_name', 'camera_name', 'frame_id'),
+    *('split_partition_name', 'included_in_public_release'),
+)
 CAMERA_FILE = 'metadata_camera_parameters.csv'
 # Every scene's camera but the tilted and shifted ones of CAMERA_FILE: 60 degrees wide, 4 : 3.
 USUAL_CAMERA = np.diag([np.tan(np.pi / 6), np.tan(np.pi / 6) * 3 / 4, -1.0])
@@ -135,13 +139,12 @@ class HypersimDataset(FolderDataset):
                 'evermotion_dataset/analysis of their repository, or take every frame: '
                 f'{self.kind}:{self.folder}:all'
             )
-        with file.open(newline='') as opened:
-            return {
-                f'{row["scene_name"]}/{row["camera_name"]}/{int(row["frame_id"]):04d}'
-                for row in csv.DictReader(opened)
-                if row['split_partition_name'] == self.split
-                and row['included_in_public_release'] == 'True'
-            }
+        return {
+            f'{row["scene_name"]}/{row["camera_name"]}/{int(row["frame_id"]):04d}'
+            for row in _rows(file, *SPLIT_COLUMNS)
+            if row['split_partition_name'] == self.split
+            and row['included_in_public_release'] == 'True'
+        }
 
 
 def camera_rays(
@@ -211,12 +214,22 @@ def tone_mapped(light: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray
 def _read_cameras(file: Path) -> dict[str, NDArray[np.float64]]:
     if not file.is_file():
         return {}
-    with file.open(newline='') as opened:
-        return {row['scene_name']: _matrix(row) for row in csv.DictReader(opened)}
+    numbers = [f'M_cam_from_uv_{i}{j}' for i in range(3) for j in range(3)]
+    try:
+        return {
+            row['scene_name']: np.array([float(row[n]) for n in numbers]).reshape(3, 3)
+            for row in _rows(file, 'scene_name', *numbers)
+        }
+    except ValueError as error:
+        raise OSError(f'{file}: expected numbers of cameras ({error}); {AGAIN}') from None
 
 
-def _matrix(row: dict[str, Any]) -> NDArray[np.float64]:
-    return np.array([[float(row[f'M_cam_from_uv_{i}{j}']) for j in range(3)] for i in range(3)])
+def _rows(file: Path, *columns: str) -> list[dict[str, str]]:
+    """Read the rows of a table; OSError: it lacks a column, or is cut off."""
+    rows = list(csv.DictReader(read_text(file).splitlines()))
+    if any(row.get(column) is None for row in rows for column in columns):
+        raise OSError(f'{file}: expected a table with {", ".join(columns)}; {AGAIN}')
+    return rows
 
 
 def _key(depth: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb, read_text
 
 GROUND_TRUTH = 'proj_depth/groundtruth'
 
@@ -36,7 +36,7 @@ class KittiDataset(FolderDataset):
         """List the frames that have depth."""
         listed = self.folder / f'{self.split.removesuffix(".txt")}.txt'
         if listed.is_file():
-            lines = [line.split() for line in listed.read_text().splitlines()]
+            lines = [line.split() for line in read_text(listed).splitlines()]
             frames = [self._listed(words[0]) for words in lines if words]
             return [frame for frame in frames if frame is not None]
         pattern = f'{self.split}/*_sync/{GROUND_TRUTH}/image_0[23]/*.png'

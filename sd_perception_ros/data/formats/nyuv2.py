@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN
+from sd_perception_ros.data.files import AGAIN, existing
 
 FILE = 'nyu_depth_v2_labeled.mat'
 SPLIT_FILE = 'splits.mat'
@@ -54,7 +54,7 @@ class NyuV2Dataset(FolderDataset):
         import h5py
 
         try:
-            return h5py.File(file, 'r')
+            return h5py.File(existing(file), 'r')
         except OSError as error:
             raise OSError(f'{file}: expected a Matlab v7.3 file ({error}); {AGAIN}') from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_json, read_levels, read_rgb
 from sd_perception_ros.skeleton import JOINTS, OUTSIDE
 
 NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
@@ -60,7 +59,7 @@ class RoomsDataset(FolderDataset):
         for name in files.keys() & {'foreground', 'matte'}:
             arrays[name] = read_levels(files[name], np.uint8, 'shares of pixels')
         if 'joints' in files:
-            people, camera = (json.loads(files[n].read_text()) for n in ('joints', 'camera'))
+            people, camera = (read_json(files[n]) for n in ('joints', 'camera'))
             arrays['joints'] = to_joints(people, camera)
         return arrays
 
@@ -76,7 +75,7 @@ class RoomsDataset(FolderDataset):
     def recipe(self) -> dict[str, Any]:
         """Return how the frames were rendered, from recipe.json; empty without it."""
         file = self.folder / 'recipe.json'
-        arguments = json.loads(file.read_text())['arguments'] if file.is_file() else {}
+        arguments = read_json(file).get('arguments', {}) if file.is_file() else {}
         # Where the furniture lay is the business of that machine.
         return {name: value for name, value in arguments.items() if name != 'assets'}
 

@@ -14,7 +14,7 @@ import yaml
 
 from sd_perception_ros.compressed_images import depth_from_message, is_depth, rgb_from_message
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files
+from sd_perception_ros.data.files import existing, find_files, read_text
 
 SLOP_NS = 20_000_000  # maximum difference of the stamps of an image and its depth
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
@@ -161,9 +161,9 @@ def _storage(metadata: Path) -> str:
     if not metadata.is_file():
         return ''
     try:
-        content = yaml.safe_load(metadata.read_text())
+        content = yaml.safe_load(read_text(metadata))
         return str(content['rosbag2_bagfile_information']['storage_identifier'] or '')
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError) as error:
         raise OSError(
             f'{metadata}: expected the metadata of a recording, got {type(error).__name__}; '
             f'remove it to read the files beside it, or run ros2 bag reindex {metadata.parent}'
@@ -174,6 +174,10 @@ def _open(parts: list[Path]) -> Any:
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import get_typestore, Stores
 
+    for part in parts:
+        files = [*find_files(part, '*.mcap'), *find_files(part, '*.db3')]
+        for file in files if part.is_dir() else [part]:
+            existing(file)
     try:
         # Recordings of older distributions do not contain their message definitions.
         reader = AnyReader(parts, default_typestore=get_typestore(Stores.ROS2_HUMBLE))

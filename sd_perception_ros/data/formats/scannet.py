@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_levels, read_rgb
+from sd_perception_ros.data.files import find_files, read_levels, read_rgb, read_text
 
 
 class ScanNetDataset(FolderDataset):
@@ -41,7 +41,7 @@ class ScanNetDataset(FolderDataset):
                     f'expected a list of scenes or frames at {listed}, found none; put it there, '
                     f'or take every scene: {self.kind}:{self.folder}'
                 )
-            chosen = {_listed(line) for line in listed.read_text().splitlines() if line.strip()}
+            chosen = {_listed(line) for line in read_text(listed).splitlines() if line.strip()}
         frames = []
         for scene in scenes:
             for depth in sorted(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sd_perception_ros.data.dataset import Arrays, Dataset, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, array_of, find_files
+from sd_perception_ros.data.files import AGAIN, array_of, existing, find_files, read_json
 from sd_perception_ros.safe_save import write_text
 
 ABOUT = 'dataset.json'
@@ -53,7 +53,9 @@ class ShardsDataset(FolderDataset):
         file = self.folder / ABOUT
         if not file.is_file():
             return []
-        about = json.loads(file.read_text())
+        about = read_json(file)
+        if not isinstance(about, dict) or not {'truths', 'classes', 'frames'} <= about.keys():
+            raise OSError(f'{file}: expected truths, classes and frames; {AGAIN}')
         self.truths = tuple(about['truths'])
         self.classes = tuple(about['classes'])
         self._places: dict[str, dict[str, _Place]] = {}
@@ -133,7 +135,7 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
 
 def _members(shard: Path) -> Iterator[tuple[str, _Place]]:
     try:
-        with tarfile.open(shard, 'r:') as opened:
+        with tarfile.open(existing(shard), 'r:') as opened:
             for member in opened:
                 yield member.name, _Place(shard, member.offset_data, member.size)
     except tarfile.TarError as error:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from sd_perception_ros.data.files import find_files, read_rgb
+from sd_perception_ros.git_lfs import GitLfsPointerError, refuse_lfs_pointer
 from sd_perception_ros.paths import printable, user_path
 from sd_perception_ros.ros.options import MAX_RATE_HZ, MIN_RATE_HZ
 from sd_perception_ros.types import Camera, UInt8
@@ -179,6 +180,7 @@ def open_source(name: str) -> Source:
             )
         return ImageFiles(images)
     if os.path.isfile(path):
+        refuse_lfs_pointer(path)
         is_image = path.suffix.lower() in IMAGE_SUFFIXES
         return ImageFiles([path]) if is_image else Video(path)
     raise ValueError(
@@ -239,7 +241,10 @@ def _photographs() -> Source:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        refuse_lfs_pointer(path)
         values = json.loads(path.read_text(encoding='utf-8'))
+    except GitLfsPointerError:
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read as JSON: {error}') from None
     if not isinstance(values, dict):
