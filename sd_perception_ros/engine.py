@@ -21,6 +21,7 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.images import check_rgb, to_batch, to_levels
 from sd_perception_ros.model import Model
 from sd_perception_ros.people.boxes import Box
+from sd_perception_ros.people.crops import second_look_size
 from sd_perception_ros.people.options import DETECTIONS, HUMAN_POSE, TopDownOptions
 from sd_perception_ros.people.top_down import tasks_for_boxes, TopDown
 from sd_perception_ros.runtimes.choice import choose, serves_without_torch
@@ -155,17 +156,17 @@ class Engine:
             tasks_of.setdefault(others.get(task, main), []).append(task)
         main_tasks = tasks_of.pop(main, [])
         loaded = [load(name, own_tasks) for name, own_tasks in tasks_of.items()]
-        if any(_reads_crops(model) for model, _ in loaded):
+        if any(model.reads_crops for model, _ in loaded):
             # Boxes around people come from the main checkpoint, from its own human_pose, too.
             opened = opened or {main: open_checkpoint(main)}
-            there = [task for m, _ in loaded if not _reads_crops(m) for task in m.tasks]
+            there = [task for m, _ in loaded if not m.reads_crops for task in m.tasks]
             in_main = [task for task in opened[main].config.tasks if task not in there]
             needed = tasks_for_boxes(top_down.boxes, [*in_main, *there])
             main_tasks += [t for t in needed if t in in_main and t not in main_tasks]
         if main_tasks:
             loaded.insert(0, load(opened.get(main, main), main_tasks))
-        engine = cls([one for one in loaded if not _reads_crops(one[0])], config)
-        engine._read_crops([one for one in loaded if _reads_crops(one[0])], config, top_down)
+        engine = cls([one for one in loaded if not one[0].reads_crops], config)
+        engine._read_crops([one for one in loaded if one[0].reads_crops], config, top_down)
         engine.tasks = {task: engine.tasks[task] for task in tasks}
         if not config.accept_license:
             _warn_of_licenses(options for _, options in loaded)
@@ -194,14 +195,14 @@ class Engine:
         if isinstance(task, PersonPose):
             height_px = task.crop_height_px
         else:
-            height_px = self._model_of(HUMAN_POSE).resizing.long_side_px or _SECOND_LOOK_PX
-            height_px = round(height_px / 32) * 32
+            side_px = self._model_of(HUMAN_POSE).resizing.long_side_px or _SECOND_LOOK_PX
+            height_px, _ = second_look_size(side_px)
         self._top_down = TopDown(
             options,
             task,
             reader._human_pose,
             self._picture_tasks,
-            max(height_px, 32),
+            height_px,
             reader._human_pose_px,
         )
         self._reader = reader
@@ -413,10 +414,6 @@ class Engine:
 
     def _model_of(self, task: str) -> ServedModel:
         return next(served for served in self._models if task in served.model.tasks)
-
-
-def _reads_crops(model: Model) -> bool:
-    return any(task.reads_crops for task in model.tasks.values())
 
 
 def _warn_of_licenses(configs: Iterable[CheckpointConfig]) -> None:

@@ -40,6 +40,11 @@ class Model(nn.Module):
         self.stride = next(iter(backbones.values())).stride
         self.load_weights: Callable[[], Model] | None = None
 
+    @property
+    def reads_crops(self) -> bool:
+        """Whether its tasks read a crop of one person instead of the picture."""
+        return any(task.reads_crops for task in self.tasks.values())
+
     def materialize(self) -> Model:
         """Return the model with weights: itself, or if it is on the meta device, a new one."""
         return self if self.load_weights is None else self.load_weights()

@@ -37,11 +37,23 @@ class Box(NamedTuple):
 def boxes_of_poses(poses: Poses) -> list[Box]:
     """Return a box around the joints of each person, with a margin, the surest first."""
     return [
-        _grown(low, high, person.score, number)
+        box_around(points, person.score, number)
         for number, person in enumerate(poses.people)
-        if (ends := _extent(person)) is not None
-        for low, high in [ends]
+        if len(points := person.joints[np.isfinite(person.joints[:, 0]), :2])
     ]
+
+
+def box_around(points: Float, score: float = 1.0, person: int = -1) -> Box:
+    """
+    Return a box around joints, with a margin of an eighth of their extent.
+
+    :param points: (N, 2) x and y, at least one.
+    """
+    low, high = points.min(0), points.max(0)
+    margin = _BEYOND_JOINTS * max(float((high - low).max()), 1.0)
+    left, top = (low - margin).tolist()
+    width, height = (high - low + 2 * margin).tolist()
+    return Box(left, top, width, height, score, person)
 
 
 def boxes_of_mask(mask: NDArray[np.bool_], poses: Poses | None = None) -> list[Box]:
@@ -83,19 +95,6 @@ def boxes_of_mask(mask: NDArray[np.bool_], poses: Poses | None = None) -> list[B
                 score = poses.people[number].score
                 boxes.append((len(share), Box(left_x, top_y, wide, tall, score, number)))
     return [box for _, box in sorted(boxes, key=lambda item: -item[0])]
-
-
-def _extent(person: Person) -> tuple[Float, Float] | None:
-    """Return the least and the largest (x, y) of a person's joints; None without joints."""
-    known = person.joints[np.isfinite(person.joints[:, 0]), :2]
-    return (known.min(0), known.max(0)) if len(known) else None
-
-
-def _grown(low: Float, high: Float, score: float, number: int) -> Box:
-    margin = _BEYOND_JOINTS * max(float((high - low).max()), 1.0)
-    left, top = (low - margin).tolist()
-    width, height = (high - low + 2 * margin).tolist()
-    return Box(left, top, width, height, score, number)
 
 
 def _centre(person: Person) -> Float:

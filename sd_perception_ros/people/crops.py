@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from sd_perception_ros.people.boxes import Box
 from sd_perception_ros.types import Float, UInt8
@@ -39,19 +40,47 @@ def region_of(box: Box) -> Region:
     return Region(middle_x - width / 2, middle_y - height / 2, width, height)
 
 
-def crop(rgb: UInt8, region: Region, width: int, height: int) -> UInt8:
+def second_look_size(long_side_px: int) -> tuple[int, int]:
+    """
+    Return (height, width) of the crops of a second look.
+
+    :param long_side_px: longer side of the pictures that the network sees.
+    """
+    height = max(round(long_side_px / 32), 1) * 32
+    return height, round(height * ASPECT)
+
+
+def warp_of(
+    region: Region, width: int, height: int, angle_deg: float = 0.0
+) -> NDArray[np.float64]:
+    """
+    Return the (2, 3) matrix that takes (x, y, 1) of a picture to x and y of a crop.
+
+    :param width: of the crop, pixels.
+    :param angle_deg: by which the crop is turned clockwise, around the middle of the region.
+    """
+    scale = np.array([(width - 1) / region.width, (height - 1) / region.height])
+    angle = np.deg2rad(angle_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = scale[:, None] * turn
+    middle = np.array([region.left + region.width / 2, region.top + region.height / 2])
+    shift = np.array([width - 1, height - 1]) / 2 - matrix @ middle
+    return np.concatenate([matrix, shift[:, None]], 1)
+
+
+def crop(rgb: UInt8, region: Region, width: int, height: int, angle_deg: float = 0.0) -> UInt8:
     """
     Cut a region out of a picture, bilinear, black outside of the picture.
 
     :param rgb: (H, W, 3) uint8.
+    :param angle_deg: as of `warp_of`.
     :returns: (height, width, 3) uint8.
     """
-    scale_x, scale_y = (width - 1) / region.width, (height - 1) / region.height
-    warp = np.array(
-        [[scale_x, 0, -region.left * scale_x], [0, scale_y, -region.top * scale_y]], np.float64
-    )
     picture = cv2.warpAffine(
-        np.ascontiguousarray(rgb), warp, (width, height), flags=cv2.INTER_LINEAR
+        np.ascontiguousarray(rgb),
+        warp_of(region, width, height, angle_deg),
+        (width, height),
+        flags=cv2.INTER_LINEAR,
     )
     return np.asarray(picture, np.uint8)
 
