@@ -16,11 +16,11 @@ from sd_perception_ros.checkpoint.config_file import (
     CheckpointConfig,
     FILE,
     open_checkpoint,
-    resolve,
     SHIPPED,
 )
 from sd_perception_ros.checkpoint.heads import make_head
 from sd_perception_ros.checkpoint.hub import is_on_hub, on_disk
+from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.checkpoint.locations import Locations
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.steps import step_options
@@ -107,12 +107,13 @@ def base_folder(base: Path) -> Path:
     """Return the local folder of a base: a folder, a location on the hub, or a known name."""
     if is_on_hub(str(base)):
         return on_disk(str(base))
-    return resolve(str(base)).parent if is_checkpoint(base) else base
+    return open_checkpoint(str(base)).path.parent if is_checkpoint(base) else base
 
 
 def is_checkpoint(base: Path) -> bool:
     """Return whether this names a checkpoint, not a diffusers folder."""
-    return any((folder / FILE).is_file() for folder in (SHIPPED / base, base))
+    folders = (SHIPPED / base, base)
+    return any((f / name).is_file() for f in folders for name in (FILE, JOINT_HEAD))
 
 
 def _with_tasks(
@@ -123,18 +124,27 @@ def _with_tasks(
     in_checkpoint = [task for task in tasks if task in checkpoint.config.tasks]
     loaded = in_checkpoint or list(checkpoint.config.tasks)[:1]
     model, _ = load(checkpoint, loaded)
-    if crops := [task for task in in_checkpoint if model.tasks[task].reads_crops]:
+    crops = [task for task in in_checkpoint if model.tasks[task].reads_crops]
+    if crops and (others := [task for task in tasks if task not in crops]):
         raise ValueError(
-            f'{base}: {", ".join(crops)} reads crops of people, which cannot be trained here; '
-            'train a human_pose that reads pictures'
+            f'{base}: {", ".join(crops)} reads crops of people, and {", ".join(others)} whole '
+            'pictures; train them one after the other'
         )
     if len(model.backbones) > 1:
         raise ValueError(
             f'{base} has {len(model.backbones)} denoisers for {", ".join(in_checkpoint)}, and a '
             'training has one: name tasks that share it'
         )
-    made = {t: make_task(t, {**_options_of(model, t), **options.get(t, {})}) for t in tasks}
+    made = {
+        t: make_task(t, {**_options_of(model, t), **options.get(t, {})}, reads_crops=t in crops)
+        for t in tasks
+    }
     kept = [t for t in in_checkpoint if _meaning(made[t]) == _meaning(model.tasks[t])]
+    if changed := [task for task in crops if task not in kept]:
+        raise ValueError(
+            f'{base}: the joints of {", ".join(changed)} are those of its head; remove the option '
+            'skeleton'
+        )
     [(key, backbone)] = model.backbones.items()
     heads = {
         name: model.heads[name] if name in kept else _new_head(head, task, backbone)

@@ -121,11 +121,16 @@ class Prefetcher(Generic[T]):
         self._pool = pool
         self._futures: dict[tuple[int, int], Future[T]] = {}
 
-    def take(self, step: int, indices: range) -> list[T]:
-        """Return items of a step, and start to load the same items of the next step."""
+    def take(self, step: int, indices: range, following: int | None = None) -> list[T]:
+        """
+        Return items of a step, and start to load the same items of the next step.
+
+        :param following: the next step that takes items; None: `step + 1`.
+        """
         if self._pool is None:
             return [self._load(step, index) for index in indices]
-        for key in [(s, index) for s in (step, step + 1) for index in indices]:
+        following = step + 1 if following is None else following
+        for key in [(s, index) for s in (step, following) for index in indices]:
             if key not in self._futures:
                 self._futures[key] = self._pool.submit(self._load, *key)
         return [self._futures.pop((step, index)).result() for index in indices]

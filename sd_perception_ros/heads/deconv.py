@@ -42,6 +42,18 @@ class DeconvHead(Head):
         self.conv_layers = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
         self.final_layer = nn.Conv2d(width, channels, 1)
 
+    def train(self, mode: bool = True) -> DeconvHead:
+        """
+        Keep the statistics of the batch normalization, also in training.
+
+        Those of a small batch of crops are poor, and they differ with the number of processes.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
         """Levels -> (B, channels, 2h, 2w) for a level of (h, w) cells."""
         hidden = F.relu(self.deconv_layers(features[self.level]))

@@ -70,24 +70,27 @@ class PersonPose(PoseTask):
         """
         Draw a Gaussian for each joint of the first person, on cells of 4 pixels.
 
-        :raises ValueError: a skeleton other than coco: data sets have no other joints.
+        Joints that nobody marked do not count, nor do those beyond the 17 of the body, which data
+        sets do not have; a joint outside the crop is a map of zeros.
         """
-        if self.channels != len(JOINTS):
-            raise ValueError(f"skeleton '{self.skeleton}' has no data sets; choose coco")
-        people = sample['joints']
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = reference.shape[-2:]
         rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
-        person = people[:, 0]
+        person = sample['joints'][:, 0]
+        beyond = person.new_zeros(len(person), self.channels - len(JOINTS), 3)
+        person = torch.cat([person, beyond], 1)
         x = person[..., 0] * (columns - 1) / (width - 1)
         y = person[..., 1] * (rows - 1) / (height - 1)
         across, down = (
-            (-(torch.arange(count) - place[..., None]).square() / (2 * self.sigma_cells**2)).exp()
+            (
+                -(torch.arange(count, device=person.device) - place[..., None]).square()
+                / (2 * self.sigma_cells**2)
+            ).exp()
             for count, place in ((columns, x), (rows, y))
         )
         labelled = (person[..., 2] > 0)[..., None, None]
         target = across[..., None, :] * down[..., None] * labelled
-        return target, torch.ones_like(target[:, :1], dtype=torch.bool)
+        return target, (person[..., 2] != 0)[..., None, None].expand_as(target)
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Return the squared error, weighed so that a peak is worth its surroundings."""

@@ -48,8 +48,9 @@ class Task(ABC):
     @abstractmethod
     def target(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """
-        Return what the head should output, (B, channels, h, w), and where, (B, 1, h, w) bool.
+        Return what the head should output, (B, channels, h, w), and where, bool.
 
+        The latter is (B, 1, h, w), or (B, channels, h, w) if channels are known by themselves.
         (h, w) is the size of the sample for a dense task.
         """
 

@@ -1,22 +1,24 @@
 """
-Batches of training windows with their latents, from one of two sources.
+Batches of training windows with their latents.
 
 ===================  =====================================  =======================================
 source               data                                   position of the windows
 ===================  =====================================  =======================================
 `ResidentBatches`    in GPU memory, or encoded beforehand   one for the whole batch
 `LoadedBatches`      files, loaded in threads               one for each image
+`CropBatches`        files, loaded in threads               around a person in each image
 ===================  =====================================  =======================================
 
-Both are deterministic: a batch depends on the seed and the step alone.
+All are deterministic: a batch depends on the seed and the step alone.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,13 @@ from sd_perception_ros.data.appearance import camera_faults
 from sd_perception_ros.data.augment import color_jitter, crop, mirror
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.pasting import paste
+from sd_perception_ros.data.person_crops import (
+    LEAST_PX,
+    people_to_crop,
+    person_crop,
+    person_region,
+    random_region,
+)
 from sd_perception_ros.data.resident import ResidentDataset
 from sd_perception_ros.data.samples import collate
 from sd_perception_ros.data.windows import (
@@ -37,8 +46,14 @@ from sd_perception_ros.data.windows import (
     resize_to_fit,
 )
 from sd_perception_ros.model import Model
+from sd_perception_ros.people.crops import second_look_size
 from sd_perception_ros.training.options import TrainingConfig, WindowConfig
 from sd_perception_ros.types import Sample
+
+MOST_DRAWS = 200  # frames among which somebody must be
+# Largest turn of a crop: that of the published recipes; and less for a second look of a model that
+# sees people upright in pictures.
+CROP_TURN_DEG, SECOND_LOOK_TURN_DEG = 80.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,33 @@ class BatchOptions:
     What both sources need.
 
     :ivar sizes: (height, width) of the windows, pixels; see `size_of`.
+    :ivar reads_crops: the model reads crops of people, and `sizes` are theirs.
     """
 
     training: TrainingConfig
     windows: WindowConfig
     sizes: Sequence[tuple[int, int]]
+    reads_crops: bool = False
+
+    def is_of_crops(self, step: int) -> bool:
+        """Return whether the windows of a step are crops of people; such steps are spread out."""
+        if self.reads_crops:
+            return True
+        return math.floor((step + 1) * self.windows.crops) > math.floor(step * self.windows.crops)
+
+    def following(self, step: int) -> int:
+        """Return the next step of the same kind of windows; one after the end if there is none."""
+        kind, end = self.is_of_crops(step), self.training.steps
+        return next((s for s in range(step + 1, end) if self.is_of_crops(s) == kind), end)
+
+    def crop_size(self, step: int) -> tuple[int, int]:
+        """
+        Return the size of the crops of a step.
+
+        A second look shows crops as high as the longer side of a picture, by three quarters.
+        """
+        size = self.size_of(step)
+        return size if self.reads_crops else second_look_size(max(size))
 
     def size_of(self, step: int) -> tuple[int, int]:
         """Return the window size of a step, as `WindowConfig.size_order` describes."""
@@ -145,7 +182,7 @@ class LoadedBatches(Batches):
         """Collate windows and encode them."""
         assert self.prefetcher is not None
         indices = range(self.options.training.batch_size)[part]
-        windows = self.prefetcher.take(step, indices)
+        windows = self.prefetcher.take(step, indices, self.options.following(step))
         sample = collate([window.sample for window in windows])
         sample = {name: value.to(_device(self.model)) for name, value in sample.items()}
         return self._encode(sample['image'], [window.rng for window in windows]), sample
@@ -166,11 +203,75 @@ class LoadedBatches(Batches):
         return _Window(crop(sample, *position, *size), rng)
 
 
+class CropBatches(LoadedBatches):
+    """
+    Crops around people, each of another person, as a second look or an SDPose checkpoint reads.
+
+    :raises ValueError: of many frames drawn, none has a person with marked joints.
+    """
+
+    def load(self, step: int, index: int) -> _Window:
+        """Load one crop of a step's batch."""
+        rng = np.random.default_rng((self.options.training.seed, step, index))
+        for _ in range(MOST_DRAWS):
+            sample = self.dataset[self.dataset.draw(rng)]
+            if people := people_to_crop(sample):
+                break
+        else:
+            raise ValueError(
+                f'{self.dataset.name}: expected people whose marked joints span {LEAST_PX} px, '
+                f'got none in {MOST_DRAWS} frames; choose other data, or train without --crops'
+            )
+        if rng.random() < 0.5:
+            sample = mirror(sample)
+        number = people[int(rng.integers(len(people)))]
+        most_turn_deg = CROP_TURN_DEG if self.options.reads_crops else SECOND_LOOK_TURN_DEG
+        region, angle = random_region(sample['joints'][0, number].numpy(), rng, most_turn_deg)
+        return _Window(
+            person_crop(sample, number, region, self.options.crop_size(step), angle), rng
+        )
+
+
+class MixedBatches(Batches):
+    """
+    Windows in some steps, crops of people in the others.
+
+    :param windows: of the whole pictures.
+    """
+
+    def __init__(self, windows: Batches, crops: CropBatches) -> None:
+        super().__init__(windows.model, windows.dataset, windows.options)
+        self.windows, self.crops = windows, crops
+
+    def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """Return windows or crops, as the step has them."""
+        chosen = self.crops if self.options.is_of_crops(step) else self.windows
+        return chosen.take(step, part, rng)
+
+
 class _Window(NamedTuple):
     """A window of one image, and the generator that then draws its colours."""
 
     sample: Sample
     rng: np.random.Generator
+
+
+def still_window(model: Model, sample: Sample, size: tuple[int, int], fit: str) -> Sample | None:
+    """
+    Return the window of a frame that is the same each time, for pictures and for validation.
+
+    :param size: (height, width) of the window.
+    :param fit: as in `WindowConfig`.
+    :returns: the centre of the picture; for a model that reads crops that of the first person, or
+        None where nobody is.
+    """
+    if not model.reads_crops:
+        return center_crop(sample, size, enlarge_only=fit == 'crop')
+    people = people_to_crop(sample)
+    if not people:
+        return None
+    region = person_region(sample['joints'][0, people[0]].numpy())
+    return person_crop(sample, people[0], region, size)
 
 
 def is_resident(dataset: Dataset, latents: Tensor | None) -> bool:
@@ -183,12 +284,26 @@ def open_batches(
     model: Model, dataset: Dataset, latents: Tensor | None, options: BatchOptions
 ) -> Iterator[Batches]:
     """Choose the source of batches; threads that load files end with the block."""
-    if is_resident(dataset, latents):
-        yield ResidentBatches(model, dataset, options, latents)
-        return
-    batches = LoadedBatches(model, dataset, options)
-    with prefetch(batches.load, options.windows.workers) as batches.prefetcher:
-        yield batches
+    with ExitStack() as stack:
+
+        def loaded(batches: LoadedBatches) -> LoadedBatches:
+            ahead = prefetch(batches.load, options.windows.workers)
+            batches.prefetcher = stack.enter_context(ahead)
+            return batches
+
+        if options.reads_crops:
+            yield loaded(CropBatches(model, dataset, options))
+            return
+        windows: Batches
+        if is_resident(dataset, latents):
+            windows = ResidentBatches(model, dataset, options, latents)
+        else:
+            windows = loaded(LoadedBatches(model, dataset, options))
+        if options.windows.crops:
+            crops = CropBatches(model, dataset, options)
+            loaded(crops)
+            windows = MixedBatches(windows, crops)
+        yield windows
 
 
 def _mirror_some(sample: Sample, mirrored: Tensor) -> Sample:

@@ -16,15 +16,23 @@ from torch.distributed.tensor import DTensor
 from sd_perception_ros.data.augment import subsample
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.pasting import NEEDED_TO_PASTE
-from sd_perception_ros.data.windows import center_crop
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
-from sd_perception_ros.training.batches import BatchOptions, is_resident, open_batches
+from sd_perception_ros.tasks.pose_task import PoseTask
+from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.training.batches import (
+    BatchOptions,
+    is_resident,
+    open_batches,
+    still_window,
+)
 from sd_perception_ros.training.loop import run_training
 from sd_perception_ros.training.options import FinetuneConfig, TrainingConfig, WindowConfig
 from sd_perception_ros.training.processes import device, is_main
 from sd_perception_ros.training.validation import Validation
 from sd_perception_ros.types import Sample, UInt8
+
+CROPS = '_crops'  # behind the name of a task: its loss on crops of people
 
 
 class _DenoisersAndHeads(nn.Module):
@@ -69,23 +77,36 @@ def train(
         for an equal share of the steps, in this order: small windows first train faster.
     :param folder: for the training state, from which a stopped run is resumed.
     :param tuning: which weights are trained; None: the whole denoiser and the heads.
-    :param windows: how windows are cut from images; None: at the scale of the images.
+    :param windows: how windows are cut from images; None: at the scale of the images. A model that
+        reads crops of people trains on such crops of `sizes` alone.
     :param validation: of this model; the weights then end as the best that it found.
     :raises ValueError: the data lacks the truth of a task, or an image is smaller than a window.
     """
     tuning, windows = tuning or FinetuneConfig(), windows or WindowConfig()
+    crop_tasks = {n: task for n, task in model.tasks.items() if isinstance(task, PoseTask)}
+    if windows.crops and not crop_tasks:
+        raise ValueError(
+            f'--crops trains human_pose, and the tasks are {", ".join(model.tasks)}; add it, or '
+            'remove --crops'
+        )
     check_data(model, dataset)
-    _check_windows(dataset, sizes, windows)
+    if not model.reads_crops:
+        _check_windows(dataset, sizes, windows)
     adapters = _set_trainable(model, tuning)
     model.to(device())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    options = BatchOptions(config, windows, sizes)
+    options = BatchOptions(config, windows, sizes, model.reads_crops)
     with open_batches(model, dataset, latents, options) as batches:
 
         def losses_of(network: Any, step: int, part: slice) -> dict[str, Tensor]:
             rng = np.random.default_rng((config.seed, step))
             latent, sample = batches.take(step, part, rng)
-            return _task_losses(model, network(latent), sample, options.size_of(step)[0], rng)
+            outputs = network(latent)
+            if not options.is_of_crops(step):
+                return _task_losses(model.tasks, outputs, sample, options.size_of(step)[0], rng)
+            losses = _task_losses(crop_tasks, outputs, sample, options.crop_size(step)[0], rng)
+            suffix = '' if model.reads_crops else CROPS
+            return {f'{name}{suffix}': loss for name, loss in losses.items()}
 
         identity = {
             **_identity(model, dataset, options),
@@ -102,7 +123,7 @@ def train(
 
 
 def _task_losses(
-    model: Model,
+    tasks: Mapping[str, Task],
     outputs: Mapping[str, Tensor],
     sample: Sample,
     height: int,
@@ -117,7 +138,7 @@ def _task_losses(
     :param rng: draws which pixel of a cell of the head is compared.
     """
     losses = {}
-    for name, task in model.tasks.items():
+    for name, task in tasks.items():
         raw = outputs[name].float()
         cell = max(height // raw.shape[-2], 1)
         row, column = rng.integers(cell, size=2)
@@ -129,6 +150,9 @@ def _task_losses(
 
 def _identity(model: Model, dataset: Dataset, options: BatchOptions) -> dict[str, object]:
     """Return what must be equal when a stopped run is resumed, beside the training options."""
+    windows = asdict(options.windows)
+    if not windows['crops']:  # as in states of the version before
+        del windows['crops']
     return {
         'data': dataset.fingerprint(),
         'tasks': {name: asdict(task) for name, task in model.tasks.items()},
@@ -136,7 +160,7 @@ def _identity(model: Model, dataset: Dataset, options: BatchOptions) -> dict[str
         # In order: the optimizer's state has no names.
         'heads': [[name, type(head).__name__] for name, head in model.heads.items()],
         'sizes': list(options.sizes),
-        **{name: value for name, value in asdict(options.windows).items() if name != 'workers'},
+        **{name: value for name, value in windows.items() if name != 'workers'},
     }
 
 
@@ -146,7 +170,7 @@ def previews(
     """
     Return images of the predictions of a model in training.
 
-    :param size: (height, width) of the windows, cut from the centre of each image.
+    :param size: (height, width) of the windows; see `still_window`.
     :param fit: as in `WindowConfig`.
     :returns: by task and frame: image, truth, prediction, each (H, W, 3) uint8 RGB. Empty with
         FSDP, where one process alone cannot run the model.
@@ -156,7 +180,9 @@ def previews(
     rows: dict[str, list[tuple[UInt8, UInt8, UInt8]]] = {name: [] for name in model.tasks}
     device = next(model.parameters()).device
     for index in dataset.evenly_spaced(frames)[:frames]:
-        sample = center_crop(dataset[index], size, enlarge_only=fit == 'crop')
+        sample = still_window(model, dataset[index], size, fit)
+        if sample is None:
+            continue
         rgb = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         with torch.no_grad():
             outputs = model(sample['image'].to(device))

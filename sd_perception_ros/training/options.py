@@ -113,6 +113,14 @@ class WindowConfig:
         low=0,
         high=1,
     )
+    crops: float = option(
+        0.0,
+        'Share of the steps that train human_pose alone, on crops of annotated people turned, '
+        'shifted and scaled at random: for second_look. A checkpoint that reads crops trains on '
+        'nothing else',
+        low=0,
+        high=1,
+    )
     workers: int = option(
         2,
         'Threads that load images while the network computes; 0: load in the main thread',

@@ -12,11 +12,11 @@ import torch
 from torch import nn, Tensor
 
 from sd_perception_ros.data.dataset import Dataset
-from sd_perception_ros.data.windows import center_crop
 from sd_perception_ros.images import resize
 from sd_perception_ros.model import Model
 from sd_perception_ros.safe_save import save_safetensors
 from sd_perception_ros.tasks.task import Task
+from sd_perception_ros.training.batches import still_window
 from sd_perception_ros.training.options import ValidationConfig
 from sd_perception_ros.types import Grid, Prediction, Sample
 
@@ -47,7 +47,7 @@ class Validation:
 
     :ivar model: the model in training.
     :ivar dataset: has the truth of every task of the model.
-    :ivar size: (height, width) of the windows, cut from the centre of each image.
+    :ivar size: (height, width) of the windows; see `still_window`.
     :ivar fit: as in `WindowConfig`.
     :ivar config: how often, and on how many frames.
     :ivar folder: the best weights are written to `BEST` in it.
@@ -94,7 +94,9 @@ class Validation:
         device = next(self.model.parameters()).device
         frames = self.config.validate_frames
         for index in self.dataset.evenly_spaced(frames)[:frames]:
-            sample = center_crop(self.dataset[index], self.size, enlarge_only=self.fit == 'crop')
+            sample = still_window(self.model, self.dataset[index], self.size, self.fit)
+            if sample is None:
+                continue
             outputs = self.model(sample['image'].to(device))
             for name, task in tasks.items():
                 raw = outputs[name].float().cpu()
@@ -105,7 +107,7 @@ class Validation:
                 errors[name].append(task.measure(_decode(task, raw, sample), sample))
         return (
             {name: sum(values) / len(values) for name, values in losses.items() if values},
-            {name: task.summarize(errors[name]) for name, task in tasks.items()},
+            {name: task.summarize(errors[name]) for name, task in tasks.items() if errors[name]},
         )
 
 

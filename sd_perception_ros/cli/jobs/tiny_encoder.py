@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 import json
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weight_files import has_weights
 from sd_perception_ros.checkpoint.weights import load_tiny, save_model
 from sd_perception_ros.cli.following import follow
+from sd_perception_ros.cli.jobs.train import crop_height
 from sd_perception_ros.cli.tables import aligned
 from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.images import fitted_size, pad_to_stride, resize
 from sd_perception_ros.safe_save import write_text
-from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.training.options import TrainingConfig
 from sd_perception_ros.training.processes import device
 from sd_perception_ros.training.state import discard_state
@@ -100,7 +99,7 @@ def _measure(base: Path, dataset: Dataset, vae: Any, tiny: Any) -> dict[str, Any
     model.to(device())
     images = [
         _crop_size(dataset.image(i), crop_px)
-        if (crop_px := _crop_height(list(model.tasks.values())))
+        if (crop_px := crop_height(model.tasks.values()))
         else _served(dataset.image(i), config.long_side_px, model.stride)
         for i in indices
     ]
@@ -108,11 +107,6 @@ def _measure(base: Path, dataset: Dataset, vae: Any, tiny: Any) -> dict[str, Any
         'latents': latent_error(tiny, vae, images),
         'outputs': output_error(model, tiny, images),
     }
-
-
-def _crop_height(tasks: Sequence[Task]) -> int:
-    """Return the height of the crops that these tasks read; 0: they read pictures."""
-    return max((getattr(task, 'crop_height_px', 0) for task in tasks), default=0)
 
 
 def _crop_size(image: Tensor, height: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 import os
@@ -25,6 +26,10 @@ from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.model import Model
+from sd_perception_ros.people.crops import ASPECT
+from sd_perception_ros.skeleton import JOINTS
+from sd_perception_ros.tasks.person_pose import PersonPose
+from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.training.finetune import check_data, previews, train
 from sd_perception_ros.training.options import (
     FinetuneConfig,
@@ -58,13 +63,17 @@ def run(
     if is_main():
         opened.check()
         print_notes(opened)
-    dataset = resident(opened, device())
     model = model_to_finetune(arguments.base, arguments.tasks, arguments.head, options=options)
+    crop_px = crop_height(model.tasks.values())
+    if crop_px:
+        arguments.sizes = [(crop_px, round(crop_px * ASPECT))]
+    # Crops of people are cut from files.
+    dataset = opened if crop_px else resident(opened, device())
     if is_main():
         check_truths(opened, {task.truth for task in model.tasks.values()})
     base = base_folder(arguments.base)
     latents = _latents(arguments.latents, base, dataset, windows)
-    long_side_px = _long_side(dataset, arguments.sizes[-1], windows.fit)
+    long_side_px = crop_px or _long_side(dataset, arguments.sizes[-1], windows.fit)
     title = '+'.join(arguments.tasks)
     board = ValidationLog(title, model.tasks, arguments.out)
     validation = _validation(arguments, validating, model, windows.fit, board)
@@ -73,6 +82,7 @@ def run(
         print(f'{len(dataset)} frames in {dataset.name}, {input_}')
         print(_where(arguments.out, config))
         _warn_of_small_windows(max(arguments.sizes[-1]), long_side_px, windows)
+        _note_untrained_joints(model.tasks.values())
     shown = dataset if validation is None else validation.dataset
     losses = follow(
         title,
@@ -216,6 +226,20 @@ def _warn_of_small_windows(window_px: int, long_side_px: int, windows: WindowCon
             f'note: windows of {window_px} px are small parts of images of {long_side_px} px; '
             '--fit cover trains on whole images'
         )
+
+
+def crop_height(tasks: Iterable[Task]) -> int:
+    """Return the height of the crops of people that a model reads; 0: it reads pictures."""
+    return max((task.crop_height_px for task in tasks if isinstance(task, PersonPose)), default=0)
+
+
+def _note_untrained_joints(tasks: Iterable[Task]) -> None:
+    for task in tasks:
+        if isinstance(task, PersonPose) and task.channels > len(JOINTS):
+            print(
+                f'note: data sets have {len(JOINTS)} of the {task.channels} joints; the others '
+                'are not trained, and change as the denoiser does'
+            )
 
 
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
