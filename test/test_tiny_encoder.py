@@ -18,6 +18,7 @@ from sd_perception_ros.backbones.small import small_tiny
 from sd_perception_ros.checkpoint.weight_files import WEIGHTS
 from sd_perception_ros.checkpoint.weights import save_model
 from sd_perception_ros.cli import pretrain
+from sd_perception_ros.cli.jobs.tiny_encoder import as_served
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.training.options import TrainingConfig
@@ -101,6 +102,13 @@ def test_a_stopped_run_ends_as_one_that_was_not_stopped(frames: Path, tmp_path: 
     folder = tmp_path / 'stopped'
     with pytest.raises(ValueError, match=r'state is of another run, with (imitated|start)'):
         next(train_tiny_encoder(tiny, vae, open_data([str(frames)]), config, SIZES, folder))
+
+
+def test_frames_are_measured_in_the_size_in_which_they_are_served() -> None:
+    photo, small = torch.zeros(1, 3, 1000, 2000), torch.zeros(1, 3, 48, 60)
+    assert as_served(photo, 0, 8).shape[-2:] == (384, 768)
+    assert as_served(photo, 320, 8).shape[-2:] == (160, 320)
+    assert as_served(small, 0, 8).shape[-2:] == (48, 64)  # padded
 
 
 def words(base: Path, frames: Path, out: Path, *more: object) -> list[str]:

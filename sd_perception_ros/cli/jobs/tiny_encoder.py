@@ -41,6 +41,7 @@ FIGURES = 'tiny_encoder.json'
 LEARNING_RATE, TUNING_RATE = 1e-3, 2e-4  # of a fresh encoder, and of one that is tuned further
 EMA_DECAY = 0.999
 MEASURED_FRAMES = 16  # evenly spaced
+MOST_PX = 768  # longer side of measured frames for a base without a size
 
 
 def run(arguments: argparse.Namespace, dataset: Dataset) -> int:
@@ -93,14 +94,14 @@ def _start(arguments: argparse.Namespace, vae: Any) -> Any:
 def _measure(base: Path, dataset: Dataset, vae: Any, tiny: Any) -> dict[str, Any]:
     indices = dataset.evenly_spaced(MEASURED_FRAMES)
     if not is_checkpoint(base):
-        images = [_served(dataset.image(i), 0, stride_of(vae)) for i in indices]
+        images = [as_served(dataset.image(i), 0, stride_of(vae)) for i in indices]
         return {'latents': latent_error(tiny, vae, images), 'outputs': {}}
     model, config = checkpoint.load(str(base))
     model.to(device())
     images = [
         _crop_size(dataset.image(i), crop_px)
         if (crop_px := crop_height(model.tasks.values()))
-        else _served(dataset.image(i), config.long_side_px, model.stride)
+        else as_served(dataset.image(i), config.long_side_px, model.stride)
         for i in indices
     ]
     return {
@@ -113,10 +114,16 @@ def _crop_size(image: Tensor, height: int) -> Tensor:
     return resize(image, height, height * 3 // 4)
 
 
-def _served(image: Tensor, long_side_px: int, stride: int) -> Tensor:
-    """Resize and pad an image as it is served."""
+def as_served(image: Tensor, long_side_px: int, stride: int) -> Tensor:
+    """
+    Resize and pad an image as it is served.
+
+    :param image: (1, 3, H, W).
+    :param long_side_px: of the checkpoint; 0: the image's own, up to 768 px.
+    """
     height, width = image.shape[-2:]
-    resized = resize(image, *fitted_size(height, width, long_side_px))
+    side_px = long_side_px or min(max(height, width), MOST_PX)
+    resized = resize(image, *fitted_size(height, width, side_px))
     return pad_to_stride(resized, stride)
 
 
