@@ -150,7 +150,7 @@ class CheckpointConfig:
     )
     license_source: str = option('', 'Where the authors state the licence')
     description: str = option('', 'What the checkpoint is good for, in one line')
-    download_gb: float = option(0.0, 'Size of the download in GB, about; 0: unknown', low=0)
+    download_gb: float = option(0.0, 'Size of the download in GB, an estimate; 0: unknown', low=0)
     parameters_m: float = option(
         0.0, 'Parameters of the networks that serve, in millions, about; 0: unknown', low=0
     )

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         '--frame',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='run a frame of 640 x 480 pixels (default: yes)',
+        help="run a frame in the network's own size, as the node does (default: yes)",
     )
     return made
 

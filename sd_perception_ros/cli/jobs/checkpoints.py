@@ -18,8 +18,6 @@ from sd_perception_ros.checkpoint.catalog import (
 from sd_perception_ros.checkpoint.config_file import open_checkpoint
 from sd_perception_ros.checkpoint.licenses import is_restricted
 
-_DRY_FRAME = (480, 640)
-
 
 def show(as_json: bool) -> int:
     """Print the known checkpoints."""
@@ -30,7 +28,10 @@ def show(as_json: bool) -> int:
     for row in rows:
         print(_block(row))
     print('checkpoints fetch NAME downloads a checkpoint, checkpoints check NAME tests it.')
-    print('Weights in 16 bits: memory of the parameters alone.')
+    print(
+        'Sizes are estimates from the numbers of parameters: downloads with 32 bits each, memory '
+        'of the weights alone with 16 bits.'
+    )
     return 0
 
 
@@ -59,11 +60,8 @@ def fetch(names: Sequence[str]) -> int:
 
 def check(name: str, device: str, frame: bool) -> int:
     """Compare hashes, load on the meta device, and run one dry frame."""
-    import numpy as np
-
     from sd_perception_ros.checkpoint import checkpoint
     from sd_perception_ros.engine import Engine
-    from sd_perception_ros.people.boxes import Box
 
     file = open_checkpoint(name)
     model, config = checkpoint.load(file, device='meta')
@@ -76,10 +74,10 @@ def check(name: str, device: str, frame: bool) -> int:
         return 0
     engine = Engine.load(name, device=device)
     start = time.monotonic()
-    height, width = _DRY_FRAME
-    boxes = [[Box(0, 0, width, height)]] if engine.needs_boxes else None
-    engine.predict([np.full((height, width, 3), 127, np.uint8)], boxes=boxes)
-    print(f'dry frame: {time.monotonic() - start:.2f} s, the first one; {engine.summary()}')
+    height, width = engine.dry_size  # as the node does at configure
+    engine.warm_up(height, width)
+    seconds = time.monotonic() - start
+    print(f'dry frame: {width} x {height} pixels, {seconds:.2f} s; {engine.summary()}')
     return 0
 
 
@@ -121,9 +119,9 @@ def _block(row: dict[str, Any]) -> str:
     here = 'downloaded' if row['downloaded'] else 'not downloaded'
     lines = [f'{row["name"]:28}{", ".join(row["tasks"])} - {here}']
     lines += [f'    {row["description"]}'] if row['description'] else []
-    sizes = [f'download {row["download_gb"]:g} GB'] if row['download_gb'] else []
+    sizes = [f'download about {row["download_gb"]:g} GB'] if row['download_gb'] else []
     sizes += (
-        [f'weights in 16 bits {row["parameters_m"] * 2 / 1e3:.1f} GB']
+        [f'weights in 16 bits about {row["parameters_m"] * 2 / 1e3:.1f} GB']
         if row['parameters_m']
         else []
     )
