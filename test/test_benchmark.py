@@ -253,7 +253,10 @@ def test_the_device_check_writes_speed_and_parity_of_each_task(
     assert {'torch', 'onnxruntime'} <= set(result['versions'])
 
 
-def test_the_device_check_covers_every_runtime_of_a_gpu_and_says_what_is_missing() -> None:
+def test_the_device_check_covers_every_runtime_of_a_gpu_and_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tensorrt', None)
     ways = {str(way): way for way in DEVICE['_ways']('cuda:0', True)}
     assert {
         *('cuda:0 fp32 eager', 'cuda:0 fp16 graph', 'cuda:0 bf16 compile+graph'),

@@ -55,6 +55,31 @@ from sd_perception_ros.runtimes.tensorrt_session import BuildProcess, engine_spe
 
 GPU, CPU = torch.device('cuda:0'), torch.device('cpu')
 STANDINS = Path(__file__).parent / 'standins'
+# Of our operators, those in https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md, and
+# inputs that are constants there.
+PARSED = {
+    *(
+        'Add',
+        'BatchNormalization',
+        'Cast',
+        'Clip',
+        'Concat',
+        'Constant',
+        'ConstantOfShape',
+        'Conv',
+    ),
+    *('ConvTranspose', 'DepthToSpace', 'Div', 'Equal', 'Erf', 'Expand', 'Gather', 'Identity'),
+    *('InstanceNormalization', 'LayerNormalization', 'MatMul', 'Mod', 'Mul', 'Pad', 'ReduceMax'),
+    *('ReduceMean', 'ReduceMin', 'Relu', 'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice'),
+    *('Softmax', 'Sub', 'Transpose', 'Unsqueeze', 'Where'),
+}
+CONSTANT_INPUTS = {
+    'Conv': (1, 2),
+    'ConvTranspose': (1, 2),
+    'InstanceNormalization': (1, 2),
+    'Slice': (3,),
+    'Unsqueeze': (1,),
+}
 ORIN = SimpleNamespace(name='Orin', multi_processor_count=16, major=8, minor=7)
 
 
@@ -68,6 +93,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def standin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Let this process and its children import the stand-in; return the list of its builds."""
+    monkeypatch.delitem(sys.modules, 'tensorrt', raising=False)  # a real one
     monkeypatch.syspath_prepend(str(STANDINS))
     monkeypatch.setenv('PYTHONPATH', str(STANDINS))
     monkeypatch.setenv('STANDIN_BUILDS', str(tmp_path / 'builds'))
@@ -116,11 +142,47 @@ def test_graphs_for_a_gpu_give_torch_s_numbers_at_another_size(
             assert error <= limit * theirs.square().mean().sqrt()
 
 
-def test_a_graph_for_tensorrt_has_standard_operators_and_normalizes_in_fp32() -> None:
+@pytest.fixture(scope='module')
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, onnx.ModelProto]:
+    """Write the graphs for TensorRT of a model with heads of three kinds, in fp16."""
+    model = tiny_model({'depth': 'light', 'normals': 'decoder', 'disparity': 'dpt'})
+    model.fold()
+    model.half().eval().requires_grad_(False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('graphs')))
+        return {
+            part.name: onnx.load(gpu_graph(model, part, 'a', False) / 'graph.onnx')
+            for part in parts_of(model)
+        }
+
+
+def test_graphs_for_tensorrt_have_operators_that_its_parser_takes(
+    graphs: dict[str, onnx.ModelProto],
+) -> None:
+    """
+    As onnx-tensorrt's table of operators says, weights and axes are constants of the graph.
+
+    Modes of Resize: nearest and linear, without antialias.
+    """
+    for graph in (each.graph for each in graphs.values()):
+        assert {node.op_type for node in graph.node} <= PARSED
+        made = {node.output[0] for node in graph.node if node.op_type == 'Constant'}
+        constants = made | {each.name for each in graph.initializer}
+        for node in graph.node:
+            for position in CONSTANT_INPUTS.get(node.op_type, ()):
+                if position < len(node.input) and node.input[position]:
+                    assert node.input[position] in constants, node.name
+            if node.op_type == 'Resize':
+                options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+                assert options['mode'] in (b'nearest', b'linear')
+                assert not options.get('antialias')
+
+
+def test_a_graph_for_tensorrt_has_standard_operators_and_normalizes_in_fp32(
+    graphs: dict[str, onnx.ModelProto],
+) -> None:
     """Self-attention of the tiny UNet's four blocks: each two products and a softmax."""
-    model = folded(torch.float16)
-    part = parts_of(model)[1]
-    graph = onnx.load(gpu_graph(model, part, 'a', False) / 'graph.onnx')
+    graph = graphs['denoiser_0']
     kinds = Counter(node.op_type for node in graph.graph.node)
     assert {node.domain for node in graph.graph.node} == {''}
     assert not graph.functions  # Winograd convolutions are functions
@@ -180,8 +242,11 @@ def test_tensorrt_is_taken_if_it_is_installed(standin: Path) -> None:
     assert choose(config(runtime='auto'), GPU).runtime == 'torch'
 
 
-def test_without_tensorrt_the_error_says_where_it_comes_from() -> None:
-    with pytest.raises(ValueError, match=r'not installed \(No module .*JetPack 6.1 or newer'):
+def test_without_tensorrt_the_error_says_where_it_comes_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tensorrt', None)
+    with pytest.raises(ValueError, match=r'is not installed \(.*JetPack 6.1 or newer'):
         choose(config(runtime='tensorrt'), GPU)
 
 
@@ -208,8 +273,10 @@ def test_tensorrt_without_strongly_typed_networks_is_refused(
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(
-    options: dict[str, str], device: torch.device, why: str
+    options: dict[str, str], device: torch.device, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runtime = SimpleNamespace(get_available_providers=lambda: ['CPUExecutionProvider'])
+    monkeypatch.setattr(onnxruntime_gpu, 'import_onnxruntime', lambda: runtime)
     with pytest.raises(ValueError, match=why) as caught:
         choose(config(**options), device)
     assert '\n' not in str(caught.value)

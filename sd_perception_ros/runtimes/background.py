@@ -245,6 +245,8 @@ class EngineMaker:
                     self._idle.notify_all()
 
     def _carry_out(self, order: Order) -> None:
+        if self._process.is_stopped:
+            return
         try:
             session = self.make(order)
             compare(session, order.session.part.module, order.example)

@@ -119,6 +119,11 @@ class TensorRtSession(GpuSession):
         if self._memory is None:  # contexts run one after the other
             self._memory = torch.empty(size, dtype=torch.uint8, device=self.device)
         context.set_device_memory(self._memory.data_ptr(), size)
+        # Only the first context of an engine has its profile from the start.
+        stream = torch.cuda.current_stream(self.device)
+        chosen = context.set_optimization_profile_async(0, stream.cuda_stream)
+        self._expect(chosen, 'its only profile')
+        stream.synchronize()
         inputs = []
         for name, tensor in zip(self.inputs, tensors, strict=True):
             self._expect(context.set_input_shape(name, tuple(tensor.shape)), name)
@@ -129,8 +134,8 @@ class TensorRtSession(GpuSession):
         ]
 
         def run() -> None:
-            stream = torch.cuda.current_stream(self.device).cuda_stream
-            self._expect(context.execute_async_v3(stream), 'to run')
+            handle = torch.cuda.current_stream(self.device).cuda_stream
+            self._expect(context.execute_async_v3(handle), 'to run')
 
         return Bound(run, tuple(inputs), tuple(outputs))
 
