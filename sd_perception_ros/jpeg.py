@@ -24,9 +24,9 @@ from sd_perception_ros.types import UInt8
 
 SIGNATURE = b'\xff\xd8\xff'
 _GREY = 128
-# Blocks beyond the picture that must be grey are counted from here: cameras are known that append
-# a few bytes to each picture's data.
-_SPARE_UNITS = 6
+# Units beyond the picture that are not looked at, twice as many of grey JPEGs: cameras are known
+# that append a few bytes to each picture's data.
+_SPARE_UNITS = 3
 _MARKER = re.compile(rb'\xff[\x01-\xfe]')
 _RESTART = re.compile(rb'\xff[\xd0-\xd7]')
 _RESTARTS = frozenset(range(0xD0, 0xD8))
@@ -86,7 +86,7 @@ def decode(data: bytes) -> UInt8:
     layout = read_layout(data)
     mode = cv2.IMREAD_GRAYSCALE if layout.channels == 1 else cv2.IMREAD_COLOR
     data = data[: layout.end]
-    if layout.frame in _HUFFMAN_FRAMES and layout.channels != 4:
+    if layout.frame in _HUFFMAN_FRAMES:
         _check_end(data, layout)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -198,7 +198,7 @@ def _check_end(data: bytes, layout: Layout) -> None:
     """Raise ValueError if a picture's data ends before the picture does, or after it."""
     taller = _with_spare_rows(data, layout) if layout.sequential else None
     levels = _block_levels(taller or data)
-    spare = layout.rows * layout.columns + _SPARE_UNITS
+    spare = layout.rows * layout.columns + _SPARE_UNITS * (2 if layout.channels == 1 else 1)
     if taller is not None and not _any_grey(levels, layout, np.array([spare])):
         raise ValueError(
             'the JPEG is damaged: its data goes on behind the last row of the picture; part of '
@@ -216,7 +216,7 @@ def _check_end(data: bytes, layout: Layout) -> None:
 
 def _with_spare_rows(data: bytes, layout: Layout) -> bytes | None:
     """Return the data with a header of a higher picture; None if no JPEG can be so high."""
-    height = (layout.rows + -(-2 * _SPARE_UNITS // layout.columns)) * layout.unit[0]
+    height = (layout.rows + -(-(2 * _SPARE_UNITS + 1) // layout.columns)) * layout.unit[0]
     if height > 0xFFFF:
         return None
     at = layout.size_at
@@ -233,7 +233,7 @@ def _block_levels(data: bytes) -> UInt8:
         with PIL.Image.open(io.BytesIO(data), formats=['JPEG']) as image:
             height = image.height
             image.draft('L', (1, 1))  # at 1 / 8; pictures of less than 8 pixels stay as they are
-            levels = np.asarray(image if image.mode == 'L' else image.convert('L'))
+            levels = np.asarray(image).reshape(*image.size[::-1], -1)[..., 0]  # of CMYK, cyan
             step = 8 * len(levels) // height or 1
             return levels[::step, ::step]
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
@@ -258,7 +258,8 @@ def _any_grey(levels: UInt8, layout: Layout, units: NDArray[np.intp]) -> bool:
     high, wide = layout.unit[0] // 8, layout.unit[1] // 8
     rows = (rows * high).clip(max=levels.shape[0] - 1)
     columns = (columns * wide).clip(max=levels.shape[1] - 1)
-    return bool((levels[rows, columns] == _GREY).any())
+    grey = (_GREY - 1, _GREY) if layout.channels == 4 else _GREY  # YCCK is inverted
+    return bool(np.isin(levels[rows, columns], grey).any())
 
 
 def _with_probes(data: bytes, layout: Layout) -> bytes:

@@ -71,6 +71,26 @@ GOOD = {
 }
 
 
+def cmyk(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture).convert('CMYK').save(file, 'JPEG')
+    return file.getvalue()
+
+
+def without_tables(data: bytes) -> bytes:
+    """Remove the Huffman tables, as webcams do: decoders know the standard ones."""
+    kept, at = data[:2], 2
+    while data[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
+        kept += data[at:end] if data[at + 1] != 0xC4 else b''
+        at = end
+    return kept + data[at:]
+
+
+GOOD['CMYK'] = cmyk(scene())
+GOOD['without tables'] = without_tables(saved(scene()))
+
+
 @pytest.mark.parametrize('name', GOOD)
 def test_a_good_jpeg_is_decoded_as_opencv_decodes_it(name, capfd):
     data = GOOD[name]
@@ -110,6 +130,13 @@ def test_a_jpeg_that_lost_data_is_refused(kind, interval):
     for at in range(start, len(data) - 400, 431):
         with pytest.raises(ValueError, match='JPEG'):
             compressed_to_rgb(compressed(lost(data, at, 300)[kind]))
+
+
+def test_a_jpeg_in_cmyk_that_lost_data_is_refused():
+    data = cmyk(scene())
+    for bad in lost(data, len(data) // 2, 300).values():
+        with pytest.raises(ValueError, match='JPEG'):
+            compressed_to_rgb(compressed(bad))
 
 
 def test_a_jpeg_of_tables_alone_holds_no_picture():

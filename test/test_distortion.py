@@ -120,3 +120,9 @@ def test_an_equidistant_lens_without_coefficients_is_distorted():
     rectified = lens.rectify(dots(np.array([[159.5 - 200 * np.pi / 6, 112.5]])))
     expected = np.array([160 - 180 * np.tan(np.pi / 6), 118])
     np.testing.assert_allclose(dot_near(rectified, expected), expected, atol=0.35)
+
+
+def test_coefficients_that_do_not_fit_the_camera_show_in_what_is_left_of_the_picture():
+    good, wild = (info_of('plumb_bob', (k1, 0.0, 0.0, 0.0, 0.0)) for k1 in (-0.3, 900.0))
+    assert lens_from_info(good, 320, 240).seen > 0.8
+    assert lens_from_info(wild, 320, 240).seen < 0.1
