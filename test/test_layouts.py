@@ -517,14 +517,95 @@ def test_folders_of_peft_and_diffusers_are_merged_as_their_writers_run_them(
         torch.testing.assert_close(backbone.step(latent).latent, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_dora_is_refused(tmp_path: Path) -> None:
+ODD_ADAPTERS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], dict[str, Any], str]] = {
+    'DoRA': (dict, {'use_dora': True}, 'has DoRA adapters, which are not supported; merge them'),
+    'DoRA without its config': (
+        lambda own: own | {'a.to_q.lora_magnitude_vector.weight': torch.ones(2)},
+        {},
+        'has DoRA adapters',
+    ),
+    'bias': (
+        lambda own: own | {'a.to_q.lora_B.bias': torch.ones(2)},
+        {},
+        'LoRA adapters with a bias of their own',
+    ),
+    'kohya': (
+        lambda own: {'lora_unet_mid_block_to_q.lora_down.weight': torch.ones(2, 4)},
+        {},
+        "LoRA adapters with kohya's names",
+    ),
+    'LoHa': (dict, {'peft_type': 'LOHA'}, 'adapters of the kind LOHA'),
+    'LoKr without its config': (
+        lambda own: {'a.to_q.lokr_w1': torch.ones(2, 4)},
+        {},
+        'adapters other than LoRA',
+    ),
+    'text encoder': (
+        lambda own: own | {'text_encoder.q_proj.lora_A.weight': torch.ones(2, 4)},
+        {},
+        'adapters of a text encoder',
+    ),
+    'PiSSA': (dict, {'init_lora_weights': 'pissa_niter_4'}, 'which also changes the base'),
+    'two adapters': (
+        lambda own: (
+            own | {'a.lora_A.one.weight': torch.ones(1), 'a.lora_A.two.weight': torch.ones(1)}
+        ),
+        {},
+        r'several adapters \(one, two\)',
+    ),
+    'alpha of words': (dict, {'lora_alpha': 'many'}, "lora: expected numbers .* got 'many'"),
+    'alpha of NaN': (dict, {'lora_alpha': float('nan')}, 'expected finite numbers'),
+    'pattern list': (dict, {'alpha_pattern': [1]}, r'expected numbers .* and \[1\]'),
+    'pattern of words': (dict, {'alpha_pattern': {'to_q': 'x'}}, 'expected numbers'),
+    'pattern that is none': (dict, {'alpha_pattern': {'(': 3}}, 'expected numbers'),
+    'one axis': (
+        lambda own: {name: tensor[0] for name, tensor in own.items()},
+        {},
+        'of different ranks; copy it again',
+    ),
+    'another rank': (
+        lambda own: {n: t[:1] if 'lora_A' in n else t for n, t in own.items()},
+        {},
+        r'the factors of \S+ are \(\d+, 2\) and \(1, \d+\), of different ranks',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', ODD_ADAPTERS)
+def test_adapters_that_cannot_be_merged_are_refused_by_name(
+    tmp_path: Path, adapted: UNet2DConditionModel, kind: str
+) -> None:
+    change, options, message = ODD_ADAPTERS[kind]
+    own = {n.replace('.default', ''): t for n, t in adapted.state_dict().items() if 'lora_' in n}
+    (tmp_path / 'lora').mkdir()
+    tensors = {name: tensor.contiguous() for name, tensor in change(own).items()}
+    save_file(tensors, tmp_path / 'lora/adapter_model.safetensors')
+    if options:
+        (tmp_path / 'lora/adapter_config.json').write_text(json.dumps(options))
+    with pytest.raises(ValueError, match=message):
+        served(tmp_path, 'lora', base='base')
+
+
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module.', 'base_model.model._orig_mod.'])
+def test_adapters_of_any_name_and_layers_trained_as_a_whole_are_merged(
+    tmp_path: Path, prefix: str
+) -> None:
+    torch.manual_seed(2)
     unet = tiny_unet()
     tiny_pipeline(tmp_path / 'base', unet, marigold_scheduler())
-    get_peft_model(unet, LoraConfig(r=2, target_modules=['to_q'], use_dora=True)).save_pretrained(
-        tmp_path / 'lora'
-    )
-    with pytest.raises(ValueError, match='DoRA adapters, which are not supported'):
-        served(tmp_path, 'lora', base='base')
+    layers = LoraConfig(r=2, lora_alpha=2, target_modules=['to_q'], modules_to_save=['conv_in'])
+    unet.add_adapter(layers, adapter_name='depth')
+    for name, parameter in unet.named_parameters():
+        if 'lora_' in name or 'modules_to_save' in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    (tmp_path / 'exp/unet').mkdir(parents=True)
+    state = {f'{prefix}{name}': tensor for name, tensor in unet.state_dict().items()}
+    save_file(state, tmp_path / 'exp/unet' / WEIGHTS)
+    [backbone] = served(tmp_path, 'exp', base='base').backbones.values()
+    latent, prompt = torch.randn(1, 4, 6, 8), torch.ones(1, 2, 8)
+    with torch.inference_mode():
+        expected = -unet.eval()(latent, 1, prompt).sample
+        torch.testing.assert_close(backbone.step(latent).latent, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_adapters_alone_need_a_base_and_one_that_fits(

@@ -20,6 +20,7 @@ from sd_perception_ros.checkpoint.lora import (
     is_adapters_only,
     merge_adapters,
     read_lora_options,
+    refuse_foreign_adapters,
 )
 from sd_perception_ros.checkpoint.reader import Reader
 from sd_perception_ros.checkpoint.weights import (
@@ -51,6 +52,7 @@ def load_denoiser(folder: Path, base: Path | None, reader: Reader) -> nn.Module:
     """
     config_folder = folder if folder.is_dir() else folder.parent
     weights = reader.read(folder)
+    refuse_foreign_adapters(weights, folder)
     if has_adapters(weights):
         needs_base = base is not None and is_adapters_only(weights)
         base_weights = reader.read(base) if base is not None and needs_base else None

@@ -15,8 +15,22 @@ from sd_perception_ros.checkpoint.files import read_json
 from sd_perception_ros.checkpoint.reader import read_metadata
 
 # Names of the two factors in peft and diffusers, new and old: W + scale * up @ down.
-DOWN = re.compile(r'\.(?:lora_A(?:\.default)?|lora\.down|lora_linear_layer\.down)\.weight$')
-UP = re.compile(r'\.(?:lora_B(?:\.default)?|lora\.up|lora_linear_layer\.up)\.weight$')
+# Inside a model, peft adds the adapter's name, mostly 'default'.
+DOWN = re.compile(r'\.(?:lora_A(?:\.[^.]+)?|lora\.down|lora_linear_layer\.down)\.weight$')
+UP = re.compile(r'\.(?:lora_B(?:\.[^.]+)?|lora\.up|lora_linear_layer\.up)\.weight$')
+NAMED = re.compile(r'\.(?:lora_[AB]|modules_to_save)\.([^.]+)\.(?:weight|bias)$')
+TRAINED_WHOLE = re.compile(r'\.modules_to_save\.[^.]+\.')  # a layer that peft replaced
+# Tensor names of adapters that are not merged here, and what they are.
+FOREIGN = {
+    re.compile(r'\.lora_magnitude_vector|\.dora_scale$'): 'DoRA adapters',
+    re.compile(r'\.lora_B(?:\.[^.]+)?\.bias$'): 'LoRA adapters with a bias of their own',
+    re.compile(r'^lora_(?:unet|te)\w*\.'): "LoRA adapters with kohya's names",
+    re.compile(r'\.(?:hada_w|lokr_w|oft_|ia3_|vera_lambda)'): 'adapters other than LoRA',
+    re.compile(r'^text_encoder(?:_2)?\.'): 'adapters of a text encoder',
+}
+# Values of init_lora_weights with which peft changes the base, too.
+BASE_CHANGING = ('pissa', 'olora', 'corda', 'loftq')
+MERGE_THEM = 'merge them into their model (merge_and_unload of peft, fuse_lora of diffusers)'
 METADATA_KEY = 'lora_adapter_metadata'  # of diffusers, in the safetensors header
 ALPHA = re.compile(r'\.(?:alpha|lora_alpha)$')
 PREFIX = re.compile(r'^(?:base_model\.model\.|unet\.|transformer\.)+')
@@ -45,6 +59,14 @@ class LoraOptions:
     lora_alpha: float | None = None
     use_rslora: bool = False
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        alphas = [*self.alpha_pattern.values(), self.lora_alpha or 1.0]
+        if not all(math.isfinite(alpha) for alpha in alphas):
+            raise ValueError(f'expected finite numbers for lora_alpha, got {alphas}')
+        for pattern in self.alpha_pattern:
+            re.compile(pattern)
 
     def scale(self, layer: str, rank: int, alpha: float | None) -> float:
         """
@@ -79,17 +101,45 @@ def read_lora_options(adapters: Path) -> LoraOptions:
             options = {PREFIX.sub('', name): value for name, value in json.loads(text).items()}
         except (ValueError, AttributeError) as error:
             raise ValueError(f'{adapters}: its {METADATA_KEY} is not JSON ({error})') from None
-    if options.get('use_dora'):
-        raise ValueError(
-            f'{adapters} has DoRA adapters, which are not supported; merge them into their model '
-            'with peft (merge_and_unload) and save that'
+    kind, start = options.get('peft_type') or 'LORA', options.get('init_lora_weights')
+    unsupported = 'DoRA adapters' if options.get('use_dora') else ''
+    if kind != 'LORA':
+        unsupported = f'adapters of the kind {kind}'
+    if isinstance(start, str) and start.lower().startswith(BASE_CHANGING):
+        unsupported = f'adapters of init_lora_weights {start}, which also changes the base'
+    if unsupported:
+        raise ValueError(_not_supported(adapters, unsupported))
+    try:
+        alpha = options.get('lora_alpha')
+        patterns = {p: float(a) for p, a in (options.get('alpha_pattern') or {}).items()}
+        return LoraOptions(
+            alpha if alpha is None else float(alpha), bool(options.get('use_rslora')), patterns
         )
-    alpha = options.get('lora_alpha')
-    return LoraOptions(
-        alpha if alpha is None else float(alpha),
-        bool(options.get('use_rslora')),
-        options.get('alpha_pattern') or {},
-    )
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise ValueError(
+            f'{adapters}: expected numbers in lora_alpha and alpha_pattern, got {alpha!r} and '
+            f'{options.get("alpha_pattern")!r} ({error})'
+        ) from None
+
+
+def refuse_foreign_adapters(names: Collection[str], folder: Path) -> None:
+    """
+    Refuse adapters that `merge_adapters` cannot merge, by their tensor names.
+
+    :param folder: for the error message.
+    :raises ValueError: other adapters than LoRA, or several adapters in one model.
+    """
+    names = [PREFIX.sub('', name) for name in names]
+    for pattern, kind in FOREIGN.items():
+        if any(pattern.search(name) for name in names):
+            raise ValueError(_not_supported(folder, kind))
+    adapters = sorted({match[1] for name in names if (match := NAMED.search(name))})
+    if len(adapters) > 1:
+        raise ValueError(_not_supported(folder, f'several adapters ({", ".join(adapters)})'))
+
+
+def _not_supported(folder: Path, kind: str) -> str:
+    return f'{folder} has {kind}, which are not supported; {MERGE_THEM} and save that'
 
 
 def merge_adapters(
@@ -116,9 +166,9 @@ def merge_adapters(
         if ALPHA.search(name) and not t.is_meta
     }
     merged = {
-        name.replace('.base_layer.', '.'): tensor
+        TRAINED_WHOLE.sub('.', name.replace('.base_layer.', '.')): tensor
         for name, tensor in weights.items()
-        if name not in factors and not ALPHA.search(name)
+        if name not in factors and not ALPHA.search(name) and '.original_module.' not in name
     }
     if base is not None:
         merged = {**base, **merged}
@@ -134,6 +184,11 @@ def merge_adapters(
             missing = 'the other factor of' if up is None else 'the layer of'
             raise ValueError(f'{folder} does not fit its model: it lacks {missing} {name}')
         down = weights[name].float()
+        if min(up.ndim, down.ndim) < 2 or up.shape[1] != len(down):
+            raise ValueError(
+                f'{folder}: the factors of {layer} are {tuple(up.shape)} and {tuple(down.shape)}, '
+                'of different ranks; copy it again'
+            )
         change = up.float().flatten(1) @ down.flatten(1)
         weight = merged[target].float()
         if change.numel() != weight.numel():
