@@ -1,4 +1,4 @@
-"""What benchmarks share: their options, what they say of themselves, and how they write it."""
+"""Shared by the benchmarks: options, description of the machine and code, writing of results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,35 @@ from sd_perception_ros.__main__ import format_error
 from sd_perception_ros.checkpoint import config_file
 from sd_perception_ros.checkpoint.weight_files import file_sha256
 from sd_perception_ros.cli.versions import commit, versions
+from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.paths import user_path
 from sd_perception_ros.ros.node.transport import tuning_environment
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
     """
-    Return a parser with the one option that every benchmark has.
+    Return a parser with the option of all benchmarks.
 
-    :param about: of the benchmark, as it is to be printed.
+    :param about: description of the benchmark.
     """
     made = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument('--json', type=user_path, help='also write the result to this file')
+    return made
+
+
+def photograph_parser(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of benchmarks on photographs: folders and checkpoint."""
+    made = parser(about)
+    made.add_argument('folders', nargs='*', type=user_path, help='folders of unpacked packages')
+    made.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
+    made.add_argument(
+        '--long-side',
+        type=int,
+        default=EngineConfig.long_side_px,
+        help='longer side of the network input; 0: value of the checkpoint',
+    )
     return made
 
 

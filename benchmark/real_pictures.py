@@ -35,7 +35,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import fingerprint, parser, run_command, write  # noqa: E402
+from benchmark.common import fingerprint, photograph_parser, run_command, write  # noqa: E402
 from benchmark.photographs.loader import (  # noqa: E402
     Arrays,
     ask_mediapipe,
@@ -48,7 +48,6 @@ from sd_perception_ros.cli.arguments import add_data  # noqa: E402
 from sd_perception_ros.cli.contact_sheet import grid, write_png  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
-from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.data.opening import open_data  # noqa: E402
 from sd_perception_ros.data.samples import to_tensor  # noqa: E402
 from sd_perception_ros.drawing import draw_people, true_poses  # noqa: E402
@@ -285,19 +284,14 @@ def tables(result: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    options = parser(__doc__)
-    add = options.add_argument
-    add('folders', nargs='*', type=user_path, help='where packages were unpacked')
-    add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    add(
-        '--long-side',
-        type=int,
-        default=EngineConfig.long_side_px,
-        help="pixels that the network sees; 0: the checkpoint's own",
-    )
+    options = photograph_parser(__doc__)
     add_data(options, '--train', help='frames whose mean target is the guess')
-    add('--mediapipe', type=user_path, help='Python of an environment that has MediaPipe')
-    add('--sheet', type=user_path, help='PNG file for all pictures and what was found')
+    options.add_argument(
+        '--mediapipe', type=user_path, help='Python of an environment that has MediaPipe'
+    )
+    options.add_argument(
+        '--sheet', type=user_path, help='PNG file for all pictures and what was found'
+    )
     return options
 
 

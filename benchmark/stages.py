@@ -101,7 +101,7 @@ def measure(
     def decoded(values: dict[str, Any]) -> None:
         for name, task in engine.tasks.items():
             size = picture.shape[:2]
-            raw = served.at_picture_size(name, values[f'head_{name}'][0], *size)
+            raw = served.at_image_size(name, values[f'head_{name}'][0], *size)
             task.decode(raw[0], served.grid(name, raw[0], *size))
 
     for round_number in tqdm(range(rounds + 1), unit='round'):

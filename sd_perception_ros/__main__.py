@@ -64,7 +64,7 @@ COMMANDS = {
     'export': Command('cli.export', 'write a checkpoint as ONNX for other runtimes'),
 }
 
-# Packages that pip knows by another name than Python.
+# Packages whose name for pip differs from that of their import.
 PIP_NAMES = {
     'cv2': 'opencv-python-headless',
     'PIL': 'pillow',
@@ -73,7 +73,7 @@ PIP_NAMES = {
     'yaml': 'pyyaml',
 }
 
-# Lists in requirements/ beside core, and what is imported of them.
+# Lists in requirements/ other than core, and the packages that we import from them.
 LISTS = {
     'train': (
         'accelerate',
@@ -123,8 +123,10 @@ def _run(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f'choose one of: {", ".join(COMMANDS)}'
+        similar = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = (
+            f"did you mean '{similar[0]}'?" if similar else f'choose one of: {", ".join(COMMANDS)}'
+        )
         print(f"error: unknown command '{name}'; {hint}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
@@ -207,7 +209,7 @@ def camera_node() -> int:
 
 def leave(code: int) -> int:
     """
-    End the process of a node, whose threads have ended and whose context is shut down.
+    End the process of a node at once, after its threads ended and its context was shut down.
 
     The interpreter would spend more than a second of CPU time on torch and the middleware, whose
     libraries have crashed there.

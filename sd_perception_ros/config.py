@@ -26,7 +26,7 @@ def option(
     """
     Declare a field of an options dataclass.
 
-    :param default: default value; it is declared here alone.
+    :param default: default value; declared only here.
     :param doc: description in one sentence: meaning and unit.
     :param low: smallest allowed number, inclusive.
     :param high: largest allowed number, inclusive.
@@ -78,7 +78,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
 
     :param values: {field: value}; the value of a group is a dictionary.
     :param where: file or group of these values, for error messages.
-    :raises ValueError: unknown key (with a suggestion), missing key, or as of `check`.
+    :raises ValueError: unknown key (with a suggestion), missing key, or as for `check`.
     """
     prefix = f'{where}: ' if where else ''
     if not isinstance(values, Mapping):
@@ -157,7 +157,7 @@ def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
 
 
 def _short(value: Any) -> str:
-    """Return a value for an error text; only its type if it is long, as a whole file is."""
+    """Format a value for an error; only its type if it is long, such as a whole file."""
     text = repr(value)
     return text if len(text) <= 40 else f'a long {type(value).__name__}'
 
@@ -210,7 +210,7 @@ class EngineConfig:
     )
     threads: int = option(0, "CPU threads of the network; 0: torch's default", low=0, high=256)
     accept_license: bool = option(
-        False, 'Do not warn of weights whose licence excludes commercial use'
+        False, 'Do not warn about weights whose licence excludes commercial use'
     )
 
     def __post_init__(self) -> None:

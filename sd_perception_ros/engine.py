@@ -1,4 +1,4 @@
-"""Run trained models on pictures: the one inference path of node, commands and evaluation."""
+"""Run trained models on images: the only path of inference, for node, commands and evaluation."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, Prediction
 
 LOGGER = logging.getLogger(__name__)
-Picture = NDArray[np.uint8]
-_SECOND_LOOK_PX = 256  # height of a crop for a model without a size of its own
+ImageArray = NDArray[np.uint8]
+_SECOND_LOOK_PX = 256  # height of a crop for a model without a fixed size
 
 
 class _Outputs(NamedTuple):
     """
     The outputs of the network for a batch, on the device.
 
-    :ivar raw: {task: (B, channels, h, w) float32}; (h, w) is the picture's for a dense task.
+    :ivar raw: {task: (B, channels, h, w) float32}; (h, w): for a dense task the image size.
     :ivar is_finite: (tasks,) bool: no NaN or infinity in the output of a task.
     """
 
@@ -68,13 +68,13 @@ class Engine:
         self.device = find_device(config.device)
         self._choice = choose(config, self.device)
         self.dtype = number_format(config.precision, self.device, self._choice.runtime)
-        self._picture_tasks: dict[str, Task] = {}
+        self._image_tasks: dict[str, Task] = {}
         self._top_down: TopDown | None = None
         self.license = join_licenses(options.license for _, options in loaded)
         self._models: list[ServedModel] = []
         trained, served = sum(_parameters(model) for model, _ in loaded), 0
         for model, options in loaded:
-            self._picture_tasks |= model.tasks
+            self._image_tasks |= model.tasks
             long_side_px = config.long_side_px or options.long_side_px
             model.fold()
             served += _parameters(model)
@@ -82,7 +82,7 @@ class Engine:
             encoder_id = runnable.encoder_id() if len(loaded) > 1 else ''
             resizing = Resizing(options.resize == 'pad', long_side_px)
             self._models.append(ServedModel(runnable, encoder_id, resizing, self.dtype))
-        self.tasks = dict(self._picture_tasks)
+        self.tasks = dict(self._image_tasks)
         prepared = [served.model for served in self._models]
         self._gpu_models = [model for model in prepared if isinstance(model, GpuModel)]
         self._size = f'{served / 1e6:.1f} M parameters ({trained / 1e6:.1f} M before folding)'
@@ -112,9 +112,9 @@ class Engine:
         """
         Load a checkpoint by name, folder or file; the options are those of `EngineConfig`.
 
-        :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
-        :param top_down: how human_pose reads a crop of each person; None: the defaults.
-        :raises ValueError: an option, or a file of the checkpoint, is not what it should be.
+        :param checkpoints: {task: checkpoint} of tasks with a separate checkpoint.
+        :param top_down: options of human_pose from crops of people; None: the defaults.
+        :raises ValueError: a wrong option, or a damaged or unsuitable file of the checkpoint.
         :raises FileNotFoundError: a file of the checkpoint is missing.
         """
         config = EngineConfig(
@@ -138,10 +138,10 @@ class Engine:
         top_down: TopDownOptions | None = None,
     ) -> Engine:
         """
-        Load the checkpoint that `config` names; raises what `load` raises.
+        Load the checkpoint of `config`; errors as for `load`.
 
-        :param checkpoints: {task: checkpoint} of tasks that have a checkpoint of their own.
-        :param top_down: how human_pose reads a crop of each person; None: the defaults.
+        :param checkpoints: {task: checkpoint} of tasks with a separate checkpoint.
+        :param top_down: options of human_pose from crops of people; None: the defaults.
         """
         top_down = top_down or TopDownOptions()
         # First: an impossible choice is refused before weights are read.
@@ -157,7 +157,7 @@ class Engine:
         main_tasks = tasks_of.pop(main, [])
         loaded = [load(name, own_tasks) for name, own_tasks in tasks_of.items()]
         if any(model.reads_crops for model, _ in loaded):
-            # Boxes around people come from the main checkpoint, from its own human_pose, too.
+            # Boxes around people are made from tasks of the main checkpoint, also its human_pose.
             opened = opened or {main: open_checkpoint(main)}
             there = [task for m, _ in loaded if not m.reads_crops for task in m.tasks]
             in_main = [task for task in opened[main].config.tasks if task not in there]
@@ -166,22 +166,22 @@ class Engine:
         if main_tasks:
             loaded.insert(0, load(opened.get(main, main), main_tasks))
         engine = cls([one for one in loaded if not one[0].reads_crops], config)
-        engine._read_crops([one for one in loaded if one[0].reads_crops], config, top_down)
+        engine._use_crops([one for one in loaded if one[0].reads_crops], config, top_down)
         engine.tasks = {task: engine.tasks[task] for task in tasks}
         if not config.accept_license:
             _warn_of_licenses(options for _, options in loaded)
         return engine
 
-    def _read_crops(
+    def _use_crops(
         self,
         loaded: Sequence[tuple[Model, CheckpointConfig]],
         config: EngineConfig,
         options: TopDownOptions,
     ) -> None:
         """
-        Let human_pose come from a crop of each person.
+        Predict human_pose from a crop of each person (top-down).
 
-        :param loaded: the model that reads crops; empty: `options` may ask for a second look.
+        :param loaded: the model for crops; empty: a second look, if `options` have it.
         """
         reader = self
         if loaded:
@@ -201,7 +201,7 @@ class Engine:
             options,
             task,
             reader._human_pose,
-            self._picture_tasks,
+            self._image_tasks,
             height_px,
             reader._human_pose_px,
         )
@@ -219,79 +219,81 @@ class Engine:
 
     def predict(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[ImageArray],
         tasks: Collection[str] | None = None,
         boxes: Sequence[Sequence[Box]] | None = None,
     ) -> list[dict[str, Prediction]]:
         """
-        Return each picture's predictions by task name, at the picture's own size.
+        Return the predictions of each image by task name, at the size of the image.
 
-        :param pictures: (H, W, 3) uint8 RGB arrays; those of one size run as one batch.
+        :param images: (H, W, 3) uint8 RGB arrays; those of one size run as one batch.
         :param tasks: the tasks to run; None: all.
-        :param boxes: around the people of each picture, where human_pose reads crops; None: made
-            from the tasks that find people.
-        :raises ValueError: not a picture, an unknown task, or boxes that are needed and missing.
+        :param boxes: boxes around the people of each image, for human_pose from crops; None:
+            made from the predictions of other tasks.
+        :raises ValueError: a wrong type of image, an unknown task, or missing boxes.
         :raises FloatingPointError: the network's output is not finite.
         :raises torch.OutOfMemoryError: the device is full; its cache has been emptied.
         """
         wanted = self._wanted(tasks)
-        results: list[dict[str, Prediction]] = [{} for _ in pictures]
+        results: list[dict[str, Prediction]] = [{} for _ in images]
         top_down = self._top_down if HUMAN_POSE in wanted else None
         first = set(wanted)
         if top_down is not None:
             first = first - {HUMAN_POSE} | set(top_down.needs)
-        for index, name, raw, grid in self._run(pictures, first):
-            results[index][name] = self._picture_tasks[name].decode(raw, grid)
+        for index, name, raw, grid in self._run(images, first):
+            results[index][name] = self._image_tasks[name].decode(raw, grid)
         if top_down is None:
             return results
-        poses = top_down.poses(pictures, results, boxes)
+        poses = top_down.poses(images, results, boxes)
         return [
-            {t: of_picture if t == HUMAN_POSE else result[t] for t in wanted}
-            for result, of_picture in zip(results, poses, strict=True)
+            {t: people if t == HUMAN_POSE else result[t] for t in wanted}
+            for result, people in zip(results, poses, strict=True)
         ]
 
     def predict_raw(
-        self, pictures: Sequence[Picture], tasks: Collection[str] | None = None
+        self, images: Sequence[ImageArray], tasks: Collection[str] | None = None
     ) -> list[dict[str, tuple[Tensor, Grid]]]:
         """
-        Return each picture's raw outputs by task name, before `Task.decode`.
+        Return the raw outputs of each image by task name, before `Task.decode`.
 
-        Arguments and errors are those of `predict`. A human_pose that reads crops has no raw
-        output for pictures, and is left out.
+        Arguments and errors are those of `predict`. A human_pose from crops has no raw
+        output for whole images, and is left out.
 
-        :returns: output (channels, h, w) float32 on the CPU, at the picture's size for a dense
-            task, and where its cells lie on the picture.
+        :returns: output (channels, h, w) float32 on the CPU, at the size of the image for a dense
+            task, and its grid on the image.
         """
-        results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in pictures]
-        wanted = [task for task in self._wanted(tasks) if task in self._picture_tasks]
-        for index, name, raw, grid in self._run(pictures, wanted):
+        results: list[dict[str, tuple[Tensor, Grid]]] = [{} for _ in images]
+        wanted = [task for task in self._wanted(tasks) if task in self._image_tasks]
+        for index, name, raw, grid in self._run(images, wanted):
             results[index][name] = raw.cpu(), grid
         return results
 
     @property
     def dry_size(self) -> tuple[int, int]:
-        """Height and width of a 4:3 picture in the network's own size; 480 x 640 without one."""
-        sides = [one.resizing.long_side_px for one in self._models if one.resizing.long_side_px]
+        """(height, width) of a 4:3 image of the network's size; 480 x 640 if it has none."""
+        sides = [
+            model.resizing.long_side_px for model in self._models if model.resizing.long_side_px
+        ]
         long_side_px = max(sides, default=640)
         return max(round(long_side_px * 0.75), 1), long_side_px
 
     def warm_up(self, height: int, width: int, count: int = 1) -> None:
         """
-        Run on noise, so that what cannot run fails now, and the first frame is not slow.
+        Run on noise: errors occur now, and the first frame is not slow.
 
-        :param count: pictures in the batch.
+        :param count: images in the batch.
         :raises FloatingPointError: the network's output is not finite. Other errors are those of
             torch or of the runtime.
         """
-        # Noise: a head that stretches its output has no range on a picture of one color.
-        pictures = list(_noise(count, height, width))
+        # Noise: a head that stretches its output has no range on an image of one colour.
+        images = list(_noise(count, height, width))
         with contextlib.ExitStack() as stack:
             for model in self._all_gpu_models():
                 stack.enter_context(model.without_orders())
-            # A CUDA graph runs as it is, is recorded, is replayed.
+            # With CUDA graphs, the first call runs plainly, the second records, the third replays.
             for _ in range(3 if self._cuda_graphs else 1):
-                for _, name, raw, grid in self._run(pictures, self._picture_tasks):
-                    self._picture_tasks[name].decode(raw, grid)
+                for _, name, raw, grid in self._run(images, self._image_tasks):
+                    self._image_tasks[name].decode(raw, grid)
                 if self._top_down is not None:
                     crops = list(_noise(1, self._top_down.height, self._top_down.width))
                     self._reader._human_pose(crops)
@@ -300,7 +302,7 @@ class Engine:
         """
         Wait for the engines that `runtime` builds in the background while torch serves.
 
-        They are ordered by the first picture of a size that `predict` gets, not by `warm_up`.
+        They are ordered by the first image of a size in `predict`, not by `warm_up`.
 
         :returns: whether all of them are finished or have failed.
         """
@@ -312,7 +314,7 @@ class Engine:
 
     def summary(self) -> str:
         """Return one line for the log: tasks, size, device, number format, runtime, licence."""
-        sizes = ', '.join(str(one.resizing.long_side_px or 'native') for one in self._models)
+        sizes = ', '.join(str(model.resizing.long_side_px or 'native') for model in self._models)
         runtime = f'{self._choice.runtime} ({self._choice.why})'
         if self._gpu_models:
             runtime += f' ({"; ".join(dict.fromkeys(m.state() for m in self._gpu_models))})'
@@ -321,9 +323,9 @@ class Engine:
             runtime += f' (no CUDA graphs: {problem})' if problem else ' with CUDA graphs'
         people = ''
         if self._top_down is not None:
-            own = '' if self._reader is self else f' ({self._reader._size})'
+            size = '' if self._reader is self else f' ({self._reader._size})'
             people = (
-                f'people in crops of {self._top_down.width} x {self._top_down.height} px{own}, '
+                f'people in crops of {self._top_down.width} x {self._top_down.height} px{size}, '
                 f'boxes from {self._top_down.source}, '
             )
         return (
@@ -338,7 +340,7 @@ class Engine:
             raise ValueError(f'unknown tasks {sorted(unknown)}; choose from {list(self.tasks)}')
         return tuple(self.tasks if tasks is None else (t for t in self.tasks if t in tasks))
 
-    def _human_pose(self, crops: Sequence[Picture]) -> list[tuple[Tensor, Grid]]:
+    def _human_pose(self, crops: Sequence[ImageArray]) -> list[tuple[Tensor, Grid]]:
         """
         Return the raw output of human_pose for crops of one size, on the device.
 
@@ -347,38 +349,38 @@ class Engine:
         return [(raw, grid) for _, _, raw, grid in self._run(crops, [HUMAN_POSE])]
 
     def _human_pose_px(self, height: int, width: int) -> int:
-        """Return the pixels that the network of human_pose reads for a picture of this size."""
+        """Return the pixels that the network of human_pose reads for an image of this size."""
         _, (rows, columns) = self._model_of(HUMAN_POSE).sizes(height, width)
         return rows * columns
 
     def _run(
-        self, pictures: Sequence[Picture], tasks: Collection[str]
+        self, images: Sequence[ImageArray], tasks: Collection[str]
     ) -> Iterator[tuple[int, str, Tensor, Grid]]:
         """
-        Yield index of the picture, task name, raw output (channels, h, w) on the device, and grid.
+        Yield index of the image, task name, raw output (channels, h, w) on the device, and grid.
 
         The buffer of an output may be reused when the next one is produced.
         """
-        wanted = tuple(task for task in self._picture_tasks if task in tasks)
+        wanted = tuple(task for task in self._image_tasks if task in tasks)
         by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            check_rgb(picture)
+        for index, image in enumerate(images):
+            check_rgb(image)
             if wanted:
-                by_size.setdefault(picture.shape, []).append(index)
+                by_size.setdefault(image.shape, []).append(index)
         for (height, width, _), indices in by_size.items():
-            for name, raw in self._run_batch([pictures[i] for i in indices], wanted).items():
+            for name, raw in self._run_batch([images[i] for i in indices], wanted).items():
                 grid = self._model_of(name).grid(name, raw, height, width)
                 for index, output in zip(indices, raw, strict=True):
                     yield index, name, output, grid
 
     @torch.inference_mode()
-    def _run_batch(self, pictures: list[Picture], tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        """Run pictures of one size: {task: (B, channels, h, w) float32 on the device}."""
+    def _run_batch(self, images: list[ImageArray], tasks: tuple[str, ...]) -> dict[str, Tensor]:
+        """Run images of one size: {task: (B, channels, h, w) float32 on the device}."""
         try:
             changed = [model.adopt() for model in self._gpu_models]
             if any(changed) and self._cuda_graphs is not None:
                 self._cuda_graphs.clear()
-            image = to_batch(pictures, self.device)
+            image = to_batch(images, self.device)
             outputs = (self._cuda_graphs or self._network)(image, tasks)
             are_finite = outputs.is_finite.tolist()
         except torch.OutOfMemoryError:
@@ -404,7 +406,7 @@ class Engine:
         # Checked at the network's size, which is smaller; a sum takes a tenth of the time.
         sums = [output.sum(dtype=torch.float32) for output in raw.values()]
         size = levels.shape[-2:]
-        raw = {n: self._model_of(n).at_picture_size(n, r, *size) for n, r in raw.items()}
+        raw = {n: self._model_of(n).at_image_size(n, r, *size) for n, r in raw.items()}
         return _Outputs(raw, torch.stack(sums).isfinite() if sums else image.new_zeros(0))
 
     def _all_gpu_models(self) -> list[GpuModel]:
@@ -417,7 +419,8 @@ class Engine:
 
 
 def _warn_of_licenses(configs: Iterable[CheckpointConfig]) -> None:
-    for name, source in dict.fromkeys((one.license, one.license_source) for one in configs):
+    licenses = dict.fromkeys((config.license, config.license_source) for config in configs)
+    for name, source in licenses:
         if is_restricted(name):
             LOGGER.warning(
                 'the licence of the weights excludes commercial use: %s%s; if your use complies, '

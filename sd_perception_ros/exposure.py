@@ -1,4 +1,4 @@
-"""Pictures in which there is nothing to see: black, saturated, or of one colour."""
+"""Exposure problems: images that are black, saturated, or of one colour."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from sd_perception_ros.types import UInt8
 
 # Levels of 0..255: at most this is black, at least that is saturated.
 _BLACK, _WHITE = 8, 250
-# Share of the pixels that must be black or saturated.
+# Fraction of the pixels that must be black or saturated.
 _MOST = 0.98
-# Standard deviation in levels below which a picture is of one colour.
+# Standard deviation in levels below which an image is of one colour.
 _FLAT = 1.0
-# About as many pixels are looked at.
+# Number of pixels that are read, approximately.
 _SAMPLES = 5000
 
 
 def exposure_problem(rgb: UInt8) -> str:
     """
-    Return why nothing can be seen in a picture; empty if something can.
+    Return the exposure problem of an image; empty if there is none.
 
     :param rgb: (H, W, 3); about 5000 of its pixels are read.
     """

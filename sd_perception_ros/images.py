@@ -30,7 +30,7 @@ def to_batch(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> Ten
     """
     Copy images of one size to a device, as uint8: four times as fast as float32.
 
-    :param pictures: (H, W, 3) uint8.
+    :param images: (H, W, 3) uint8.
     :returns: (B, H, W, 3) uint8.
     """
     # Images of messages may be read-only or strided views; torch supports neither.

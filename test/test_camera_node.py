@@ -26,12 +26,12 @@ from sd_perception_ros.ros.replay.sources import open_source
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Write three pictures of different grey levels, 64 x 48."""
+    """Write three images of different grey levels, 64 x 48."""
     folder = tmp_path / 'pictures'
     folder.mkdir()
     for index in range(3):
         cv2.imwrite(str(folder / f'{index}.png'), np.full((48, 64, 3), 50 * index, np.uint8))
-    (folder / 'notes.txt').write_text('not a picture')
+    (folder / 'notes.txt').write_text('not an image')
     return folder
 
 
@@ -59,13 +59,13 @@ def peer() -> Iterator[Peer]:
     made.close()
 
 
-def test_a_folder_holds_its_pictures_in_the_order_of_their_names(pictures):
+def test_images_of_a_folder_are_sorted_by_name(pictures):
     source = open_source(str(pictures))
     assert [source.frame(i).rgb[0, 0, 0] for i in range(len(source))] == [0, 50, 100]
     assert source.frame(0).camera is None
 
 
-def test_a_sequence_brings_its_cameras_rate_and_frame(sequence):
+def test_a_sequence_has_intrinsics_rate_and_frame_id(sequence):
     source = open_source(str(sequence))
     assert (len(source), source.rate_hz, source.frame_id) == (2, 5.0, 'eye')
     frame = source.frame(1)
@@ -73,7 +73,7 @@ def test_a_sequence_brings_its_cameras_rate_and_frame(sequence):
     assert (frame.camera.fx, frame.camera.cy, frame.camera.width) == (50.0, 23.0, 64)
 
 
-def test_a_video_gives_its_frames_in_order_and_again_from_the_start(tmp_path):
+def test_a_video_has_its_frames_in_order_and_again_from_the_start(tmp_path):
     path = tmp_path / 'video.avi'
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 25.0, (64, 48))
     for level in (0, 100, 200):
@@ -85,7 +85,7 @@ def test_a_video_gives_its_frames_in_order_and_again_from_the_start(tmp_path):
     assert source.rate_hz == 25.0
 
 
-def test_the_photographs_of_scikit_image_need_no_download():
+def test_photographs_of_scikit_image_are_installed():
     source = open_source('skimage')
     sizes = {source.frame(i).rgb.shape for i in range(len(source))}
     assert len(source) >= 4
@@ -104,26 +104,26 @@ def test_the_photographs_of_scikit_image_need_no_download():
         ({'sequence.json': '{"rate_hz": NaN}'}, 'or 0 for the default, got nan'),
     ],
 )
-def test_a_folder_that_cannot_be_replayed_says_why(tmp_path, files, words):
+def test_a_folder_that_cannot_be_replayed_is_an_error(tmp_path, files, words):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=words):
         open_source(str(tmp_path))
 
 
-def test_a_file_that_is_no_video_is_refused(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     (tmp_path / 'video.mp4').write_text('nothing')
     with pytest.raises(ValueError, match=r'cannot read .* as a video; convert it'):
         open_source(str(tmp_path / 'video.mp4'))
 
 
 @pytest.mark.parametrize('name', ['~nobody_of_this_name/pictures', 'a' * 300])
-def test_a_path_that_cannot_exist_is_one_that_does_not(name):
+def test_a_path_that_cannot_exist_is_reported_as_missing(name):
     with pytest.raises(ValueError, match='does not exist'):
         open_source(name)
 
 
-def test_a_picture_whose_name_is_not_utf_8_is_replayed_and_a_video_refused(tmp_path):
+def test_an_image_with_a_name_that_is_not_utf_8_is_replayed_and_a_video_refused(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((4, 6, 3), 9, np.uint8))
     (tmp_path / 'a.png').rename(tmp_path / os.fsdecode(b'\xff.png'))
     (tmp_path / '._a.png').write_bytes(b'a companion file of macOS')
@@ -136,8 +136,8 @@ def test_a_picture_whose_name_is_not_utf_8_is_replayed_and_a_video_refused(tmp_p
         open_source(str(video))
 
 
-def test_a_picture_with_more_pixels_than_opencv_takes_is_refused(tmp_path):
-    """Only its header says so: 60000 x 60000."""
+def test_an_image_above_the_pixel_limit_of_opencv_is_refused(tmp_path):
+    """Only its header has the size: 60000 x 60000."""
     data = cv2.imencode('.bmp', np.zeros((4, 4, 3), np.uint8))[1]
     data[18:26].view('<i4')[:] = 60_000
     (tmp_path / 'huge.bmp').write_bytes(data.tobytes())
@@ -148,7 +148,7 @@ def test_a_picture_with_more_pixels_than_opencv_takes_is_refused(tmp_path):
 @pytest.mark.parametrize(
     'wrong', [{'width': 0}, {'width': float('inf')}, {'fx': float('nan')}, {'fy': -1.0}]
 )
-def test_an_impossible_camera_of_a_sequence_is_named(sequence, wrong):
+def test_an_error_names_the_impossible_camera_file_of_a_sequence(sequence, wrong):
     file = sequence / 'frames' / '000001_0.camera.json'
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
     source = open_source(str(sequence))
@@ -161,11 +161,11 @@ def test_an_impossible_camera_of_a_sequence_is_named(sequence, wrong):
     ('asked', 'expected'),
     [((0, 0), (64, 48)), ((32, 0), (32, 24)), ((0, 12), (16, 12)), ((10, 10), (10, 10))],
 )
-def test_a_side_that_is_not_given_follows_the_other(asked, expected):
+def test_a_missing_side_keeps_the_aspect_ratio(asked, expected):
     assert published_size(64, 48, *asked) == expected
 
 
-def test_the_camera_is_resized_with_its_picture():
+def test_intrinsics_are_resized_with_their_image():
     rgb, camera = resize(picture(), camera_from_fov(64, 48, 90.0), 32, 24)
     assert rgb.shape == (24, 32, 3)
     assert camera == camera_from_fov(32, 24, 90.0)
@@ -177,7 +177,7 @@ def test_encodings_order_the_channels():
     assert encode(rgb, 'mono8').shape == (1, 1)
 
 
-def test_every_picture_is_sent_once_with_its_camera_and_then_the_node_ends(
+def test_every_image_is_sent_once_with_its_camera_info_and_then_the_node_ends(
     pictures, tmp_path, peer
 ):
     for topic, kind in (
@@ -209,7 +209,7 @@ def test_every_picture_is_sent_once_with_its_camera_and_then_the_node_ends(
         assert compressed_to_rgb(msg).shape == (48, 64, 3)
 
 
-def test_a_loop_goes_on_until_a_signal(sequence, tmp_path, peer):
+def test_a_loop_continues_until_a_signal(sequence, tmp_path, peer):
     peer.listen('/image_raw', Image)
     with running(tmp_path / 'log', 'camera', *ros_arguments(source=sequence, rate_hz=50)) as node:
         for _ in range(5):
@@ -286,8 +286,8 @@ def test_a_wrong_start_ends_with_one_error_line_and_code_2(tmp_path, values, wor
 
 
 @pytest.mark.parametrize('delay_s', [0.0, 0.4, 0.7, 1.0])
-def test_up_ends_quietly_whenever_the_signal_comes(pictures, tmp_path, delay_s):
-    """`up` starts its children deaf to signals until they can answer: nobody is caught unready."""
+def test_up_ends_without_traceback_at_any_time_of_a_signal(pictures, tmp_path, delay_s):
+    """`up` blocks signals for its children until their handlers are set."""
     params = tmp_path / 'params.yaml'
     params.write_text(f'camera:\n  ros__parameters:\n    source: {pictures}\n')
     process = Process(
@@ -299,7 +299,7 @@ def test_up_ends_quietly_whenever_the_signal_comes(pictures, tmp_path, delay_s):
     assert 'Traceback' not in process.output
 
 
-def test_up_takes_pictures_to_depth_and_both_nodes_end_by_sigterm(
+def test_up_computes_depth_and_both_nodes_end_by_sigterm(
     sequence, tiny_checkpoint, tmp_path, peer
 ):
     params = tmp_path / 'params.yaml'
@@ -316,7 +316,7 @@ def test_up_takes_pictures_to_depth_and_both_nodes_end_by_sigterm(
         assert 'Traceback' not in process.output
 
 
-def test_up_ends_with_the_code_of_the_node_that_fails(tmp_path):
+def test_up_ends_with_the_exit_code_of_the_failed_node(tmp_path):
     params = tmp_path / 'params.yaml'
     params.write_text('camera:\n  ros__parameters:\n    source: /no/such/place\n')
     process = Process(tmp_path / 'log', 'up', '--params-file', str(params))
@@ -334,7 +334,7 @@ def test_up_ends_with_the_code_of_the_node_that_fails(tmp_path):
         (['camera', 'skimage'], "expected ROS arguments, got 'skimage'"),
     ],
 )
-def test_a_wrong_command_line_is_one_clear_line_and_code_2(tmp_path, arguments, words):
+def test_a_wrong_command_line_gives_one_error_line_and_code_2(tmp_path, arguments, words):
     process = Process(tmp_path / 'log', *arguments)
     assert process.wait() == 2
     assert words in process.output
@@ -351,7 +351,9 @@ def test_a_wrong_command_line_is_one_clear_line_and_code_2(tmp_path, arguments, 
         ('rclpy', 'camera', 'ROS 2 was not found'),
     ],
 )
-def test_a_missing_package_is_one_line_that_says_how_to_get_it(tmp_path, package, command, words):
+def test_a_missing_package_gives_one_line_with_the_install_command(
+    tmp_path, package, command, words
+):
     hide = f'import sys; sys.modules[{package!r}] = None'  # None: ImportError
     code = f'{hide}; from sd_perception_ros.__main__ import main; sys.exit(main([{command!r}]))'
     done = subprocess.run(
@@ -359,7 +361,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(tmp_path, package
     )
     assert (done.returncode, done.stdout) == (1, '')
     [line] = done.stderr.splitlines()
-    # The node is there before its model is loaded, and logs why that failed.
+    # The node exists before its model is loaded, and logs the error.
     start = r'\[ERROR\] .* configuration failed: ' if command == 'perception' else 'error: '
     assert re.match(start, line)
     assert words in line

@@ -1,4 +1,4 @@
-"""Several cameras in one node: their frames run together, and come back under their names."""
+"""Several cameras in one node: one batch, and topics with the names of the cameras."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def cameras(peer: Peer) -> dict[str, FakeCamera]:
     return made
 
 
-def test_each_camera_gets_its_own_depth_under_its_name(
+def test_depth_of_each_camera_is_published_under_its_name(
     peer: Peer, cameras: dict[str, FakeCamera], tiny_checkpoint: Path
 ) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cpu')
     pictures = {'front': picture(48, 64, seed=1), 'rear': picture(32, 40, seed=2)}
-    for name, rgb in pictures.items():  # each has found the node, and the node each
+    for name, rgb in pictures.items():  # all have discovered each other
         answer_of(Image, peer, cameras[name], f'/{name}/depth/relative', rgb)
     sent = {name: cameras[name].send(rgb) for name, rgb in pictures.items()}
     for name, rgb in pictures.items():
@@ -63,7 +63,7 @@ def test_each_camera_gets_its_own_depth_under_its_name(
         np.testing.assert_allclose(pixels(answer), expected, atol=1e-4)
 
 
-def test_a_bad_picture_of_one_camera_costs_the_other_nothing(
+def test_a_bad_image_of_one_camera_does_not_affect_the_other(
     peer: Peer, cameras: dict[str, FakeCamera]
 ) -> None:
     broken = cameras['front'].image(picture())
@@ -78,20 +78,20 @@ def test_a_bad_picture_of_one_camera_costs_the_other_nothing(
 
 
 @pytest.mark.parametrize('names', [['front', 'front'], ['front/left'], [''], ['2nd']])
-def test_names_of_cameras_that_no_topic_can_have_are_refused(names: list[str]) -> None:
+def test_camera_names_that_are_no_topic_names_are_refused(names: list[str]) -> None:
     with pytest.raises(ValueError, match=r'cameras must be unique names .*, got'):
         InputOptions(cameras=names)
 
 
-def test_metres_from_one_mounting_are_refused_for_two_cameras() -> None:
+def test_one_mounting_for_two_cameras_is_refused() -> None:
     outputs = build(OutputOptions, {'depth': {'scale': {'source': 'ground'}}}, 'test')
     CameraInputs(InputOptions(cameras=['front']), outputs, NodeStatistics())
     with pytest.raises(ValueError, match='one mounting for 2 cameras; run one node for each'):
         CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, NodeStatistics())
 
 
-@pytest.mark.skipif(Transforms.has_tf, reason='tf2 knows where each camera is')
-def test_scans_without_tf_are_refused_for_two_cameras() -> None:
+@pytest.mark.skipif(Transforms.has_tf, reason='tf2 has the pose of each camera')
+def test_scans_of_two_cameras_without_tf_are_refused() -> None:
     outputs = build(OutputOptions, {'scan': {'frame_id': 'base_scan'}}, 'test')
     with pytest.raises(ValueError, match=r'scan\.frame_id without tf2 has one mounting'):
         CameraInputs(InputOptions(cameras=['front', 'rear']), outputs, NodeStatistics())

@@ -17,7 +17,7 @@ import torch
 from sd_perception_ros.cli import data as data_command
 from sd_perception_ros.cli.data_checks import check_truths
 from sd_perception_ros.data.dataset import Dataset
-from sd_perception_ros.data.files import read_rgb, read_shares
+from sd_perception_ros.data.files import read_alpha, read_rgb
 from sd_perception_ros.data.formats import dataset_class, KINDS
 from sd_perception_ros.data.formats.hypersim import camera_rays, to_depth_m
 from sd_perception_ros.data.opening import open_data
@@ -150,7 +150,7 @@ def test_hypersim_without_its_split_says_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='expected ai_VVV_NNN'):
         open_data([f'hypersim:{tmp_path}:test'])
     (tmp_path / 'metadata_images_split_scene_v1.csv').unlink()
-    with pytest.raises(FileNotFoundError, match=r'authors. split .*:all'):
+    with pytest.raises(FileNotFoundError, match=r'split of the authors .*:all'):
         open_data([f'hypersim:{tmp_path}'])
     assert len(open_data([f'hypersim:{tmp_path}:all'])) == 1
 
@@ -480,14 +480,14 @@ def test_the_matte_of_a_cut_out_is_its_alpha_channel(tmp_path: Path) -> None:
     for color in ((0, 0, 0), (10, 60, 200)):  # black, and coloured
         rgba[..., :3] = color
         write(file, rgba)
-        assert read_shares(file)[0].tolist() == pytest.approx([0, 0.2, 1, 1])
+        assert read_alpha(file)[0].tolist() == pytest.approx([0, 0.2, 1, 1])
     rgba[..., :3] = np.arange(4)[:, None]
     write(file, rgba)
     with pytest.raises(ValueError, match=r'a.png: expected shares .* uint8 of shape \(2, 4, 4'):
-        read_shares(file)
+        read_alpha(file)
     rgba[..., 3] = 255
     write(file, rgba)
-    assert (read_shares(file)[0] * 255).tolist() == pytest.approx([0, 1, 2, 3])
+    assert (read_alpha(file)[0] * 255).tolist() == pytest.approx([0, 1, 2, 3])
 
 
 def test_tiff_is_read_and_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_a_null_area_and_joints_without_numbers_are_taken_as_unknown_and_counted
         assert dataset[0]['bodies'][0, :, 4].tolist() == [0, 0]
         [note] = dataset.notes()
         assert note.endswith(
-            'keypoints.json: 1 joints without finite coordinates are taken as not marked'
+            'keypoints.json: 1 joints without finite coordinates are read as not marked'
         )
 
 

@@ -170,10 +170,10 @@ def test_a_recording_holds_pictures_in_every_encoding_that_the_node_takes(
 def test_of_several_cameras_two_topics_are_chosen(tmp_path: Path) -> None:
     topics = rgbd() | {'/rear/image_raw': [image(10**9, 'mono8', depth_mm().astype(np.uint8))]}
     bag = record(tmp_path / 'bag', topics)
-    with pytest.raises(ValueError, match=r'expected one topic of pictures .* /rear/image_raw'):
+    with pytest.raises(ValueError, match=r'expected one image topic .* /rear/image_raw'):
         open_data([str(bag)])
     assert len(open_data([f'rosbag:{bag}:{COLOR},{DEPTH}'])) == 2
-    with pytest.raises(ValueError, match=r"expected two topics as 'picture,depth', got '/front'"):
+    with pytest.raises(ValueError, match=r"expected two topics as 'image,depth', got '/front'"):
         open_data([f'rosbag:{bag}:/front'])
 
 
@@ -181,14 +181,16 @@ def test_depth_that_is_not_registered_is_refused(tmp_path: Path) -> None:
     other = camera_info(10**9, K * 2)
     topics = rgbd() | {'/camera/aligned_depth_to_color/camera_info': [other]}
     with pytest.raises(
-        ValueError, match=r'expected depth in the pixels .* aligned_depth_to_color'
+        ValueError, match=r'expected depth registered to its image, .* aligned_depth_to_color'
     ):
         open_data([str(record(tmp_path / 'bag', topics))])
 
 
 def test_topics_that_never_meet_are_refused(tmp_path: Path) -> None:
     topics = rgbd() | {DEPTH: rgbd(10**12)[DEPTH]}
-    with pytest.raises(OSError, match=r'within 20 ms of each other, found 3 and 2 that never are'):
+    with pytest.raises(
+        OSError, match=r'within 20 ms of each other, found 3 and 2 without such pairs'
+    ):
         open_data([str(record(tmp_path / 'bag', topics))])
 
 
@@ -223,7 +225,7 @@ def test_a_recording_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     [file] = bag.iterdir()
     for content in (b'', b'nothing'):
         file.write_bytes(content)
-        with pytest.raises(OSError, match=r'bag.mcap: expected a whole recording'):
+        with pytest.raises(OSError, match=r'bag.mcap: expected a complete recording'):
             open_data([str(bag)])
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r'expected a recording in .* found none'):
@@ -267,7 +269,7 @@ def test_shards_that_are_cut_off_or_missing_are_named(shards: tuple[Path, Path])
     file = shards[1] / '000001.tar'
     whole = file.read_bytes()
     file.write_bytes(whole[:700])
-    with pytest.raises(OSError, match=r'000001.tar: expected a whole tar file'):
+    with pytest.raises(OSError, match=r'000001.tar: expected a complete tar file'):
         open_data([str(shards[1])])
     file.unlink()
     with pytest.raises(OSError, match=r'expected 2 frames in its tar files, .* got 1'):
@@ -321,14 +323,14 @@ def test_inspect_draws_every_truth_and_says_what_is_in_it(
     lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith('  '))
     assert lines['image'].startswith('8x6, 10x12; mean red 10')
     assert lines['depth_m'] == (
-        '2.00 .. 2.00 m, median 2.00 m; known 98.8 %, 1.2 % of all nothing in range'
+        '2.00 .. 2.00 m, median 2.00 m; known 98.8 %, 1.2 % of all pixels beyond the range'
     )
     assert lines['normals'] == 'mean (+0.00, +0.00, -1.00), z forward in 0.0 %; known 100.0 %'
     assert lines['labels'] == 'path 100.0 %; known 100.0 %'
     assert lines['foreground'] == 'covers 100.0 %, soft 0.0 %; known 100.0 %'
     assert lines['matte'] == 'covers 20.0 %, soft 100.0 %; known 100.0 %'
     assert lines['joints'] == (
-        '0 .. 1 people a picture, mean 0.5; of their joints 5.9 % marked, 5.9 % visible'
+        '0 .. 1 people per image, mean 0.5; of their joints 5.9 % annotated, 5.9 % visible'
     )
     pixels = cv2.imread(str(sheet))
     # Two rows of 24 + 192 pixels; seven cells of a picture of 8 x 6, 4 px apart.

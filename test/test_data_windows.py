@@ -185,7 +185,7 @@ def test_rooms_in_a_mixture_of_one_are_drawn_as_ever(frames: Path) -> None:
             'hypersym:data',
             r"unknown kind of data 'hypersym' in 'hypersym:data'; did you mean 'hyp",
         ),
-        ('rooms:data@0', r"weight above 0 behind the @ of 'rooms:data@0', got 0"),
+        ('rooms:data@0', r"weight above 0 after the @ of 'rooms:data@0', got 0"),
         ('rooms:data@-1', 'weight above 0'),
         ('dis5k:data:DIS-T', r"dis5k has no split 'DIS-T' .* choose one of: DIS-TR, DIS-VD"),
     ],
@@ -229,8 +229,8 @@ def test_pictures_of_different_sizes_train_together(
     windows = WindowConfig(fit='cover')
     run = train(model, mixture, None, config, [(16, 24), (24, 24)], tmp_path, None, windows)
     assert all(math.isfinite(losses['depth']) for _, losses in run)
-    sheet = previews(model, mixture, (24, 24), frames=2)['depth']
-    assert sheet.shape == (2 * 24, 3 * 24, 3)
+    rows = previews(model, mixture, (24, 24), frames=2)['depth']
+    assert [[image.shape for image in row] for row in rows] == [[(24, 24, 3)] * 3] * 2
 
 
 def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
@@ -363,9 +363,7 @@ def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
     config = TrainingConfig(steps=1, batch_size=4)
     ((_, losses),) = train_autoencoder(tiny_vae(), dataset, config, (16, 16), tmp_path)
     assert math.isfinite(losses['pixels'])
-    with pytest.raises(
-        ValueError, match=r'b.png: expected a picture of 8 x 6 .* --frame-size 8x6'
-    ):
+    with pytest.raises(ValueError, match=r'b.png: expected an image of 8 x 6 .* --frame-size 8x6'):
         dataset.images([0, 1])
     framed = open_data([str(sets[0])], size=(16, 24))
     assert framed.images([0, 1]).shape == (2, 3, 16, 24)

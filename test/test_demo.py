@@ -275,18 +275,18 @@ def test_predictions_that_are_the_truth_have_no_error(tmp_path: Path) -> None:
     assert figures['published']['depth']['abs_rel'] == pytest.approx(0, abs=1e-4)
     assert figures['published']['depth']['delta1'] == 1
     assert figures['published']['normals']['mean_deg'] < 0.1
-    assert figures['guess']['depth']['abs_rel'] > 0.2
-    assert figures['guess']['normals']['mean_deg'] > 20
+    assert figures['baseline']['depth']['abs_rel'] > 0.2
+    assert figures['baseline']['normals']['mean_deg'] > 20
 
 
 def test_errors_are_written_below_one_another() -> None:
-    ours, guess = {'depth': {'abs_rel': 0.125}}, {'depth': {'abs_rel': 0.5}}
-    text = error_table({'published': ours, 'guess': guess}, 60)
+    ours, baseline = {'depth': {'abs_rel': 0.125}}, {'depth': {'abs_rel': 0.5}}
+    text = error_table({'published': ours, 'baseline': baseline}, 60)
     assert [line.split() for line in text.splitlines()] == [
         ['error', 'against', 'ground', 'truth,', '60', 'frames'],
         ['depth', 'abs_rel'],
         ['published', '0.125'],
-        ['guess', '0.500'],
+        ['baseline', '0.500'],
     ]
 
 

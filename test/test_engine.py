@@ -184,7 +184,7 @@ def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
     ('options', 'message'),
     [
         ({'device': 'gpu'}, "expected a device such as cpu or cuda:0, got 'gpu'"),
-        ({'device': 'cuda:99'}, "device 'cuda:99' is not here"),
+        ({'device': 'cuda:99'}, "device 'cuda:99' is not available"),
         ({'precision': 'int4'}, "no choice 'int4'; choose one of: auto, fp32"),
         ({'long_side_px': -1}, 'must be at least 0, got -1'),
         ({'checkpoint': 'nowhere'}, "expected a checkpoint: .* got 'nowhere'"),

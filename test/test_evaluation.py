@@ -73,9 +73,9 @@ def test_the_frame_of_kitti_is_cut_at_the_bottom_and_in_the_middle() -> None:
 
 
 def test_pictures_of_another_size_than_the_protocols_are_refused() -> None:
-    with pytest.raises(ValueError, match='window of 640x480 pictures, got 320x240'):
+    with pytest.raises(ValueError, match='window of 640x480 images, got 320x240'):
         PROTOCOLS['nyu'].apply(flat(240, 320))
-    with pytest.raises(ValueError, match='cuts 1216x352 out of every picture, got 1242x300'):
+    with pytest.raises(ValueError, match='crops 1216x352 from every image, got 1242x300'):
         PROTOCOLS['kitti'].apply(flat(300, 1242))
 
 
@@ -264,7 +264,7 @@ def test_tasks_that_the_data_has_no_truth_for_are_named(
     folder = save_tiny(tmp_path, {'depth': 'light', 'human_pose': 'light'})
     assert command.main(['--checkpoint', str(folder), '--data', str(frames)]) == 0
     out = capsys.readouterr().out
-    assert 'not measured, the data has no truth for: human_pose' in out
+    assert 'not measured, the data has no ground truth for: human_pose' in out
     assert 'pck' not in out
 
 

@@ -320,7 +320,7 @@ def test_every_known_checkpoint_offline_says_what_was_looked_for(tmp_path: Path)
     code, _, error = checkpoints(tmp_path, 'http://127.0.0.1:9', 'fetch', 'genpercept_depth')
     assert code == 1
     assert error.startswith('error: hub:guangkaixu/genpercept-models@main/unet_depth_v2 is not in')
-    assert 'go online once' in error
+    assert 'connect to the internet once' in error
     code, out, _ = checkpoints(tmp_path, 'http://127.0.0.1:9', 'list', '--json')
     rows = {row['name']: row for row in json.loads(out)}
     assert code == 0

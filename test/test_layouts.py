@@ -616,7 +616,7 @@ def test_adapters_alone_need_a_base_and_one_that_fits(
     (tmp_path / 'lora').mkdir()
     save_file(factors, tmp_path / 'lora/model.safetensors')
     vae, prompt = 'base/vae', 'base/prompt.safetensors'
-    with pytest.raises(ValueError, match='LoRA adapters only; name the model that they change'):
+    with pytest.raises(ValueError, match='LoRA adapters only; name their model'):
         served(tmp_path, 'lora', vae=vae, prompt=prompt)
     save_file({f'wrong.{n}': t for n, t in factors.items()}, tmp_path / 'lora/model.safetensors')
     with pytest.raises(ValueError, match=r'it lacks the layer of wrong\.'):

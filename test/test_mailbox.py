@@ -20,7 +20,7 @@ def header(sec: int, frame_id: str = 'lens') -> Header:
     return made
 
 
-def test_a_new_item_replaces_one_that_nobody_took():
+def test_a_new_item_replaces_an_item_that_was_not_taken():
     mailbox: Mailbox[str] = Mailbox()
     assert [mailbox.put('front', 'old'), mailbox.put('front', 'new')] == [False, True]
     assert mailbox.take() == ['new']
@@ -34,7 +34,7 @@ def test_each_camera_has_a_slot_and_all_are_taken_together():
     assert mailbox.take() == ['c', 'b']
 
 
-def test_a_closed_mailbox_gives_nothing_at_once_and_later():
+def test_a_closed_mailbox_returns_nothing_now_and_later():
     mailbox: Mailbox[str] = Mailbox()
     mailbox.put('front', 'lost')
     mailbox.close()
@@ -42,7 +42,7 @@ def test_a_closed_mailbox_gives_nothing_at_once_and_later():
     assert [mailbox.take(), mailbox.take()] == [[], []]
 
 
-def test_closing_wakes_whoever_waits():
+def test_closing_wakes_a_waiting_thread():
     mailbox: Mailbox[str] = Mailbox()
     got: list[list[str]] = []
     waiting = threading.Thread(target=lambda: got.append(mailbox.take()))
@@ -77,14 +77,14 @@ def info(sec: int, frame_id: str = 'lens', width: int = 64, height: int = 48) ->
     return CameraInfo(header=header(sec, frame_id), width=width, height=height)
 
 
-def test_an_image_takes_the_camera_info_of_its_own_stamp_whatever_it_says():
+def test_an_image_is_matched_with_the_camera_info_of_its_stamp_without_checks():
     infos = CameraInfos()
     for width in (64, 65, 66):
         infos.add(info(width, width=width))
     assert infos.match(header(65), 64, 48).width == 65
 
 
-def test_an_image_without_its_own_info_takes_the_latest_of_its_frame():
+def test_an_image_without_an_info_of_its_stamp_is_matched_with_the_latest_of_its_frame():
     infos = CameraInfos()
     for added in (info(1), info(2), info(3, 'other')):
         infos.add(added)
@@ -94,7 +94,7 @@ def test_an_image_without_its_own_info_takes_the_latest_of_its_frame():
     assert infos.match(header(1), 64, 48) is None
 
 
-def test_after_a_change_of_resolution_the_infos_of_the_old_one_are_not_used():
+def test_infos_of_another_resolution_are_not_used():
     infos = CameraInfos()
     infos.add(info(1))
     assert infos.match(header(9), 128, 96) is None
@@ -103,7 +103,7 @@ def test_after_a_change_of_resolution_the_infos_of_the_old_one_are_not_used():
     assert infos.match(header(9), 64, 48).width == 64
 
 
-def test_the_size_of_an_info_is_that_of_its_binned_region():
+def test_the_size_of_an_info_is_the_size_of_its_binned_region():
     infos = CameraInfos()
     binned = info(1, width=256, height=192)
     binned.binning_x = binned.binning_y = 2
@@ -113,13 +113,13 @@ def test_the_size_of_an_info_is_that_of_its_binned_region():
     assert infos.match(header(9), 256, 192) is None
 
 
-def test_an_info_without_a_size_is_found_so_that_it_is_reported():
+def test_an_info_without_a_size_is_matched_so_that_its_error_is_reported():
     infos = CameraInfos()
     infos.add(info(1, width=0, height=0))
     assert infos.match(header(9), 64, 48).width == 0
 
 
-def test_old_infos_are_forgotten():
+def test_old_infos_are_removed():
     infos = CameraInfos()
     for sec in range(100):
         infos.add(info(sec))
@@ -131,7 +131,7 @@ def test_old_infos_are_forgotten():
     [
         ([1, 2, 3], ['', '', '']),
         ([1, 1, 2], ['', 'stamp_not_later', '']),
-        ([100, 50, 51], ['', '', '']),  # a bag that started again
+        ([100, 50, 51], ['', '', '']),  # a bag that was restarted
         ([0, 0, 0], ['', '', '']),  # a driver without stamps
     ],
 )
@@ -146,7 +146,7 @@ def test_a_stamp_a_little_earlier_is_dropped():
     assert [policy.reason_to_drop(s, 0) for s in stamps] == ['', 'stamp_not_later', '']
 
 
-def test_duplicates_pass_where_they_are_allowed():
+def test_duplicates_are_processed_if_they_are_allowed():
     policy = FramePolicy(max_age_s=0.0, drop_duplicates=False)
     assert [policy.reason_to_drop(SECOND, 0) for _ in range(2)] == ['', '']
 
@@ -158,14 +158,14 @@ def test_a_frame_older_than_the_limit_is_dropped():
     assert policy.reason_to_drop(now - SECOND // 2, now) == ''
 
 
-def test_the_age_of_a_frame_can_be_asked_again():
+def test_the_age_of_a_frame_can_be_checked_again():
     policy = FramePolicy(max_age_s=0.5, drop_duplicates=True)
     assert [policy.reason_to_drop(SECOND, SECOND), policy.too_old(SECOND, SECOND)] == ['', '']
     assert policy.too_old(SECOND, 2 * SECOND) == 'too_old'
     assert policy.too_old(0, 2 * SECOND) == ''
 
 
-def test_after_a_reset_any_stamp_is_new():
+def test_after_a_reset_any_stamp_is_accepted():
     policy = FramePolicy(max_age_s=0.0, drop_duplicates=True)
     policy.reason_to_drop(SECOND, 0)
     policy.reset()

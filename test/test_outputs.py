@@ -1,4 +1,4 @@
-"""What is published of a frame depends on the frame, the model and the parameters alone."""
+"""Published messages depend only on the frame, the model and the parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sd_perception_ros.ros.output.publishers import Outputs
 from sd_perception_ros.ros.replay.sources import DEMO, open_source
 
 SCALE = {'source': 'fixed', 'scale_m': 4.0, 'shift_m': 1.0}
-# Options under which topics could borrow from one another.
+# Options with which topics could affect one another.
 SETTINGS = {
     'fixed scale': {'depth': {'scale': SCALE}},
     'depth disabled': {'depth': {'scale': SCALE, 'enabled': False}},
@@ -93,7 +93,7 @@ def published(node: LifecycleNode, setting: str, topics: frozenset[str]) -> dict
 
 
 def content(value: Any) -> Any:
-    """Return a message as plain values that compare equal where both are NaN."""
+    """Return a message as plain values; NaN compares equal to NaN."""
     if hasattr(value, 'get_fields_and_field_types'):
         return [content(getattr(value, name)) for name in value.get_fields_and_field_types()]
     if isinstance(value, array.array | np.ndarray):
@@ -113,7 +113,7 @@ def alone(node: LifecycleNode, setting: str, topic: str) -> Any:
     setting=st.sampled_from(sorted(SETTINGS)),
     topics=st.frozensets(st.sampled_from([output.topic for output in OUTPUTS]), min_size=1),
 )
-def test_a_topic_has_the_same_message_whoever_else_subscribes(
+def test_a_message_does_not_depend_on_other_subscribers(
     node: LifecycleNode, setting: str, topics: frozenset[str]
 ) -> None:
     together = published(node, setting, topics)
@@ -121,10 +121,10 @@ def test_a_topic_has_the_same_message_whoever_else_subscribes(
         assert content(together.get(topic)) == alone(node, setting, topic), topic
 
 
-def test_disabled_depth_gives_people_no_metres_also_when_disparity_is_shown(
+def test_without_depth_people_have_no_metres_even_if_disparity_is_published(
     node: LifecycleNode,
 ) -> None:
-    """The numbers of the scale are depth's; as 1 / m of disparity they gave 0.24 to 0.65 m."""
+    """The scale belongs to depth; applied to disparity as 1 / m it gave 0.24 to 0.65 m."""
     topics = frozenset({'human_pose/keypoints', 'disparity/relative'})
     cloud = published(node, 'depth disabled', topics)['human_pose/keypoints']
     joints = np.frombuffer(cloud.data, POINT)
@@ -132,7 +132,7 @@ def test_disabled_depth_gives_people_no_metres_also_when_disparity_is_shown(
     assert np.isnan(joints['z']).all()
 
 
-def test_the_same_holds_between_processes(tmp_path: Path) -> None:
+def test_without_depth_people_have_no_metres_between_real_processes(tmp_path: Path) -> None:
     parameters = {
         'device': 'cpu',
         'depth__enabled': False,

@@ -1,4 +1,4 @@
-"""Another model is loaded while frames go through the old one, in real processes."""
+"""Reloading: another model is loaded while the old one processes frames, in real processes."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ RELOAD = f'{NODE}/reload_model'
 @pytest.fixture(scope='module')
 def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Save other tasks and weights.
+    Save a checkpoint with other tasks and weights.
 
-    Pictures go through at their own size: the warm-up at VGA takes seconds, a frame does not.
+    Images are not resized: the warm-up at VGA takes seconds, a small frame does not.
     """
     heads = {'depth': 'decoder', 'disparity': 'decoder'}
     folder = tmp_path_factory.mktemp('slow')
@@ -83,9 +83,9 @@ def topics(peer: Peer) -> set[str]:
 
 
 def begin_reload(peer: Peer, checkpoint: Path) -> object:
-    """Ask twice for a slow reload: one is refused at once; return the future of the other."""
+    """Call a slow reload twice: one call is refused at once; return the future of the other."""
     assert set_parameter(peer, 'checkpoint', str(checkpoint)) == ''
-    # Clients of their own may overtake one another: from here no matter which one comes first.
+    # Either client may be first.
     client, first = peer.ask(Trigger, RELOAD, Trigger.Request())
     second = client.call_async(Trigger.Request())
     assert peer.until(lambda: first.done() or second.done())
@@ -96,7 +96,7 @@ def begin_reload(peer: Peer, checkpoint: Path) -> object:
     return reload
 
 
-def test_frames_flow_while_another_model_is_loaded_and_then_come_from_it(
+def test_frames_are_processed_while_another_model_is_loaded_and_then_by_the_new_one(
     tiny_checkpoint, slow_checkpoint, process, peer
 ):
     rgb = picture()
@@ -127,7 +127,7 @@ def test_frames_flow_while_another_model_is_loaded_and_then_come_from_it(
     assert process.end(signal.SIGINT) == 0
 
 
-def test_a_node_that_is_deactivated_while_it_loads_serves_the_new_model_when_activated(
+def test_a_node_deactivated_while_loading_uses_the_new_model_after_activation(
     slow_checkpoint, process, peer
 ):
     camera = FakeCamera(peer, topic='/front/image_raw')
@@ -143,7 +143,7 @@ def test_a_node_that_is_deactivated_while_it_loads_serves_the_new_model_when_act
     assert process.end(signal.SIGTERM) == 0
 
 
-def test_a_node_that_is_cleaned_up_while_it_loads_forgets_the_new_model(
+def test_a_node_cleaned_up_while_loading_drops_the_new_model(
     tiny_checkpoint, slow_checkpoint, process, peer
 ):
     reload = begin_reload(peer, slow_checkpoint)
@@ -162,7 +162,9 @@ def test_a_node_that_is_cleaned_up_while_it_loads_forgets_the_new_model(
 
 
 @pytest.mark.parametrize('shut_down', [False, True])
-def test_a_node_that_ends_while_it_loads_ends_quietly(slow_checkpoint, process, peer, shut_down):
+def test_a_node_that_ends_while_loading_ends_without_traceback(
+    slow_checkpoint, process, peer, shut_down
+):
     begin_reload(peer, slow_checkpoint)
     if shut_down:
         assert change(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
@@ -170,7 +172,7 @@ def test_a_node_that_ends_while_it_loads_ends_quietly(slow_checkpoint, process, 
     assert process.end(signal.SIGINT) == 0
 
 
-# Memory can be looked at only from inside. Automatic collection might free a model by luck.
+# Memory can be inspected only inside the process, without automatic garbage collection.
 LEAK = """
 import gc, sys, weakref
 import rclpy
@@ -200,5 +202,5 @@ def test_the_old_model_is_freed(tiny_checkpoint, tmp_path):
     arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
     process = Process(tmp_path / 'log', *arguments, code=LEAK)
     assert process.wait() == 0, process.output
-    told = [line for line in process.output.splitlines() if not line.startswith('[')]
-    assert told == ['reloaded: True', 'old model: False']
+    lines = [line for line in process.output.splitlines() if not line.startswith('[')]
+    assert lines == ['reloaded: True', 'old model: False']

@@ -13,8 +13,8 @@ import torch
 
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.evaluation.evaluate import true_boxes
-from sd_perception_ros.people.boxes import Box, boxes_of_mask, boxes_of_poses, surest
-from sd_perception_ros.people.crops import crop, Region, region_of, to_crop, to_picture
+from sd_perception_ros.people.boxes import Box, boxes_of_mask, boxes_of_poses, highest_scores
+from sd_perception_ros.people.crops import crop, Region, region_of, to_crop, to_image
 from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.people.top_down import TopDown
 from sd_perception_ros.tasks import make_task
@@ -59,7 +59,7 @@ def test_people_who_touch_are_split_between_their_centres() -> None:
 
 def test_the_surest_boxes_come_first_and_the_larger_of_equal_ones() -> None:
     small, large, unsure = Box(0, 0, 5, 5), Box(0, 0, 9, 9), Box(0, 0, 50, 50, 0.4)
-    assert surest([unsure, small, large], 2) == [large, small]
+    assert highest_scores([unsure, small, large], 2) == [large, small]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_joints_go_to_a_crop_and_back() -> None:
     joints = np.array([[10, 20, 0.5], [85, 120, 1], [47.5, 70, 1]], np.float32)
     in_crop = to_crop(joints, region, 96, 128)
     np.testing.assert_allclose(in_crop[:, :2], [[0, 0], [95, 127], [47.5, 63.5]], atol=1e-4)
-    np.testing.assert_allclose(to_picture(in_crop, region, 96, 128), joints, atol=1e-4)
+    np.testing.assert_allclose(to_image(in_crop, region, 96, 128), joints, atol=1e-4)
 
 
 def test_joints_of_a_crop_come_back_to_where_they_are_in_the_picture() -> None:
@@ -292,7 +292,7 @@ def test_an_engine_counts_the_pixels_that_the_network_reads(
         engine = Engine.load(str(finder), device='cpu', top_down=options)
         assert engine._top_down is not None
         assert engine._top_down.most_crops(480, 640) == count
-    assert 'no second look at people in pictures of 640 x 480 px: one costs 1.00' in caplog.text
+    assert 'no second look at people in images of 640 x 480 px: one costs 1.00' in caplog.text
 
 
 def test_the_bundled_checkpoint_takes_a_second_look() -> None:

@@ -70,7 +70,7 @@ def white(labels: np.ndarray, engine: Engine) -> np.ndarray:
 
 
 def images_of(engine: Engine, rgb: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
-    """Make every picture topic's encoding and pixels from the engine's own predictions."""
+    """Return {image topic: (encoding, pixels)}, made from predictions of the engine."""
     found = engine.predict([rgb])[0]
     colors = {name: task.colorize(found[name]) for name, task in engine.tasks.items()}
     labels = found['segmentation']
@@ -88,17 +88,17 @@ def images_of(engine: Engine, rgb: np.ndarray) -> dict[str, tuple[str, np.ndarra
     }
 
 
-def test_pictures_equal_the_engine_and_carry_the_header_of_the_input(peer, camera, engine):
+def test_images_equal_the_engine_and_have_the_header_of_the_input(peer, camera, engine):
     rgb = picture()
     for topic, (encoding, values) in images_of(engine, rgb).items():
         sent, image = answer_of(Image, peer, camera, f'/{topic}', rgb)
         assert (topic, image.encoding, image.header) == (topic, encoding, sent.header)
         difference = np.abs(pixels(image).astype(float) - values)
-        # A number that lies between two levels or classes may fall either way.
+        # Values between two levels or classes may be rounded to either.
         assert np.mean(difference > (1e-3 if encoding == '32FC1' else 1.01)) < 0.01, topic
 
 
-def test_the_names_of_the_classes_come_to_late_subscribers_too(node, peer, engine):
+def test_late_subscribers_receive_the_class_names_too(node, peer, engine):
     peer.listen('/segmentation/label_info', LABEL_INFO, LATCHED)
     message = peer.next('/segmentation/label_info')
     names = engine.tasks['segmentation'].class_names
@@ -110,7 +110,7 @@ def test_the_names_of_the_classes_come_to_late_subscribers_too(node, peer, engin
         assert node.output.count('vision_msgs is not installed') == 1
 
 
-def test_keypoints_and_markers_come_for_every_picture_with_or_without_people(peer, camera, engine):
+def test_keypoints_and_markers_are_published_with_and_without_people(peer, camera, engine):
     rgb = picture()
     peer.listen('/human_pose/markers', MarkerArray)
     sent, cloud = answer_of(PointCloud2, peer, camera, '/human_pose/keypoints', rgb)
@@ -123,7 +123,7 @@ def test_keypoints_and_markers_come_for_every_picture_with_or_without_people(pee
     assert (len(markers) > 0) == (len(people) > 0)
 
 
-def test_scan_and_clouds_have_the_frames_and_fields_that_they_should(peer, camera, engine):
+def test_scan_and_clouds_have_their_frames_and_fields(peer, camera, engine):
     rgb = picture()
     sent, scan = answer_of(LaserScan, peer, camera, '/scan', rgb)
     assert (scan.header.frame_id, scan.header.stamp) == ('base_link', sent.header.stamp)
@@ -139,11 +139,13 @@ def test_scan_and_clouds_have_the_frames_and_fields_that_they_should(peer, camer
     assert set(labels[np.isfinite(cloud_values(cloud)['z'].reshape(48, 64))]) <= {person}
 
 
-def test_a_task_that_is_disabled_is_silent_until_it_is_enabled_again(peer, camera):
+def test_a_disabled_task_is_not_published_until_it_is_enabled_again(peer, camera):
     rgb = picture()
     answer_of(Image, peer, camera, '/disparity/relative', rgb)
     assert set_parameter(peer, 'disparity.enabled', False, NODE) == ''
-    image, _ = answer_of(Image, peer, camera, '/matting/alpha', rgb)  # the others go on
+    image, _ = answer_of(
+        Image, peer, camera, '/matting/alpha', rgb
+    )  # the others are still published
     name = 'task disabled: disparity'
     assert int(peer.counters_when(lambda seen: name in seen)[name]) >= 1
     assert peer.with_stamp('/disparity/relative', image) is None
@@ -151,8 +153,8 @@ def test_a_task_that_is_disabled_is_silent_until_it_is_enabled_again(peer, camer
     answer_of(Image, peer, camera, '/disparity/relative', rgb)
 
 
-def test_pose_goes_on_without_metres_where_depth_is_disabled(peer, camera):
-    """Its points have no place in space then."""
+def test_human_pose_is_published_without_metres_if_depth_is_disabled(peer, camera):
+    """Its points have x, y, z of NaN."""
     assert set_parameter(peer, 'depth.enabled', False, NODE) == ''
     _, cloud = answer_of(PointCloud2, peer, camera, '/human_pose/keypoints', picture())
     points = np.frombuffer(cloud.data, POINT)
@@ -160,7 +162,7 @@ def test_pose_goes_on_without_metres_where_depth_is_disabled(peer, camera):
     assert set_parameter(peer, 'depth.enabled', True, NODE) == ''
 
 
-def test_a_class_that_the_model_lacks_is_refused_when_the_node_is_configured(all_tasks, tmp_path):
+def test_an_unknown_class_is_refused_when_the_node_is_configured(all_tasks, tmp_path):
     arguments = ros_arguments(
         checkpoint=all_tasks, device='cpu', segmentation__mask_classes='[person, unicorn]'
     )

@@ -23,7 +23,6 @@ pictures either: points.json has their SHA-256.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
@@ -37,14 +36,12 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from benchmark.common import fingerprint, parser, run_command, write  # noqa: E402
+from benchmark.common import fingerprint, photograph_parser, run_command, write  # noqa: E402
 from benchmark.photographs.loader import locate, read_rgb  # noqa: E402
 from sd_perception_ros.checkpoint.weight_files import file_sha256  # noqa: E402
 from sd_perception_ros.cli.tables import aligned  # noqa: E402
 from sd_perception_ros.cli.versions import commit, versions  # noqa: E402
-from sd_perception_ros.config import EngineConfig  # noqa: E402
 from sd_perception_ros.engine import Engine  # noqa: E402
-from sd_perception_ros.paths import user_path  # noqa: E402
 from sd_perception_ros.types import Float, UInt8  # noqa: E402
 
 POINTS = Path(__file__).with_name('points.json')
@@ -79,7 +76,7 @@ class Score(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table; write the figures if asked to."""
-    options = _parser().parse_args(argv)
+    options = photograph_parser(__doc__).parse_args(argv)
     points = json.loads(POINTS.read_text())
     files = locate({name: mark['file'] for name, mark in points.items()}, options.folders)
     for name, file in files.items():
@@ -233,20 +230,6 @@ def _outside(shape: Sequence[int], boxes: Sequence[Sequence[float]]) -> Any:
         rows = slice(int(top / 100 * height), round(bottom / 100 * height))
         outside[rows, int(left / 100 * width) : round(right / 100 * width)] = False
     return outside
-
-
-def _parser() -> argparse.ArgumentParser:
-    options = parser(__doc__)
-    add = options.add_argument
-    add('folders', nargs='*', type=user_path, help='where packages were unpacked')
-    add('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
-    add(
-        '--long-side',
-        type=int,
-        default=EngineConfig.long_side_px,
-        help="pixels that the network sees; 0: the checkpoint's own",
-    )
-    return options
 
 
 if __name__ == '__main__':

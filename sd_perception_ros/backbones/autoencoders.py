@@ -10,7 +10,7 @@ from torch import nn, Tensor
 from sd_perception_ros.backbones.folding import encoder_is_folded
 
 VAE: TypeAlias = AutoencoderKL | AutoencoderTiny
-# The modules of each half; a half that is not read is the identity.
+# The modules of each half; a half that is not loaded is the identity.
 ENCODER = ('encoder', 'quant_conv')
 DECODER = ('decoder', 'post_quant_conv')
 

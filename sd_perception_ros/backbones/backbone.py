@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
 
     def fold(self, decodes: bool) -> None:
         """
-        Compute constants of the frozen condition once, for serving; it cannot be trained any more.
+        Compute constants of the frozen condition once, for serving; training is impossible then.
 
         Outputs stay equal up to rounding.
 
@@ -63,13 +63,13 @@ class Backbone(nn.Module, ABC):
 
     def cut(self, levels: int) -> None:
         """
-        Drop what comes after the first levels, for serving: `step` gives no latent any more.
+        Drop the modules after the first levels, for serving: `step` then gives no latent.
 
         :param levels: number of `Denoised.features` that are still needed, coarse first.
         """
 
     def is_traceable(self) -> bool:
-        """Return whether one trace of the folded backbone is right for pictures of any size."""
+        """Return whether one trace of the folded backbone is valid for images of any size."""
         return False
 
     @abstractmethod

@@ -24,9 +24,9 @@ _PLAIN = {'DownBlock2D', 'CrossAttnDownBlock2D', 'UpBlock2D', 'CrossAttnUpBlock2
 
 class FoldedUNet(nn.Module):
     """
-    A UNet at one timestep with one prompt: the modules of diffusers that depend on the picture.
+    A UNet at one timestep with one prompt: the modules of diffusers that depend on the image.
 
-    :param unet: its modules are taken; it cannot be used afterwards.
+    :param unet: its modules are used; it cannot be used itself afterwards.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -137,7 +137,7 @@ class _TwoTokens(nn.Module):
             None if to_q.bias is None else _fixed((away * to_q.bias.view(heads, -1)).sum(1))
         )
         self.write_weight = _fixed(torch.einsum('chd,hd->ch', written, step))
-        self.write_bias = _fixed(_written(to_out, value[:, 0]))
+        self.write_bias = _fixed(_output_of_token(to_out, value[:, 0]))
 
     def forward(self, hidden: Tensor, **_: object) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
@@ -180,9 +180,9 @@ def _fold_prompt(block: BasicTransformerBlock, prompt: Tensor) -> None:
         to(prompt)[0].unflatten(1, split).transpose(0, 1)
         for to in (attention.to_k, attention.to_v)
     )
-    if _all_alike(prompt):  # any weighted mean of equal values is that value
+    if _all_equal(prompt):  # any weighted mean of equal values is that value
         before = block.attn1.to_out[0]
-        constant = _written(attention.to_out[0], value[:, 0])
+        constant = _output_of_token(attention.to_out[0], value[:, 0])
         before.bias = _fixed(constant if before.bias is None else before.bias + constant)
         block.attn2 = block.norm2 = None
     elif prompt.shape[1] == 2:
@@ -191,12 +191,12 @@ def _fold_prompt(block: BasicTransformerBlock, prompt: Tensor) -> None:
         block.attn2 = ConstantTokens(attention, key, value)
 
 
-def _written(to_out: nn.Linear, value: Tensor) -> Tensor:
+def _output_of_token(to_out: nn.Linear, value: Tensor) -> Tensor:
     """(heads, width) values of one token -> (C,), the output of attention to this token alone."""
     return F.linear(value.flatten(), to_out.weight, to_out.bias)
 
 
-def _all_alike(prompt: Tensor) -> bool:
+def _all_equal(prompt: Tensor) -> bool:
     """Return whether all tokens are equal; False for several tokens on the meta device."""
     return prompt.shape[1] == 1 or (not prompt.is_meta and bool((prompt == prompt[:, :1]).all()))
 

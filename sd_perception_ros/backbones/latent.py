@@ -1,4 +1,4 @@
-"""The common part of latent-diffusion backbones: autoencoder and frozen condition."""
+"""The common part of latent diffusion backbones: autoencoder and frozen condition."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class LatentBackbone(Backbone):
 
         :param encoder: needs its encoder only; None: `vae` encodes.
         :param decoder: needs its decoder only; None: `vae` decodes.
-        :raises ValueError: its latents have another shape.
+        :raises ValueError: latents of another shape.
         """
         for key, tiny in (('tiny_encoder', encoder), ('tiny_decoder', decoder)):
             if tiny is not None:
@@ -109,8 +109,8 @@ class LatentBackbone(Backbone):
         return Denoised(self.one_step.clean(noisy, output), features)
 
     def denoiser_input(self, latent: Tensor) -> Tensor:
-        """(B, c, h, w) -> what the denoiser's first layer reads, (B, c or 2c, h, w)."""
-        # The picture's latent first, as Marigold has it.
+        """(B, c, h, w) -> input of the first layer of the denoiser, (B, c or 2c, h, w)."""
+        # The latent of the image first, as in Marigold.
         return (
             F.pad(latent, (0, 0, 0, 0, 0, latent.shape[1])) if self.takes_noisy_latent else latent
         )

@@ -1,4 +1,4 @@
-"""The one deterministic step: from what a denoiser predicts to the clean latent."""
+"""The one deterministic step: from the output of a denoiser to the clean latent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-# As diffusers has them in scheduler_config.json (prediction_type).
+# Values of prediction_type in scheduler_config.json of diffusers.
 PREDICTION_TYPES = ('v_prediction', 'epsilon', 'sample', 'flow_prediction')
-MIN_ALPHA = 1e-4  # of an epsilon prediction, whose formula divides by alpha
+MIN_ALPHA = 1e-4  # for an epsilon prediction: its formula divides by alpha
 # Schedulers of diffusers whose only step ends at scheduler.final_alpha_cumprod.
 _DDIM = ('DDIMScheduler', 'DDIMParallelScheduler', 'PNDMScheduler')
 # Schedulers of diffusers whose only step ends at the clean latent.
@@ -53,7 +53,7 @@ _MIN_LCM_TIMESTEP = 50  # below, the boundary condition of LCM moves its output 
 @dataclass(frozen=True)
 class OneStep:
     """
-    The one step of a denoiser: its timestep, and what its output means there.
+    The one step of a denoiser: its timestep, and the meaning of its output there.
 
     A noise schedule mixes a clean latent x0 with noise n to x = a x0 + s n, where a is `alpha` and
     s is `sigma`. Solved for x0:
@@ -166,13 +166,13 @@ def of_scheduler(config: Mapping[str, Any], timestep: float | None = None) -> On
     """
     Return the one step that a scheduler of diffusers takes from its noisiest end.
 
-    That end is the last timestep (trailing spacing, arXiv 2409.11355), whatever timestep_spacing
-    the scheduler has. GenPercept's own schedule, all betas 1, is the same at every timestep and
-    runs at the first one (`steps_offset`).
+    It is the last timestep (trailing spacing, arXiv 2409.11355), for any timestep_spacing of the
+    scheduler. The schedule of GenPercept, all betas 1, is the same at every timestep; its step is
+    the first one (`steps_offset`).
 
     :param config: scheduler_config.json; without a _class_name that of a DDIMScheduler.
     :param timestep: another timestep than the noisiest.
-    :raises ValueError: a scheduler or an option with another step, or one that diffusers refuses.
+    :raises ValueError: a scheduler or option with another step, or refused by diffusers.
     """
     name = str(config.get('_class_name', _DDIM[0]))
     scheduler = _scheduler(name, config)
@@ -246,7 +246,7 @@ def _scheduler(name: str, config: Mapping[str, Any]) -> Any:
             'similar one. Choose other weights; or, if they were trained for one step, write '
             'timestep, prediction_type and alpha into checkpoint.yaml'
         )
-    import diffusers  # slow
+    import diffusers  # slow to import
 
     cls = getattr(diffusers, name)
     options = inspect.signature(cls.__init__).parameters

@@ -1,4 +1,4 @@
-"""Small models of the Stable Diffusion kind: same classes, about 1 % of the weights."""
+"""Small models in the architecture of Stable Diffusion, with about 1 % of its weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PROMPT_WIDTH = 32
 
 def small_vae() -> AutoencoderKL:
     """
-    Return a fresh autoencoder: 0.4 M parameters, 4 pixels to a latent cell.
+    Return a new autoencoder: 0.4 M parameters, 4 pixels per latent cell.
 
     Stable Diffusion has 8 pixels per latent cell, at 768 pixels. At 256 pixels, 8 is the size of a
     head or a chair's leg, which would be lost; 4 pixels correspond to 12 at 768. Four channels
     share a normalisation group, as in Stable Diffusion: a group of one channel would remove its
-    mean over the picture, and with it the colour of walls.
+    mean over the image, and with it the colour of walls.
     """
     return AutoencoderKL(
         block_out_channels=(16, 32, 48),
@@ -51,9 +51,9 @@ def small_tiny(channels: int, latent_channels: int, stride: int) -> AutoencoderT
 
 def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
     """
-    Return a fresh denoiser with attention where a map is small; 12.7 M parameters by default.
+    Return a new denoiser with attention at the coarse levels; 12.7 M parameters by default.
 
-    :param channels: of the levels, fine to coarse; the last two have attention.
+    :param channels: channels of the levels, fine to coarse; the last two have attention.
     :raises ValueError: no levels, or channels that are no multiples of 8.
     """
     check_channels(channels)
@@ -75,7 +75,7 @@ def small_unet(channels: Sequence[int] = UNET_CHANNELS) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
+def take_over(unet: UNet2DConditionModel, source: UNet2DConditionModel) -> float:
     """
     Copy the weights of a denoiser into one that may have more levels.
 
@@ -83,29 +83,29 @@ def take_over(unet: UNet2DConditionModel, grown: UNet2DConditionModel) -> float:
     additional finer levels keep their weights. So do weights of another shape.
 
     :param unet: changed in place.
-    :param grown: where the weights come from.
-    :returns: share of the parameters of `unet` that were copied, 0..1.
-    :raises ValueError: `grown` has more levels, or its coarsest level does not fit.
+    :param source: the model whose weights are copied.
+    :returns: fraction of the parameters of `unet` that were copied, 0..1.
+    :raises ValueError: `source` has more levels, or its coarsest level does not fit.
     """
-    finer = len(unet.config.block_out_channels) - len(grown.config.block_out_channels)
+    finer = len(unet.config.block_out_channels) - len(source.config.block_out_channels)
     if finer < 0:
         raise ValueError(
             f'expected a denoiser of at most {len(unet.config.block_out_channels)} levels to take '
-            f'over, got one of {len(grown.config.block_out_channels)}'
+            f'over, got one of {len(source.config.block_out_channels)}'
         )
-    own, taken = unet.state_dict(), set()
-    for name, weights in grown.state_dict().items():
+    weights, copied = unet.state_dict(), set()
+    for name, tensor in source.state_dict().items():
         if name.startswith('down_blocks.'):
             _, level, rest = name.split('.', 2)
             name = f'down_blocks.{int(level) + finer}.{rest}'
-        if name in own and own[name].shape == weights.shape:
-            own[name].copy_(weights)
-            taken.add(name)
-    # The rest is useless without the middle block and the time embedding.
-    if {name for name in own if name.startswith(('mid_block.', 'time_embedding.'))} - taken:
+        if name in weights and weights[name].shape == tensor.shape:
+            weights[name].copy_(tensor)
+            copied.add(name)
+    # The other weights are useless without the middle block and the time embedding.
+    if {name for name in weights if name.startswith(('mid_block.', 'time_embedding.'))} - copied:
         raise ValueError(
-            f'a denoiser of channels {list(grown.config.block_out_channels)} does not fit into '
+            f'a denoiser of channels {list(source.config.block_out_channels)} does not fit into '
             f'one of {list(unet.config.block_out_channels)}: its channels must be the last ones'
         )
-    whole = sum(weights.numel() for weights in own.values())
-    return float(sum(own[name].numel() for name in taken) / whole)
+    total = sum(tensor.numel() for tensor in weights.values())
+    return float(sum(weights[name].numel() for name in copied) / total)

@@ -132,7 +132,7 @@ class TransformerBackbone(LatentBackbone):
     def _check(self) -> None:
         """Refuse a prompt of another width."""
 
-    def _through(self, block: nn.Module, *inputs: Any) -> Any:
+    def _run_block(self, block: nn.Module, *inputs: Any) -> Any:
         """Run a block, with gradient checkpointing if it is on."""
         if self.transformer.gradient_checkpointing and torch.is_grad_enabled():
             return self.transformer._gradient_checkpointing_func(block, *inputs)
@@ -157,7 +157,7 @@ class DiTBackbone(TransformerBackbone):
         levels = []
         for number, block in enumerate(self.blocks, 1):
             frozen = (None, None, None, self.timestep, None, self.label)
-            tokens = self._through(block, tokens, *frozen)
+            tokens = self._run_block(block, tokens, *frozen)
             if number in self.taps:
                 levels.append(tokens)
         net = self.transformer
@@ -200,7 +200,7 @@ class PixArtBackbone(TransformerBackbone):
         frozen = (None, text.expand(batch, -1, -1), None, modulation.expand(batch, -1), None, None)
         levels = []
         for number, block in enumerate(self.blocks, 1):
-            tokens = self._through(block, tokens, *frozen)
+            tokens = self._run_block(block, tokens, *frozen)
             if number in self.taps:
                 levels.append(tokens)
         shift, scale = (net.scale_shift_table[None] + embedding[:, None]).chunk(2, dim=1)
@@ -238,7 +238,7 @@ class PixArtBackbone(TransformerBackbone):
 
 
 class MMDiTBackbone(TransformerBackbone):
-    """Stable Diffusion 3 and 3.5 (arXiv 2403.03206): text and picture share their attention."""
+    """Stable Diffusion 3 and 3.5 (arXiv 2403.03206): text and image share their attention."""
 
     model = SD3Transformer2DModel
     schedule: ClassVar[Mapping[str, Any]] = {'_class_name': 'FlowMatchEulerDiscreteScheduler'}
@@ -275,13 +275,13 @@ class MMDiTBackbone(TransformerBackbone):
         text = text.expand(len(tokens), -1, -1)
         levels = []
         for number, block in enumerate(self.blocks, 1):
-            text, tokens = self._through(block, tokens, text, embedding)
+            text, tokens = self._run_block(block, tokens, text, embedding)
             if number in self.taps:
                 levels.append(tokens)
         return net.proj_out(net.norm_out(tokens, embedding)), levels
 
     def fold_condition(self) -> None:
-        """Replace embeddings and modulations by constants; text meets the picture in blocks."""
+        """Replace embeddings and modulations by constants; the text remains an input."""
         net = self.transformer
         embedding, text = self._condition(net.proj_out.weight.dtype)
         net.time_text_embed, net.context_embedder = FrozenOutput(embedding), FrozenOutput(text)

@@ -19,7 +19,7 @@ from sd_perception_ros.backbones.latent import (
 )
 from sd_perception_ros.backbones.onestep import OneStep
 
-# Lotus's task embedding (1, 0), 'annotation', as sines and cosines; (0, 1) is 'picture'.
+# Lotus's task embedding (1, 0), 'annotation', as sines and cosines; (0, 1) is 'image'.
 LOTUS_SWITCH = (math.sin(1), math.sin(0), math.cos(1), math.cos(0))
 
 
@@ -27,11 +27,11 @@ class UNetBackbone(LatentBackbone):
     """
     One deterministic step of a UNet (GenPercept, arXiv 2403.06090).
 
-    Everything but the picture is frozen: timestep, prompt, SDXL's sizes and pooled prompt
+    Everything except the image is frozen: timestep, prompt, SDXL's sizes and pooled prompt
     (arXiv 2307.01952), Lotus's task switch (arXiv 2409.18124).
 
     :param unet: a UNet of diffusers.
-    :param timestep: the step; a number: GenPercept's step at this timestep.
+    :param timestep: a `OneStep`, or a number: the step of GenPercept at this timestep.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class UNetBackbone(LatentBackbone):
             hook.remove()
 
     def is_traceable(self) -> bool:
-        """Return whether the UNet was folded; that of diffusers branches on the picture's size."""
+        """Return whether the UNet was folded; that of diffusers branches on the image size."""
         return isinstance(self.unet, FoldedUNet)
 
     def _condition(self, batch: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What a checkpoint is: its file, its weights, and how both become a model."""
+"""Checkpoints: their file, their weights, and loading both as a model."""

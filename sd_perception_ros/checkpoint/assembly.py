@@ -34,7 +34,7 @@ class Assembly:
 
     :param reader: reads weights, or only their shapes.
     :param decodes: whether a head needs the autoencoder's decoder.
-    :param prompt_tokens: of the empty prompt; 0: as stored, or without padding.
+    :param prompt_tokens: tokens of the empty prompt; 0: as stored, or without padding.
     """
 
     def __init__(self, reader: Reader, decodes: bool = True, prompt_tokens: int = 0) -> None:
@@ -47,9 +47,9 @@ class Assembly:
         self, files: BackboneFiles, options: StepOptions, for_training: bool = False
     ) -> LatentBackbone:
         """
-        Read one denoiser and everything it needs.
+        Read one denoiser and the other parts of its backbone.
 
-        :param options: the step that checkpoint.yaml gives.
+        :param options: the step in checkpoint.yaml.
         :param for_training: choose the step for fine-tuning, not the one of the published weights.
         :raises FileNotFoundError: a file is missing.
         :raises ValueError: a file is broken or does not fit.
@@ -93,7 +93,7 @@ class Assembly:
         return self._tiny_halves[key]
 
     def _record(self, folder: Path) -> None:
-        """Record files for this backbone that were read for another one."""
+        """Record files of this backbone that were read for another one before."""
         for file in weights_files(folder):
             self._reader.check(file)
 
@@ -136,8 +136,8 @@ class Assembly:
         prompt, wanted = tensors['prompt'], self._prompt_tokens
         if wanted > prompt.shape[1]:
             raise ValueError(
-                f'{file} has {prompt.shape[1]} tokens, prompt_tokens: {wanted} wants more; name '
+                f'{file} has {prompt.shape[1]} tokens, but prompt_tokens is {wanted}; name '
                 'another prompt'
             )
-        # The text encoder is causal: rows do not depend on those behind them.
+        # The text encoder is causal: rows do not depend on later rows.
         return Prompt(prompt[:, :wanted] if wanted else prompt, tensors.get('pooled'))

@@ -1,4 +1,4 @@
-"""The checkpoints that this package knows by name, and their files on this machine."""
+"""The checkpoints with a known name, and their files on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class KnownCheckpoint(NamedTuple):
     """
     A checkpoint with a name.
 
-    :ivar problem: why it is not supported; empty: it is.
+    :ivar problem: why it is not supported; empty if it is supported.
     """
 
     name: str
@@ -32,7 +32,7 @@ class KnownCheckpoint(NamedTuple):
 
 
 def known_checkpoints() -> Iterator[KnownCheckpoint]:
-    """Yield the known checkpoints by name, first those that are supported."""
+    """Yield the known checkpoints by name, the supported ones first."""
     for file in sorted(SHIPPED.glob(f'*/{FILE}')):
         yield KnownCheckpoint(file.parent.name, open_checkpoint(file.parent.name).config)
     for name, problem in UNSUPPORTED.items():
@@ -52,7 +52,7 @@ def record_hashes(config: CheckpointConfig) -> list[Path]:
     Write the SHA-256 of the downloaded weight files of a checkpoint to the lock file.
 
     :returns: the weight files.
-    :raises ValueError: a file differs from the one on the hub; it was damaged on the way.
+    :raises ValueError: a file differs from the one on the hub: the download is damaged.
     """
     files = []
     for location in hub_locations(config):

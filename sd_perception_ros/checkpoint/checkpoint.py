@@ -49,13 +49,13 @@ LOGGER = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class CheckpointFiles:
     """
-    Every local file of a checkpoint's model, before any of them is read.
+    All local files of the model of a checkpoint, found before any of them is read.
 
-    :ivar path: of checkpoint.yaml.
+    :ivar path: path of checkpoint.yaml.
     :ivar config: its options, with the licence of the models if the file names none.
     :ivar tasks: the wanted tasks.
     :ivar backbones: files by the denoiser's location in checkpoint.yaml.
-    :ivar head_weights: by task that names some.
+    :ivar head_weights: weights of heads by task, if the file names them.
     """
 
     path: Path
@@ -71,9 +71,9 @@ def load(
     """
     Load a model in float32 on the CPU, ready to serve.
 
-    :param checkpoint: a known name, a folder, a checkpoint.yaml, or one that is open.
+    :param checkpoint: a known name, a folder, a checkpoint.yaml, or an open one.
     :param tasks: the tasks to load; empty: all.
-    :param device: 'meta' loads shapes without numbers, in seconds: names and shapes are checked.
+    :param device: 'meta' loads shapes without values, to check names and shapes in seconds.
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: a file is broken or does not fit, or the checkpoint lacks a task.
     """
@@ -88,7 +88,7 @@ def load_on_meta(
     checkpoint: str | CheckpointFile, tasks: Collection[str] = ()
 ) -> tuple[Model, CheckpointConfig]:
     """
-    Load a model without numbers; `Model.materialize` reads them later.
+    Load a model without weight values; `Model.materialize` reads them later.
 
     All files are hashed. Arguments and errors are those of `load`.
     """
@@ -106,7 +106,7 @@ def find_files(
     """
     Find the files of some tasks, after a download if they are on the hub.
 
-    :param tasks: empty: of all.
+    :param tasks: the tasks; empty: all.
     :param offline: never use the network. Errors are those of `load`.
     """
     path, config = open_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
@@ -195,7 +195,7 @@ def _joint_head(entry: TaskEntry, files: CheckpointFiles, task: str) -> Path | N
 
 
 def _make_task(task: str, entry: TaskEntry, joint_head: Path | None, where: str) -> Task:
-    """Make a task with its options; of a heat map head, the weights tell its joints."""
+    """Make a task with its options; the weights of a heat map head determine the joints."""
     if joint_head is None:
         return make_task(task, entry.options, where)
     shapes = Reader(device='meta').read(joint_head)
@@ -214,7 +214,7 @@ def _make_task(task: str, entry: TaskEntry, joint_head: Path | None, where: str)
 def _head_of(
     entry: TaskEntry, files: CheckpointFiles, task: str, backbone: Backbone
 ) -> tuple[str, Path | None]:
-    """Return the kind of a task's head and where its weights lie."""
+    """Return the kind and the weights of the head of a task."""
     weights = files.head_weights.get(task)
     if entry.head not in ('auto', 'dpt') or weights is not None:
         return entry.head, weights
@@ -238,11 +238,11 @@ def save(
     folder: Path, model: Model, config: CheckpointConfig, dtype: torch.dtype = torch.float16
 ) -> None:
     """
-    Write a model as a checkpoint folder that `load` reads; checkpoint.yaml comes last.
+    Write a model as a checkpoint folder that `load` reads; checkpoint.yaml is written last.
 
-    :param model: all of its backbones share one VAE and run in the same step.
+    :param model: its backbones share one VAE and have the same step.
     :param config: options of checkpoint.yaml; its tasks are taken from the model.
-    :param dtype: of the weights.
+    :param dtype: number format of the weights.
     :raises OSError: a file cannot be written.
     """
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""checkpoint.yaml: its options, and how it is found, read and written. Imports no torch."""
+"""checkpoint.yaml: options, finding, reading, writing. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SHIPPED = Path(__file__).parents[1] / 'assets' / 'checkpoints'
 MOST_PX = 4096  # largest value of long_side_px
 # Known checkpoints of related methods that one deterministic pass cannot run.
 UNSUPPORTED = {
-    'e2e_ft_geowizard': 'GeoWizard needs the CLIP embedding of each picture and a domain switch',
+    'e2e_ft_geowizard': 'GeoWizard needs the CLIP embedding of each image and a domain switch',
     'lotus_g': 'the generative Lotus needs noise as input; use lotus_disparity or lotus_normals',
-    'marigold_iid_appearance': 'its latent holds two pictures (albedo and material)',
-    'marigold_iid_lighting': 'its latent holds three pictures (albedo, shading and residual)',
+    'marigold_iid_appearance': 'its latent holds two images (albedo and material)',
+    'marigold_iid_lighting': 'its latent holds three images (albedo, shading and residual)',
 }
-# Names of the release before, old: new. They are read with a warning and never written.
+# Names of the previous release, old: new. They are read with a warning and never written.
 OLD_KEYS = {'prediction': 'prediction_type', 'signal': 'alpha'}
 OLD_PREDICTION_TYPES = {'velocity': 'v_prediction', 'flow': 'flow_prediction'}
 OLD_TASKS = {'pose': 'human_pose'}
@@ -48,7 +48,7 @@ class TaskEntry:
     head: str = option(
         'auto',
         'decoder: the VAE decoder; light: a few convolutions; dpt: DPT head; deconv: heat maps of '
-        'the joints in a crop of one person (SDPose); auto: the head that the denoiser came with, '
+        'the joints in a crop of one person (SDPose); auto: the head stored with the denoiser, '
         'otherwise decoder',
         choices=('auto', *HEADS),
     )
@@ -62,7 +62,7 @@ class TaskEntry:
         check(self)
         if self.head_weights and self.head == 'auto':
             raise ValueError(
-                f"head_weights '{self.head_weights}' need the kind of their head; add head: "
+                f"head_weights '{self.head_weights}' needs the kind of head; add head: "
                 'light, head: dpt or head: deconv'
             )
 
@@ -76,12 +76,12 @@ class CheckpointConfig:
 
     :ivar tasks: by task name.
     :ivar sha256: expected hash of weight files, by the end of their path.
-    :ivar provenance: how the weights were made; not read.
-    :ivar metrics: results of `evaluate`; not read.
+    :ivar provenance: origin of the weights; information only.
+    :ivar metrics: results of `evaluate`; information only.
     """
 
     tasks: dict[str, TaskEntry] = field(default_factory=dict)
-    base: str = option('', 'diffusers pipeline folder that gives everything not named here')
+    base: str = option('', 'diffusers pipeline folder for everything not named here')
     vae: str = option(
         '',
         'Folder of the autoencoder, AutoencoderKL or AutoencoderTiny (taesd); empty: that of the '
@@ -133,8 +133,8 @@ class CheckpointConfig:
     )
     resize: str = option(
         'pad',
-        'How a picture gets a size that the network takes. exact: stretched, as in the official '
-        'pipeline; pad: continued at its lower and right edge, and the output is cropped',
+        'How images are brought to a size of the network. exact: stretched, as in the official '
+        'pipeline; pad: padded at the lower and right edge, and the output is cropped',
         choices=('exact', 'pad'),
     )
     long_side_px: int = option(
@@ -152,7 +152,7 @@ class CheckpointConfig:
     description: str = option('', 'What the checkpoint is good for, in one line')
     download_gb: float = option(0.0, 'Size of the download in GB, an estimate; 0: unknown', low=0)
     parameters_m: float = option(
-        0.0, 'Parameters of the networks that serve, in millions, about; 0: unknown', low=0
+        0.0, 'Approximate number of parameters for serving, in millions; 0: unknown', low=0
     )
     sha256: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -191,7 +191,7 @@ def resolve(name: str) -> Path:
     :param name: a known name, a checkpoint folder (local or `hub:owner/name@commit`), or the file.
     :returns: path of the file, which exists.
     :raises FileNotFoundError: there is none.
-    :raises ValueError: a location on the hub that is malformed.
+    :raises ValueError: a malformed location on the hub.
     """
     if name in UNSUPPORTED:
         raise ValueError(f"checkpoint '{name}' is not supported: {UNSUPPORTED[name]}")
@@ -240,7 +240,7 @@ def read_config(file: Path) -> CheckpointConfig:
 
 
 def _with_new_names(values: Any, file: Path) -> Any:
-    """Replace the names of the release before in a checkpoint.yaml; log a warning for each."""
+    """Replace names of the previous release in a checkpoint.yaml; log a warning for each."""
     if not isinstance(values, Mapping):
         return values
     values = rename_old(values, OLD_KEYS, str(file))
@@ -259,7 +259,7 @@ def tasks_of(name: str) -> list[str]:
 
 
 def record_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
-    """Replace the metrics of a checkpoint.yaml; everything else stays."""
+    """Replace the metrics of a checkpoint.yaml; everything else is kept."""
     values = yaml.safe_load(file.read_text()) | {'metrics': dict(metrics)}
     write_config(file, values)
 

@@ -1,4 +1,4 @@
-"""Read denoisers and fine-tuned decoders of every published layout into models of diffusers."""
+"""Read denoisers and fine-tuned decoders of all published layouts into models of diffusers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def load_denoiser(folder: Path, base: Path | None, reader: Reader) -> nn.Module:
     Read a UNet or a transformer in float32, with LoRA adapters merged.
 
     Official GenPercept folders have no config.json. Then the config is that of `base`, otherwise
-    that of Stable Diffusion 2.1, with the options that the tensors show (see
+    that of Stable Diffusion 2.1, with the options derived from the tensors (see
     `unet_config_from_tensors`). UNets that were trained with a DPT head lack the last convolution
-    and its normalisation: both become the identity, and only the features are of use.
+    and its normalisation: both become the identity, and only the features are usable.
 
     :param folder: model folder, or safetensors file.
     :param base: folder of the model that it was fine-tuned from; its weights are read only if
@@ -120,10 +120,10 @@ def check_class_embedding(config: Any, predicts: str | None, is_chosen: bool, wh
     """
     Refuse a UNet whose class embedding is not the task switch of Lotus and SDPose.
 
-    Other models may have an embedding of the same size with another meaning: they would run, and
-    give wrong numbers.
+    Other models may have an embedding of the same size with another meaning: they would run and
+    predict nonsense.
 
-    :param config: of a model of diffusers.
+    :param config: config of a model of diffusers.
     :param predicts: prediction_type of the scheduler beside it; None: there is none.
     :param is_chosen: checkpoint.yaml states the step, or SDPose's head lies beside the UNet.
     :param where: for the error message.
@@ -136,8 +136,8 @@ def check_class_embedding(config: Any, predicts: str | None, is_chosen: bool, wh
     if kind == 'projection' and inputs == GEOWIZARD_INPUTS:
         raise ValueError(
             f'{where}: a class embedding of {inputs} inputs is that of GeoWizard, which is not '
-            "supported: it needs each picture's CLIP embedding and a domain switch; choose E2E-FT "
-            'or GenPercept (checkpoints lists them)'
+            'supported: it needs the CLIP embedding of each image and a domain switch; choose '
+            'E2E-FT or GenPercept (checkpoints lists them)'
         )
     if kind != 'projection' or inputs != SWITCH_INPUTS:
         raise ValueError(
@@ -165,7 +165,7 @@ def load_decoder(vae: AutoencoderKL, folder: Path, reader: Reader) -> Autoencode
     """
     Return an autoencoder that shares the encoder of `vae` and has a fine-tuned decoder.
 
-    :param folder: holds the subfolders `DECODER`.
+    :param folder: folder with the subfolders `DECODER`.
     """
     # On the meta device: the encoder is shared, and the decoder's weights come next.
     absent = () if has_half(vae, ENCODER) else ENCODER

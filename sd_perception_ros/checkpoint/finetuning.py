@@ -47,11 +47,11 @@ def model_to_finetune(
         another meaning, such as other classes.
     :param tasks: all of them share the denoiser.
     :param head: kind of new heads, one of `NEW_HEADS`.
-    :param timestep: of the denoiser; -1: where its kind is best fine-tuned (`finetuning_step`).
-    :param options: options by task that differ from its defaults, or from the checkpoint's.
+    :param timestep: of the denoiser; -1: `finetuning_step` chooses it.
+    :param options: options by task that differ from the defaults or from the checkpoint.
     :raises FileNotFoundError: a file is missing.
-    :raises ValueError: options of a task that is not in `tasks`, or that it does not have; an
-        impossible timestep; a kind of head that a task cannot have.
+    :raises ValueError: options of a task that is not in `tasks`, or unknown options; an
+        impossible timestep; a kind of head that does not fit a task.
     """
     options = options or {}
     if unknown := set(options) - set(tasks):
@@ -69,8 +69,8 @@ def model_to_finetune(
 def _new_head(kind: str, task: Task, backbone: Backbone) -> Head:
     if kind == 'dpt' and task.truth != 'depth_m':
         raise ValueError(
-            f"a 'dpt' head stretches each output to its own range, which only depth and disparity "
-            f"allow; choose 'light' for {task.name}"
+            f"a 'dpt' head stretches each output to its full range, which suits only depth and "
+            f"disparity; choose 'light' for {task.name}"
         )
     return make_head(kind, task.channels, backbone)
 
@@ -119,7 +119,7 @@ def is_checkpoint(base: Path) -> bool:
 def _with_tasks(
     base: Path, tasks: Collection[str], head: str, options: Mapping[str, Mapping[str, Any]]
 ) -> Model:
-    """Return a checkpoint's model with these tasks; those that it lacks get new heads."""
+    """Return a checkpoint's model with these tasks; missing tasks get new heads."""
     checkpoint = open_checkpoint(str(base))
     in_checkpoint = [task for task in tasks if task in checkpoint.config.tasks]
     loaded = in_checkpoint or list(checkpoint.config.tasks)[:1]
@@ -132,8 +132,8 @@ def _with_tasks(
         )
     if len(model.backbones) > 1:
         raise ValueError(
-            f'{base} has {len(model.backbones)} denoisers for {", ".join(in_checkpoint)}, and a '
-            'training has one: name tasks that share it'
+            f'{base} has {len(model.backbones)} denoisers for {", ".join(in_checkpoint)}, but '
+            'training needs a single one: name tasks that share it'
         )
     made = {
         t: make_task(t, {**_options_of(model, t), **options.get(t, {})}, reads_crops=t in crops)
@@ -158,5 +158,5 @@ def _options_of(model: Model, task: str) -> dict[str, Any]:
 
 
 def _meaning(task: Task) -> list[Any]:
-    """Return the options that decide what a task's output numbers mean."""
+    """Return the options that define the meaning of the output of a task."""
     return [task.channels, *(getattr(task, name) for name in task.meaning)]

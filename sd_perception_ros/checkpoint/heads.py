@@ -27,7 +27,7 @@ def make_head(
 
     :param kind: one of `HEADS`. The output of a light head has half the resolution of the
         network's input.
-    :param channels: of the task's raw output.
+    :param channels: channels of the raw output of the task.
     :param width: channels inside a light, DPT or deconv head; 0: 32 for up to 8 output channels,
         64 for more.
     :param rectifies: whether a DPT head ends in a ReLU.
@@ -79,10 +79,10 @@ def load_head(
 
 def ends_in_relu(weights: Path) -> bool:
     """
-    Return whether an official DPT head ends in a ReLU; the tensors of both kinds are equal.
+    Return whether an official DPT head ends in a ReLU; both kinds have the same tensors.
 
-    The class in config.json decides; without config.json the name of the folder, as in the
-    official code.
+    As in the official code, the class in config.json decides; without config.json, the name of
+    the folder.
 
     :param weights: folder or file of the head.
     """

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, at one commit, by way of its cache on disk."""
+"""Models on the Hugging Face hub, at one commit, through its cache on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCATION = re.compile(
 )
 REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 COMMIT = re.compile(r'[0-9a-f]{40}')
-TIMEOUT_S = 10  # of each request for the list of files
+TIMEOUT_S = 10  # of a request for the list of files
 # Files beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
 SMALL = ('.json', '.txt', '.md', '.npy', '.yaml')
 PARTS = ('unet', 'transformer', 'vae', 'text_encoder')
@@ -35,7 +35,7 @@ class HubLocation(NamedTuple):
 
     :ivar repo: owner/name.
     :ivar revision: commit of 40 characters, branch or tag.
-    :ivar path: in the repository; '' is its root.
+    :ivar path: path in the repository; '' is its root.
     """
 
     repo: str
@@ -129,7 +129,7 @@ def snapshot_folder(location: HubLocation) -> Path | None:
     """Return the cache's folder of a repository at a commit; None if nothing was downloaded."""
     hub = _client(location)
     try:
-        # No file: otherwise it refuses a snapshot that lacks files which are not needed.
+        # Ask for no file: it would refuse a snapshot without files that are not needed.
         return Path(
             hub.snapshot_download(
                 location.repo,
@@ -144,9 +144,9 @@ def snapshot_folder(location: HubLocation) -> Path | None:
 
 def cached_path(location: HubLocation, without: Collection[str] = ()) -> Path | None:
     """
-    Return the path in the cache; None if something needed is not there.
+    Return the path in the cache; None if a needed file is missing.
 
-    :param location: at a commit.
+    :param location: location with a commit.
     """
     snapshot = snapshot_folder(location)
     if snapshot is None or not _is_complete(snapshot, location.path, without):
@@ -158,7 +158,7 @@ def download(location: HubLocation, without: Collection[str] = ()) -> Path:
     """
     Download what serving a location needs; an interrupted download is continued.
 
-    :param location: at a commit.
+    :param location: location with a commit.
     :param without: names of model folders whose weights are not needed.
     :returns: the local path. Errors are those of `on_disk`.
     """
@@ -179,7 +179,7 @@ def remote_files(
     """
     List the needed files of a location: path, size in bytes, and SHA-256 of weight files.
 
-    Size is 0 and SHA-256 is '' where the hub does not state them. Errors are those of `on_disk`.
+    Size 0 and SHA-256 '' mean that the hub does not state them. Errors are those of `on_disk`.
     """
     siblings = _ask(
         location,
@@ -220,7 +220,7 @@ def _client(location: object) -> Any:
 
 
 def _ask(location: HubLocation, request: Callable[[Any], T]) -> T:
-    """Send a request to the hub, and explain what went wrong in one line."""
+    """Send a request to the hub; errors are explained in one line."""
     hub = _client(location)
     errors = hub.errors
     # Errors of the HTTP library, which differs between versions of huggingface_hub.
@@ -237,7 +237,7 @@ def _ask(location: HubLocation, request: Callable[[Any], T]) -> T:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f'{location} is not in the cache, and the hub was not reached ({reason}); copy the '
-            'folder to this machine and name it, or go online once'
+            'folder to this machine and name it, or connect to the internet once'
         ) from None
 
 
@@ -270,7 +270,7 @@ def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> l
 
 
 def _weights_among(names: Collection[str]) -> set[str]:
-    """Return the needed weight files of one folder: one format, and those of our checkpoints."""
+    """Return the needed weight files of a folder: one format, and files of our checkpoints."""
     extra = ('prompt.safetensors', JOINT_HEAD.name)
     ours = {n for n in names if n in extra or n.startswith('head_')}
     file = next((n for n in WEIGHT_FILES if n in names), '')

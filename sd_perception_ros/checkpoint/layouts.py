@@ -1,4 +1,4 @@
-"""Where a denoiser and the models that came with it lie, seen from the files of a folder."""
+"""Folder layouts: find a denoiser and the models beside it by the files of a folder."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from sd_perception_ros.checkpoint.config_file import (
 NOT_STATED = 'not stated by the authors'
 SEPARATOR = '; '  # between the licences of several models
 ALLOWED, NOT_ALLOWED, NOT_KNOWN = 'allowed', 'not allowed', 'not known'
-_CARD_LEVELS = 2  # folders above the weights in which a card is looked for
+_CARD_LEVELS = 2  # folders above the weights that may have the card
 _FRONT = re.compile(r'\A---\s*\n(.*?)\n---\s*$', re.DOTALL | re.MULTILINE)
 _RESTRICTED = re.compile(
     r'non-?\s?commercial|(?:^|[^a-z])nc(?:[^a-z]|$)|research|academic', re.IGNORECASE
@@ -30,7 +30,7 @@ _RESTRICTED = re.compile(
 _COMMERCIAL = re.compile(
     r'\b(?:apache|mit|bsd|cc0|cc-by|unlicense|isc|l?gpl)\b|open\s?rail|\brail', re.IGNORECASE
 )
-# Names by how a licence text begins. Where one text contains another's words, it comes first.
+# Names by the beginning of a licence text; the more specific text comes first.
 _TEXTS = {
     r'apache license\s+version 2\.0': 'Apache-2.0',
     r'\bmit license|permission is hereby granted, free of charge': 'MIT',
@@ -55,8 +55,8 @@ class Terms(NamedTuple):
     """
     The licence of some weights.
 
-    :ivar name: SPDX identifier where there is one, or `NOT_STATED`.
-    :ivar source: the file or public page that states it; '' for none.
+    :ivar name: SPDX identifier if there is one, or `NOT_STATED`.
+    :ivar source: file or public page with the licence; '' if none.
     """
 
     name: str
@@ -88,7 +88,7 @@ def terms_of(folder: Path, location: str, levels: int = 1) -> Terms:
 
 
 def with_terms(config: CheckpointConfig, terms: Iterable[Terms]) -> tuple[str, str]:
-    """Return licence and source of a checkpoint: its own, or else those of its models."""
+    """Return licence and source of a checkpoint: its own, otherwise those of its models."""
     if config.license != UNKNOWN:
         return config.license, config.license_source
     different = list(dict.fromkeys(terms))
@@ -97,7 +97,7 @@ def with_terms(config: CheckpointConfig, terms: Iterable[Terms]) -> tuple[str, s
 
 
 def join_licenses(names: Iterable[str]) -> str:
-    """Return different licences in one text."""
+    """Join different licences to one text."""
     return SEPARATOR.join(dict.fromkeys(filter(None, names)))
 
 
@@ -142,7 +142,7 @@ def _license_files(folder: Path) -> list[Path]:
 
 
 def _terms_of_text(file: Path) -> Terms | None:
-    """Recognize a licence text by its beginning; a text that is not known gives its first line."""
+    """Recognize a licence text by its beginning; of an unknown text, return the first line."""
     text = file.read_text(errors='replace')[:_HEAD_CHARACTERS]
     first = next((line.strip(' #*\t') for line in text.splitlines() if line.strip(' #*\t')), '')
     if not first:

@@ -1,4 +1,4 @@
-"""Find every file that a backbone is built from, on disk or on the hub, before any is read."""
+"""Find all files of a backbone, on disk or on the hub, before any is read."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class BackboneFiles:
 
     :ivar denoiser: model folder, or safetensors file.
     :ivar base_denoiser: folder of the model that it was fine-tuned from: its config.json, and its
-        weights if `denoiser` holds LoRA adapters alone.
-    :ivar layout: what lies beside the denoiser.
+        weights if `denoiser` has only LoRA adapters.
+    :ivar layout: models beside the denoiser.
     :ivar vae: folder of the autoencoder.
     :ivar tiny_encoder: folder of the tiny autoencoder that encodes instead; None: `vae` encodes.
     :ivar tiny_decoder: the same for decoding.
-    :ivar prompt: file of the embedding, or pipeline folder with text encoders; None: neither is
-        there.
-    :ivar terms: licences of the denoiser, and of its base if that brings weights of it.
+    :ivar prompt: file of the embedding, or pipeline folder with text encoders; None if there is
+        neither.
+    :ivar terms: licences of the denoiser, and of its base if weights of the base are used.
     """
 
     denoiser: Path
@@ -48,9 +48,9 @@ class BackboneFiles:
 @dataclass(frozen=True)
 class Locations:
     """
-    The locations that a checkpoint names: paths, or `hub:owner/name[@revision][/subfolder]`.
+    The locations in a checkpoint.yaml: paths, or `hub:owner/name[@revision][/subfolder]`.
 
-    :param root: folder that relative paths start from.
+    :param root: folder of relative paths.
     :param base: diffusers pipeline that completes a denoiser; '': none.
     :param vae: autoencoder; '': that of the base, otherwise the one beside the denoiser.
     :param tiny_encoder: tiny autoencoder that encodes instead; '': `vae` encodes.
@@ -84,7 +84,7 @@ class Locations:
         """
         Find the files of one denoiser's backbone.
 
-        :param location: of the denoiser.
+        :param location: location of the denoiser.
         :raises FileNotFoundError: there is no denoiser.
         :raises ValueError: no autoencoder is named or found.
         """
@@ -98,10 +98,10 @@ class Locations:
         denoiser = layout.denoiser or base_denoiser
         if denoiser is None:
             raise FileNotFoundError(
-                f"'{location}' has a head and no denoiser; name the model that it belongs to: "
-                'base: folder'
+                f"'{location}' has a head but no denoiser; name the model of the "
+                'head: base: folder'
             )
-        # A pipeline's own folder has its card; a model's may have it one folder above.
+        # The card of a pipeline is in its folder; that of a model may be one folder above.
         terms = [terms_of(path, location, levels=int(layout.denoiser == path))]
         if base is not None and _needs_base_weights(layout):
             terms.append(terms_of(base, self.base, levels=0))

@@ -1,7 +1,7 @@
 """
-The lock file: which commit of a hub repository a branch stood for when it was first used.
+The lock file: the commit of each branch of a hub repository at its first use.
 
-A branch such as `main` may move. The commit that it was resolved to is written down once, with the
+A branch such as `main` may move. The commit of its first use is stored, with the
 SHA-256 of the downloaded files, so that a robot runs the same weights after every start.
 """
 
@@ -29,7 +29,7 @@ def lock_file() -> Path:
 
 def locked_commit(repo: str, revision: str) -> str:
     """
-    Return the commit that a branch or tag of a repository was resolved to; '' if it never was.
+    Return the commit that a branch or tag of a repository was resolved to; '' if it is not known.
 
     :raises ValueError: the lock file is damaged.
     """
@@ -45,7 +45,7 @@ def locked_hashes(commit: str) -> dict[str, str]:
 
 
 def record(repo: str, revision: str, commit: str, sha256: Mapping[str, str] | None = None) -> None:
-    """Write down the commit of a revision, and the SHA-256 of its downloaded files by path."""
+    """Store the commit of a revision, and the SHA-256 of its downloaded files by path."""
     entries = _read()
     key = f'{repo}@{revision}'
     before = entries.get(key, {})

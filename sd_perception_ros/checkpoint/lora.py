@@ -1,4 +1,4 @@
-"""LoRA adapters (arXiv 2106.09685), merged into the weights that they change."""
+"""LoRA adapters (arXiv 2106.09685), merged into the weights of their model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PREFIX = re.compile(r'^(?:base_model\.model\.|unet\.|transformer\.)+')
 
 
 def has_adapters(names: Collection[str]) -> bool:
-    """Return whether tensor names include adapters, alone or inside a model."""
+    """Return whether tensor names include adapters, with or without a model."""
     return any(DOWN.search(name) for name in names)
 
 
 def is_adapters_only(names: Collection[str]) -> bool:
-    """Return whether these are adapters without the model that they change."""
+    """Return whether these are adapters without their model."""
     return has_adapters(names) and not any('.base_layer.' in name for name in names)
 
 
@@ -73,7 +73,7 @@ class LoraOptions:
         Return the factor of up @ down.
 
         :param layer: name of the changed layer.
-        :param alpha: of this layer, if the file has it as a tensor.
+        :param alpha: lora_alpha of this layer, if it is stored as a tensor.
         """
         if alpha is None:
             patterns = self.alpha_pattern.items()
@@ -89,7 +89,7 @@ def read_lora_options(adapters: Path) -> LoraOptions:
     Read the options of adapters: adapter_config.json of peft, or the metadata of diffusers.
 
     :param adapters: their folder or safetensors file.
-    :raises ValueError: the options are broken, or of a kind that cannot be merged (DoRA).
+    :raises ValueError: the options are damaged, or the kind is not supported (DoRA).
     """
     folder = adapters if adapters.is_dir() else adapters.parent
     file = folder / 'adapter_config.json'
@@ -154,7 +154,7 @@ def merge_adapters(
     GenPercept's LoRA experiments store a UNet with adapters inside (`to_q.base_layer.weight`,
     `to_q.lora_A.default.weight`); peft and diffusers also write adapters alone.
 
-    :param base: weights of the model that adapters alone belong to.
+    :param base: weights of the model, for adapters without a model.
     :param folder: of the adapters, for error messages.
     :raises ValueError: no base, a missing factor, or a shape that does not fit.
     """
@@ -173,9 +173,7 @@ def merge_adapters(
     if base is not None:
         merged = {**base, **merged}
     elif is_adapters_only(weights):
-        raise ValueError(
-            f'{folder} has LoRA adapters only; name the model that they change: base: folder'
-        )
+        raise ValueError(f'{folder} has LoRA adapters only; name their model: base: folder')
     ups = {UP.sub('', name): tensor for name, tensor in weights.items() if UP.search(name)}
     for name in sorted(n for n in weights if DOWN.search(n)):
         layer = DOWN.sub('', name)

@@ -44,10 +44,10 @@ def prompt_of(pipeline: Path, reader: Reader, tokens: int = 0) -> Prompt:
     | T5 (PixArt)                       | last states                              | none         |
 
     :param pipeline: folder with text_encoder, tokenizer, and for some text_encoder_2, ...
-    :param reader: checks the hashes of the weights, which are read on the CPU on any device.
-    :param tokens: pad to this length (one CLIP only); 0: start and end token alone.
+    :param reader: checks the hashes of the weights, which are always read to the CPU.
+    :param tokens: pad to this length (one CLIP only); 0: start and end token only.
     :raises FileNotFoundError: a file is missing.
-    :raises ValueError: transformers is not installed, or an encoder is of another kind.
+    :raises ValueError: transformers is not installed, or an encoder is of an unsupported kind.
     """
     first = _encode(pipeline, '', reader, tokens)
     if not (pipeline / 'text_encoder_2').is_dir():
@@ -140,7 +140,7 @@ def _load(cls: Any, encoder: Path, reader: Reader) -> Any:
 
 def _transformers() -> Any:
     try:
-        import transformers  # slow, and not needed to serve
+        import transformers  # slow to import, and not needed for serving
     except ImportError:
         raise ValueError(f"a text encoder needs 'pip install transformers'; {STORE}") from None
     return transformers

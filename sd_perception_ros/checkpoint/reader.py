@@ -1,4 +1,4 @@
-"""Read weight files, check their SHA-256, and record which were read."""
+"""Read weight files, check their SHA-256, and record the files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Reader:
 
     :param sha256: expected hash of a file by the end of its path, such as
         `unet/diffusion_pytorch_model.safetensors`.
-    :param device: 'cpu', or 'meta' to read shapes without numbers.
-    :param hashes: known hashes by path: these files are not hashed again. None: none is known,
+    :param device: 'cpu', or 'meta' to read shapes without values.
+    :param hashes: known hashes by path: these files are not hashed again. None: no known hashes,
         and on 'meta' no file is hashed at all.
     :ivar hashes: SHA-256 of each file read, by path.
     :ivar verifies: whether files are hashed.
@@ -70,10 +70,10 @@ class Reader:
 
     def weights_digest(self, files: Collection[str], tensors: Mapping[str, Tensor]) -> str:
         """
-        Return a hash that names the weights of a module on the meta device; '' elsewhere.
+        Return a hash that identifies the weights of a module on the meta device; '' elsewhere.
 
-        :param files: paths that `record_files` gave while the module was read.
-        :param tensors: of the module. Those with numbers are hashed themselves.
+        :param files: paths from `record_files` while the module was read.
+        :param tensors: tensors of the module; those with values are hashed themselves.
         """
         if self.device != 'meta' or not self.verifies:
             return ''
@@ -88,7 +88,7 @@ class Reader:
         """
         Record a file; hash it, and compare with the expected hash if there is one.
 
-        :raises ValueError: the hash is another one.
+        :raises ValueError: the hash differs.
         """
         refuse_lfs_pointer(file)
         self._recorded.add(str(file))
@@ -104,9 +104,9 @@ class Reader:
 
     def check_all_met(self) -> None:
         """
-        Refuse an expected hash whose file was not read.
+        Check that the files of all expected hashes were read.
 
-        :raises ValueError: names the hash and the files that were read.
+        :raises ValueError: one was not read.
         """
         paths = [_parts(file) for file in self.hashes]
         for name in self.sha256:

@@ -62,9 +62,9 @@ def serving_step(
     denoiser: Any, latent_channels: int, pipeline: Path | None, options: StepOptions
 ) -> OneStep:
     """
-    Return the step in which published weights are served.
+    Return the step for serving published weights.
 
-    Options that are given win. With timestep, prediction_type and alpha the scheduler is not read;
+    Given options come first. With timestep, prediction_type and alpha the scheduler is not read;
     with alpha and no final_alpha the step ends at the clean latent. The others come from the first
     of these that applies:
 
@@ -104,11 +104,11 @@ def finetuning_step(
     denoiser: Any, latent_channels: int, pipeline: Path | None, timestep: int | None = None
 ) -> OneStep:
     """
-    Return the step in which a pre-trained denoiser is best fine-tuned.
+    Return the best step for fine-tuning a pre-trained denoiser.
 
     - v_prediction: that of GenPercept, x0 = -v at timestep 1
     - flow_prediction: from the image latent at the noisy end straight to x0
-    - epsilon: where alpha and sigma are equal, so that the output has the factor that it has with
+    - epsilon: where alpha and sigma are equal, so that the factor of the output is that of
       v_prediction; at the noisy end the factor would be 14 (Stable Diffusion) or 157 (DiT)
     - two latents in, or a class embedding of the task (Lotus): as `serving_step`
 

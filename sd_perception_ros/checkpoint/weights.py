@@ -41,7 +41,7 @@ def read_embedding(path: Path, reader: Reader) -> dict[str, Tensor]:
     Read the embedding of a prompt from a .safetensors or .npy file.
 
     :returns: 'prompt', (1, tokens, width) float32, and for SDXL and SD3 'pooled', (1, width)
-        float32. A file with one tensor may name it as it likes and leave out the batch dimension.
+        float32. A single tensor may have any name, and no batch dimension.
     :raises FileNotFoundError: there is no such file.
     :raises ValueError: the file is damaged, or has other tensors.
     """
@@ -71,7 +71,7 @@ def read_model_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
     """
     Read config.json of a model folder.
 
-    :param fallback: folder or file that is read where the model folder has no config.json.
+    :param fallback: folder or file to read if the model folder has no config.json.
     :raises FileNotFoundError: neither has one.
     :raises ValueError: it is not a JSON object.
     """
@@ -85,7 +85,7 @@ def read_model_config(folder: Path, fallback: Path | None) -> dict[str, Any]:
 
 def load_into(module: M, weights: Mapping[str, Tensor], source: Path) -> M:
     """
-    Give a module, which may be on the meta device, these weights.
+    Load weights into a module, which may be on the meta device.
 
     :param source: file or folder of the weights, for the error message.
     :raises ValueError: tensors are missing, unknown or of another shape.
@@ -113,7 +113,7 @@ def load_vae(folder: Path, reader: Reader, decodes: bool = True, encodes: bool =
 
     GenPercept's first version has DPT heads and an autoencoder without decoder: it only encodes.
 
-    :param decodes: whether the decoder is needed; it is left out otherwise.
+    :param decodes: whether the decoder is needed; otherwise it is left out.
     :param encodes: the same for the encoder.
     """
     config = read_model_config(folder, CONFIGS / 'sd21_vae.json')

@@ -16,7 +16,7 @@ from sd_perception_ros.git_lfs import refuse_lfs_pointer
 from sd_perception_ros.paths import user_path
 
 T = TypeVar('T')
-# Fields of TopDownOptions and EngineConfig that a measurement of a checkpoint may choose.
+# Fields of TopDownOptions and EngineConfig that are options of `evaluate`.
 CROP_OPTIONS = (
     'second_look',
     'second_look_max_cost',
@@ -25,6 +25,19 @@ CROP_OPTIONS = (
     'crop_height_px',
 )
 RUN_OPTIONS = ('device', 'precision', 'runtime', 'long_side_px')
+
+
+def command_parser(
+    command: str, description: str | None, epilog: str, allow_abbrev: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of a command; line breaks of description and epilog are kept."""
+    return argparse.ArgumentParser(
+        prog=f'python -m sd_perception_ros {command}',
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=allow_abbrev,
+    )
 
 
 def size(text: str) -> tuple[int, int]:
@@ -52,7 +65,7 @@ def add_options(
     A boolean field `cuda_graphs` becomes two flags: --cuda-graphs and --no-cuda-graphs.
 
     :param only: names of the fields to add; empty: all.
-    :param defaults: of this command, where they differ from those of the dataclass.
+    :param defaults: defaults of this command that differ from the dataclass.
     """
     hints = get_type_hints(cls)
     for f in [f for f in fields(cls) if not only or f.name in only]:
@@ -69,11 +82,11 @@ def add_options(
 
 def add_data(parser: argparse.ArgumentParser, name: str = '--data', **options: Any) -> None:
     """
-    Add the option that names data, for `open_data`: one or more words, also given repeatedly.
+    Add an option for data (`open_data`): one or more words; may be repeated.
 
-    :param options: of argparse, such as required.
+    :param options: options of argparse, such as required.
     """
-    about = options.pop('help', 'Pictures and their truth')
+    about = options.pop('help', 'Images with ground truth')
     parser.add_argument(
         name, nargs='+', action='extend', metavar='KIND:PATH', help=f'{about}: {HELP}', **options
     )
@@ -87,10 +100,10 @@ def from_options(cls: type[T], arguments: argparse.Namespace) -> T:
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """
-    Parse a command line in which `--recipe FILE.yaml` stands for the options in that file.
+    Parse a command line with the option `--recipe FILE.yaml`, a file with options.
 
-    Options on the command line win over those of the recipe, and those over the ones of another
-    recipe that it `extends`; each is checked in the same way.
+    Options on the command line replace those of the recipe, and those replace the options of the
+    recipe that it `extends`; all are checked in the same way.
 
     :raises FileNotFoundError: no such recipe.
     :raises ValueError: the recipe is not a mapping from options to values.
@@ -115,7 +128,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _recipe(file: Path) -> dict[str, Any]:
-    """Return the options of a recipe, over those of the one that it extends."""
+    """Return the options of a recipe, including those of the recipe that it extends."""
     if not file.is_file():
         raise FileNotFoundError(f'expected a recipe, found no file at {file}')
     refuse_lfs_pointer(file)

@@ -8,28 +8,24 @@ import sys
 
 from tqdm import tqdm
 
+from sd_perception_ros.cli.arguments import command_parser
 from sd_perception_ros.paths import user_path
 from sd_perception_ros.synthetic.baking import bake
 
 EPILOG = """\
 example:
-  python -m venv anny && . anny/bin/activate     # best an environment of its own
+  python -m venv anny && . anny/bin/activate     # preferably a separate environment
   python -m pip install -r requirements/train.txt anny==0.6.2
   python -m sd_perception_ros bake-bodies --out data/bodies.npz
   python -m sd_perception_ros synthesize --bodies data/bodies.npz --out data/rooms/train
 
-The first run takes a minute or two longer: anny prepares its data and keeps it (790 MB).
+The first run takes a minute or two longer: anny prepares and caches its data (790 MB).
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros bake-bodies',
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('bake-bodies', __doc__, EPILOG)
     made.add_argument('--out', type=user_path, required=True, help='File (.npz) to write')
     made.add_argument('--count', type=int, default=240, help='Bodies (default: %(default)s)')
     made.add_argument(
@@ -46,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if importlib.util.find_spec('anny') is None:
         raise ValueError(
-            'baking needs the Python package anny, which is not here: '
-            'python -m pip install -r requirements/train.txt anny==0.6.2, best into an '
+            'baking needs the Python package anny, which is not installed: '
+            'python -m pip install -r requirements/train.txt anny==0.6.2, preferably into an '
             'environment of its own'
         )
     for _ in tqdm(bake(args.out, args.count, args.seed), total=args.count, unit='body'):

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import argparse
 
+from sd_perception_ros.cli.arguments import command_parser
+
 EXAMPLE = """\
 examples:
   python -m sd_perception_ros checkpoints
   python -m sd_perception_ros checkpoints fetch genpercept_depth
   python -m sd_perception_ros checkpoints check genpercept_depth
 
-A known name is all that the parameter `checkpoint` of the perception node needs. fetch continues
-an interrupted download. A branch of a repository is resolved to a commit once; commit and SHA-256
-are written to a lock file, and stay.
+The parameter `checkpoint` of the perception node takes a known name, and downloads it. fetch
+continues an interrupted download. A branch of a repository is resolved to a commit once; commit
+and SHA-256 are kept in a lock file.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros checkpoints',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('checkpoints', __doc__, EXAMPLE)
     commands = made.add_subparsers(dest='action', metavar='list, fetch or check')
     listing = commands.add_parser('list', help='list known checkpoints (the default)')
     listing.add_argument('--json', action='store_true', help='machine-readable')
@@ -33,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         'check', help='compare hashes, names and shapes, then run one dry frame'
     )
     check.add_argument('name', metavar='NAME', help='known name, folder or checkpoint.yaml')
-    check.add_argument('--device', default='auto', help='of the dry frame (default: auto)')
+    check.add_argument('--device', default='auto', help='device of the dry frame (default: auto)')
     check.add_argument(
         '--frame',
         action=argparse.BooleanOptionalAction,

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows, each under its label."""
+"""Contact sheets: images in rows, each below its label."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Tile = tuple[str, UInt8]  # label, and (H, W, 3) uint8 RGB
 
 LABEL_PX = 24
 GAP_PX = 4
-MARGIN_PX = 6  # on both sides of a text
+MARGIN_PX = 6  # margin on both sides of a text
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 
 
 def grid(rows: Sequence[Sequence[Tile]]) -> UInt8:
-    """Return labelled pictures in rows; those of one row have one height."""
+    """Return labelled images in rows; all images of a row have the same height."""
     return stack([side_by_side([labelled(*tile) for tile in row]) for row in rows])
 
 
 def labelled(label: str, picture: UInt8) -> UInt8:
-    """Return a picture below a strip of `LABEL_PX` rows with a text."""
+    """Return an image below a strip of `LABEL_PX` rows with a text."""
     return np.vstack([strip(label, picture.shape[1]), picture])
 
 
 def side_by_side(pictures: Sequence[UInt8]) -> UInt8:
-    """Return pictures of one height in a row, `GAP_PX` apart."""
+    """Return images of the same height in a row, `GAP_PX` apart."""
     gap = np.full((len(pictures[0]), GAP_PX, 3), BACKGROUND, np.uint8)
     joined = [part for picture in pictures for part in (gap, picture)]
     return np.hstack(joined[1:])
 
 
 def stack(rows: Sequence[UInt8]) -> UInt8:
-    """Return rows of any widths below one another, as wide as the widest."""
+    """Stack rows of any widths; the result is as wide as the widest."""
     width = max(row.shape[1] for row in rows)
     rests = [np.full((len(row), width - row.shape[1], 3), BACKGROUND, np.uint8) for row in rows]
     return np.vstack([np.hstack(pair) for pair in zip(rows, rests, strict=True)])
@@ -46,7 +46,7 @@ def stack(rows: Sequence[UInt8]) -> UInt8:
 
 def cropped_to(picture: UInt8, size: tuple[int, int]) -> UInt8:
     """
-    Return the middle of a picture in a given size, so that all cells of a sheet are equal.
+    Crop the centre of an image to a size, so that all cells of a sheet are equal.
 
     :param size: width and height.
     """
@@ -59,7 +59,7 @@ def cropped_to(picture: UInt8, size: tuple[int, int]) -> UInt8:
 
 
 def strip(text: str, width: int, height: int = LABEL_PX, bold: bool = False) -> UInt8:
-    """Return a strip with a text; of one that is too long, the start is left out."""
+    """Return a strip with a text; if it is too long, its start is left out."""
     image = Image.new('RGB', (width, height), BACKGROUND)
     font = ImageFont.load_default(size=round(height * (0.6 if bold else 0.56)))
     shown = text
@@ -73,9 +73,9 @@ def strip(text: str, width: int, height: int = LABEL_PX, bold: bool = False) -> 
 
 def write_png(path: Path, rgb: UInt8) -> None:
     """
-    Write a picture.
+    Write an image.
 
     :raises OSError: the file cannot be written.
-    :raises ValueError: the name's ending is of no kind of picture.
+    :raises ValueError: the suffix is not that of an image format.
     """
     Image.fromarray(rgb).save(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sd_perception_ros.cli.arguments import add_data, size
+from sd_perception_ros.cli.arguments import add_data, command_parser, size
 from sd_perception_ros.paths import user_path
 
 EXAMPLE = """\
@@ -21,12 +21,7 @@ Formats, and how to add your own data: docs/data.md
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros data',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('data', __doc__, EXAMPLE)
     commands = made.add_subparsers(dest='action', required=True, metavar='inspect or shards')
     inspect = commands.add_parser('inspect', help='write a contact sheet and print statistics')
     add_data(inspect, required=True)
@@ -59,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the arguments, then run one of the two."""
+    """Read the arguments, then inspect or write shards."""
     arguments = parser().parse_args(argv)
     from sd_perception_ros.cli.jobs.data import inspect, shards
 

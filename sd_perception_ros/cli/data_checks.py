@@ -1,4 +1,4 @@
-"""Checks of ground truth before a training: what it holds, not whether its files are whole."""
+"""Checks of the values of ground truth before a training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CHECKED_FRAMES = 16  # evenly spaced
 
 
 def print_notes(dataset: Dataset) -> None:
-    """Print what was read otherwise than written in the files."""
+    """Print notes about values that were changed while reading."""
     for note in dataset.notes():
         print(f'note: {note}')
 
 
 def check_truths(dataset: Dataset, truths: Collection[str]) -> None:
     """
-    Read some frames and check these ground truths; print in how many frames one is unknown.
+    Check ground truth in some frames; print the number of frames in which it is unknown.
 
-    :raises ValueError: a ground truth is unknown in every frame read, or a mask of 0 and 1.
+    :raises ValueError: a ground truth is unknown in all of these frames, or a mask of 0 and 1.
     """
     statistics = DataStatistics(dataset.classes)
     for index in dataset.evenly_spaced(CHECKED_FRAMES):

@@ -16,13 +16,13 @@ from sd_perception_ros.tasks.depth import Depth
 from sd_perception_ros.tasks.normals import Normals
 from sd_perception_ros.types import Sample, UInt8
 
-HEIGHT_PX = 192  # of a picture on the sheet
+HEIGHT_PX = 192  # size of an image on the sheet
 MOST_WIDE_PX = 480
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sample]]) -> UInt8:
     """
-    Paint frames, a row for each: the picture, then each truth by its name.
+    Draw a row for each frame: the image, then each ground truth with its name.
 
     :param rows: name and sample, a batch of one, of any size.
     :returns: (H, W, 3) uint8 RGB.
@@ -59,7 +59,7 @@ def _picture(sample: Sample) -> UInt8:
 
 
 def _depth(sample: Sample) -> UInt8:
-    """Near is warm; the 2 % nearest and farthest are the ends, the sky is the coldest."""
+    """Draw near warm, far cold; the ends are the 2 % quantiles, the sky is coldest."""
     task = Depth()
     target, known = task.target(sample)
     return _with_unknown(task.colorize(task.decode(target[0])), known)
@@ -75,7 +75,7 @@ def _labels(sample: Sample) -> UInt8:
     """Give each class a colour far from those of its neighbours."""
     labels = sample['labels'][0, 0].numpy().astype(np.uint8)
     ids = np.arange(256)
-    hues = (ids * 111) % 180  # about the golden angle, of OpenCV's 180 degrees
+    hues = (ids * 111) % 180  # about the golden angle, in OpenCV's hue range of 180
     table = np.stack([hues, np.full(256, 170), np.where(ids % 2, 150, 230)], -1).astype(np.uint8)
     colors = cv2.cvtColor(table[None], cv2.COLOR_HSV2RGB)[0]
     return _with_unknown(colors[labels], sample['labels'] != 255)
@@ -87,13 +87,13 @@ def _share(share: Tensor) -> UInt8:
 
 
 def _joints(sample: Sample) -> UInt8:
-    picture = _picture(sample) // 2  # people stand out
+    picture = _picture(sample) // 2  # so that people stand out
     height, width = picture.shape[:2]
     return draw_people(picture, true_poses(sample['joints'][0].numpy(), height, width))
 
 
 def _with_unknown(painted: NDArray[np.uint8], known: Tensor) -> UInt8:
-    """Draw unknown pixels as a checkerboard, which no colour map contains."""
+    """Draw unknown pixels as a checkerboard."""
     height, width = painted.shape[:2]
     squares = (np.arange(height)[:, None] // 4 + np.arange(width) // 4) % 2
     board = np.where(squares, 110, 50).astype(np.uint8)[..., None]

@@ -1,10 +1,16 @@
-"""Measure a checkpoint on frames with ground truth, beside a baseline without an input."""
+"""Evaluate a checkpoint on frames with ground truth, beside a constant baseline."""
 
 from __future__ import annotations
 
 import argparse
 
-from sd_perception_ros.cli.arguments import add_data, add_options, CROP_OPTIONS, RUN_OPTIONS
+from sd_perception_ros.cli.arguments import (
+    add_data,
+    add_options,
+    command_parser,
+    CROP_OPTIONS,
+    RUN_OPTIONS,
+)
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.evaluation.protocols import PROTOCOLS
 from sd_perception_ros.paths import user_path
@@ -25,7 +31,7 @@ metrics:
               checkpoint that needs boxes around people gets the annotated ones
   mean target baseline of --train: the mean training target, predicted for every image
   --against   differences with 95 % intervals of a paired bootstrap over the images; * marks
-              intervals without zero
+              intervals that exclude zero
 
 GenPercept measures in fp32: --precision fp32 --long-side-px 640 (NYU, ScanNet, DIODE), 1216
 (KITTI), 756 (ETH3D).
@@ -34,12 +40,7 @@ GenPercept measures in fp32: --precision fp32 --long-side-px 640 (NYU, ScanNet, 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros evaluate',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('evaluate', __doc__, EXAMPLE)
     add = made.add_argument
     add(
         '--checkpoint',
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Check options that are used after measuring, which takes long; create the folders."""
+    """Check options that are used only after the long evaluation; create the folders."""
     EngineConfig(**{name: getattr(arguments, name) for name in RUN_OPTIONS})
     TopDownOptions(**{name: getattr(arguments, name) for name in CROP_OPTIONS})
     for name in ('resamples', 'worst'):

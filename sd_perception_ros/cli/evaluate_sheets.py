@@ -9,7 +9,7 @@ from sd_perception_ros.cli.contact_sheet import side_by_side, stack, strip
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Prediction, Sample, UInt8
 
-LONG_SIDE_PX = 320  # of a picture on a sheet: three of them fit on a screen
+LONG_SIDE_PX = 320  # width of an image on a sheet: three fit on a screen
 
 
 def row(task: Task, rgb: UInt8, sample: Sample, prediction: Prediction, label: str) -> UInt8:
@@ -25,7 +25,7 @@ def row(task: Task, rgb: UInt8, sample: Sample, prediction: Prediction, label: s
     predicted = task.colorize(prediction)
     if task.dense:
         truth = np.where(valid[0, 0, :, :, None].numpy(), truth, 0).astype(np.uint8)
-    else:  # drawn on black: shown on the picture
+    else:  # drawn on black: overlay it on the image
         truth, predicted = (_over(rgb, drawn) for drawn in (truth, predicted))
     scale = LONG_SIDE_PX / max(rgb.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST

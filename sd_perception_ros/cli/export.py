@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sd_perception_ros.cli.arguments import size
+from sd_perception_ros.cli.arguments import command_parser, size
 from sd_perception_ros.config import EngineConfig, ONNX_RUNTIMES
 from sd_perception_ros.paths import user_path
 
@@ -12,8 +12,8 @@ EXAMPLE = f"""\
 example:
   python -m sd_perception_ros export --checkpoint bundled --out graphs --size 256x192
 
-Each part of the model gets a folder: encoder, denoiser_0, and a head for each task. The ONNX
-graphs take any picture size and batch; --size is only for the TensorRT commands that are
+Each part of the model has a folder: encoder, denoiser_0, and a head for each task. The ONNX
+graphs take any image size and batch; --size is only for the TensorRT commands that are
 printed. The perception node exports by itself if its parameter `runtime` needs it
 ({', '.join(ONNX_RUNTIMES)}).
 """
@@ -21,12 +21,7 @@ printed. The perception node exports by itself if its parameter `runtime` needs 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros export',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('export', __doc__, EXAMPLE)
     made.add_argument('--checkpoint', default=EngineConfig.checkpoint, help='%(default)s')
     made.add_argument('--tasks', nargs='*', default=[], help='Only these (default: all)')
     made.add_argument('--out', type=user_path, required=True, help='Folder for the ONNX graphs')

@@ -35,7 +35,7 @@ def follow(
     """
     Run a training to its end with a progress bar; return the running means of its losses.
 
-    Only the main process shows and logs them.
+    Only the main process prints and logs.
 
     :param folder: TensorBoard logs are written to `log` below it: losses, learning rate, images
         a second, and pictures of predictions whenever a state is saved.

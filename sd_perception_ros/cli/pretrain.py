@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 
 from sd_perception_ros.backbones import check_channels, UNET_CHANNELS
-from sd_perception_ros.cli.arguments import add_data, size
+from sd_perception_ros.cli.arguments import (
+    add_data,
+    add_options,
+    command_parser,
+    from_options,
+    size,
+)
 from sd_perception_ros.paths import user_path
+from sd_perception_ros.training.options import PretrainConfig, TINY_ENCODER
 
-TINY_ENCODER = 'tiny_encoder'
 EXAMPLE = """\
 examples:
   python -m sd_perception_ros pretrain --data data/rooms/train --out runs/pretrained
@@ -22,12 +28,7 @@ key of checkpoint.yaml, and its differences from the encoder of --base."""
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros pretrain',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('pretrain', __doc__, EXAMPLE)
     add_data(made, required=True, help='Images; ground truth is not used')
     made.add_argument(
         '--frame-size',
@@ -38,23 +39,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument('--out', type=user_path, required=True, help='Folder to write')
     made.add_argument(
-        '--vae-steps',
-        type=int,
-        default=4000,
-        help='Steps of the autoencoder (default: %(default)s)',
-    )
-    made.add_argument(
         '--vae-size',
         type=size,
         default=(96, 128),
         metavar='WIDTHxHEIGHT',
         help='Crops for the autoencoder (default: 128x96)',
-    )
-    made.add_argument(
-        '--denoiser-steps',
-        type=int,
-        default=2500,
-        help='Steps of the denoiser; 0: only copy --denoiser-from (default: %(default)s)',
     )
     made.add_argument(
         '--denoiser-size',
@@ -79,29 +68,18 @@ def parser() -> argparse.ArgumentParser:
         help='Initialise the coarsest levels from the unet of this checkpoint or folder; bundled '
         'needs matching channels, such as --denoiser-channels 32 32 64 128 176',
     )
-    made.add_argument(
-        '--batch-size', type=int, default=16, help='Images per step (default: %(default)s)'
-    )
-    made.add_argument(
-        '--precision',
-        choices=('fp32', 'bf16'),
-        default='fp32',
-        help='Number format of the forward pass (default: %(default)s)',
-    )
-    made.add_argument('--seed', type=int, default=0, help='Random seed (default: %(default)s)')
-    made.add_argument(
-        '--stage',
-        choices=('all', 'vae', 'latents', 'denoiser', TINY_ENCODER),
-        default='all',
-        help='Stop after this stage; tiny_encoder: instead of all others, tune a tiny encoder to '
-        'the latents of the one in --base (default: %(default)s)',
-    )
+    add_options(made, PretrainConfig)
+    _add_tiny_options(made)
+    return made
+
+
+def _add_tiny_options(made: argparse.ArgumentParser) -> None:
     tiny = made.add_argument_group('with --stage tiny_encoder')
     tiny.add_argument(
         '--base',
         type=user_path,
-        help='Checkpoint, or folder with vae, whose KL encoder is imitated; of a checkpoint, the '
-        'change of its outputs is measured, too',
+        help='Checkpoint, or folder with vae, with the KL encoder to imitate; for a checkpoint, '
+        'the change of its outputs is measured, too',
     )
     tiny.add_argument(
         '--tiny-from',
@@ -110,13 +88,6 @@ def parser() -> argparse.ArgumentParser:
         help='AutoencoderTiny to start from, such as taesd (default: random weights)',
     )
     tiny.add_argument(
-        '--tiny-channels',
-        type=int,
-        default=64,
-        help='Channels of an encoder with random weights (default: %(default)s)',
-    )
-    tiny.add_argument('--tiny-steps', type=int, default=20000, help='Steps (default: %(default)s)')
-    tiny.add_argument(
         '--tiny-sizes',
         nargs='+',
         type=size,
@@ -124,12 +95,12 @@ def parser() -> argparse.ArgumentParser:
         metavar='WIDTHxHEIGHT',
         help='Crops; each step draws one size (default: 256x192 256x256 384x288)',
     )
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the arguments, then train."""
     arguments = parser().parse_args(argv)
+    from_options(PretrainConfig, arguments)
     if arguments.denoiser_steps < (0 if arguments.denoiser_from else 1):
         raise ValueError(
             f'expected --denoiser-steps of at least 1 (0 with --denoiser-from), got '
@@ -147,10 +118,6 @@ def _check_tiny(arguments: argparse.Namespace) -> None:
     if tunes != bool(arguments.base):
         given = 'no --base' if tunes else f'--base {arguments.base} and --stage {arguments.stage}'
         raise ValueError(f'expected --stage tiny_encoder together with --base, got {given}')
-    for name in ('tiny_steps', 'tiny_channels'):
-        if getattr(arguments, name) < 1:
-            option = name.replace('_', '-')
-            raise ValueError(f'--{option} must be at least 1, got {getattr(arguments, name)}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Commands of this package as child processes, which end with the block that started them."""
+"""Commands of this package as child processes that end with their `with` block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sd_perception_ros.ros.node.transport import transport_environment, tuning_e
 ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.05
-# A node answers SIGINT within one inference; a stuck one is killed.
+# A node reacts to SIGINT within one inference; a stuck one is killed.
 _PATIENCE_S = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 _LAST_LINES = 10
 
@@ -28,7 +28,7 @@ class Processes:
     Child processes, by the names of their commands.
 
     :param environ: environment of the children, such as `node_environment` makes.
-    :param logs: folder that gets a file NAME.log for each; None: they write where we do.
+    :param logs: folder for a file NAME.log of each child; None: output of this process.
     """
 
     def __init__(self, environ: Mapping[str, str], logs: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
-        """Return this."""
+        """Return self."""
         return self
 
     def __exit__(
@@ -49,7 +49,7 @@ class Processes:
         self.stop()
 
     def start(self, name: str, arguments: Sequence[str] = ()) -> int:
-        """Start a command and return its process id; a second start adds to its log."""
+        """Start a command and return its process id; a second start appends to the log."""
         command = [sys.executable, '-m', 'sd_perception_ros', name, *arguments]
         with contextlib.ExitStack() as stack:
             stack.enter_context(_blocked_signals())
@@ -66,10 +66,10 @@ class Processes:
 
     def ended(self, *names: str) -> tuple[str, int] | None:
         """
-        Return a child that has ended by itself: its name and its exit code.
+        Return name and exit code of a child that has ended by itself.
 
-        :param names: of the children to look after; none: all.
-        :returns: code 128 + n if signal n ended it; None while all run.
+        :param names: names of the children to check; none: all.
+        :returns: exit code, 128 + n after signal n; None while all run.
         """
         for name in names or self._children:
             code = self._children[name].poll()
@@ -81,7 +81,7 @@ class Processes:
         """
         Check that every child runs.
 
-        :raises ChildProcessError: one has ended by itself; the text has the end of its log.
+        :raises ChildProcessError: one has ended by itself; the message has the end of its log.
         """
         if ended := self.ended():
             name, code = ended
@@ -90,7 +90,7 @@ class Processes:
             )
 
     def last_lines(self, *names: str) -> str:
-        """Quote the ends of log files, those of all children unless named; ready to append."""
+        """Return the last lines of the logs of these children (default: all), for a message."""
         quotes = []
         for name in names or self._children:
             lines = self._log(name).read_text(errors='replace').splitlines()[-_LAST_LINES:]
@@ -98,7 +98,7 @@ class Processes:
         return ''.join(quotes)
 
     def stop(self, *names: str) -> None:
-        """End children, all unless named, more firmly each time, and wait until they are gone."""
+        """End these children (default: all), with stronger signals each time, and wait."""
         children = [self._children[name] for name in names or self._children]
         for number, patience_s in _PATIENCE_S:
             for child in children:
@@ -117,16 +117,16 @@ class Processes:
 
 def parameter_arguments(parameters: Mapping[str, object]) -> list[str]:
     """Write parameters as the ROS arguments of a node."""
-    # JSON is YAML: so no path or word is taken for a number or a list.
+    # JSON is YAML: paths and words are not read as numbers or lists.
     pairs = [f'{name}:={json.dumps(value)}' for name, value in parameters.items()]
     return ['--ros-args', *(word for pair in pairs for word in ('-p', pair))]
 
 
 def node_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Add what nodes need to an environment: our package, ROS's files, a transport that works."""
+    """Add variables for nodes to an environment: our package, files of ROS, transport."""
     made = dict(environ)
     made['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), environ.get('PYTHONPATH')]))
-    made.setdefault('AMENT_PREFIX_PATH', sys.prefix)  # where the ROS wheels lie
+    made.setdefault('AMENT_PREFIX_PATH', sys.prefix)  # where ROS wheels are installed
     profile = find_config('fastdds.xml') or Path('fastdds.xml')
     made.update(transport_environment(made, profile) | tuning_environment(made))
     return made
@@ -144,8 +144,8 @@ def find_config(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
-    # A child inherits this mask and opens it when its handlers stand, so that a signal in its
-    # first milliseconds ends it quietly too.
+    # A child inherits this mask and unblocks it once its handlers are set, so that a signal in its
+    # first milliseconds ends it without a traceback, too.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Render the synthetic rooms: pictures with exact depth, normals, labels, mattes and joints."""
+"""Render synthetic rooms: images with exact depth, normals, labels, mattes and joints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 
 from tqdm import tqdm
 
+from sd_perception_ros.cli.arguments import command_parser
 from sd_perception_ros.paths import expand_home, user_path
 from sd_perception_ros.synthetic.bodies import digest
 from sd_perception_ros.synthetic.dataset import missing_scenes, Recipe, write_dataset
@@ -21,7 +22,7 @@ the furniture (once, no root needed; any Debian or Ubuntu machine):
   apt-get download sweethome3d-furniture
   dpkg -x sweethome3d-furniture_*.deb furniture
 
-light as it was photographed (optional; CC0):
+environment maps for the light (optional; CC0):
   apt-get download blender-data
   dpkg -x blender-data_*.deb blender
   ... --lights blender/usr/share/blender/datafiles/studiolights/world
@@ -45,12 +46,7 @@ exists, so frames can be read while others are rendered.
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros synthesize',
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser('synthesize', __doc__, EPILOG)
     made.add_argument('--out', type=user_path, required=True, help='Folder to write')
     made.add_argument(
         '--assets',
@@ -106,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = parser().parse_args(argv)
-    # The workers inherit it: one thread in each is the best use of the cores.
+    # Inherited by the workers: one thread in each uses the cores best.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     recipe = Recipe(
         args.scenes,

@@ -7,7 +7,14 @@ from typing import Any
 
 import yaml
 
-from sd_perception_ros.cli.arguments import add_data, add_options, from_options, parse, size
+from sd_perception_ros.cli.arguments import (
+    add_data,
+    add_options,
+    command_parser,
+    from_options,
+    parse,
+    size,
+)
 from sd_perception_ros.heads import NEW_HEADS
 from sd_perception_ros.paths import user_path
 from sd_perception_ros.tasks import TASKS
@@ -46,13 +53,7 @@ loss and images   tensorboard --logdir runs
 
 def parser() -> argparse.ArgumentParser:
     """Describe the arguments."""
-    made = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros train',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    made = command_parser('train', __doc__, EXAMPLE, allow_abbrev=False)
     made.add_argument(
         '--base',
         type=user_path,
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(parser(), argv)
     options = _options(arguments.task_options)
     for task in TASKS.keys() - set(arguments.tasks):
-        options.pop(task, None)  # a recipe has options for all of its tasks
+        options.pop(task, None)  # a recipe may have options of other tasks
     config = from_options(TrainingConfig, arguments)
     tuning = from_options(FinetuneConfig, arguments)
     windows = from_options(WindowConfig, arguments)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 
+from sd_perception_ros.cli.arguments import command_parser
 from sd_perception_ros.cli.processes import (
     find_config,
     node_environment,
@@ -27,7 +28,7 @@ EXAMPLE = """example:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run both nodes until one ends or a signal comes; return 0 or the code of the failure."""
+    """Run both nodes until one ends or a signal arrives; return 0 or the code of a failure."""
     options = _parser().parse_args(argv)
     for argument in (options.params_file or '', *options.param, *options.remap, options.namespace):
         if printable(argument) != str(argument):
@@ -91,14 +92,13 @@ def ros_arguments(node: str, params: Path, options: argparse.Namespace) -> list[
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros up',
-        description='Start the camera and the perception node from one parameter file.',
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        'up', 'Start the camera and the perception node from one parameter file.', EXAMPLE
     )
     add = parser.add_argument
-    add('--params-file', type=user_path, help='ROS parameter file; without it the one of config/')
+    add(
+        '--params-file', type=user_path, help='ROS parameter file; default: config/perception.yaml'
+    )
     add('--namespace', default='', help='namespace of both nodes, for example front')
     add(
         '-r',
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         action='append',
         default=[],
         metavar='[NODE:]NAME:=VALUE',
-        help='set a parameter over the file, of one node or of both; repeat as needed',
+        help='set a parameter of one node or of both, over the file; repeat as needed',
     )
     add('--without', action='append', default=[], choices=NODES, help='leave out one node')
     add('--domain', type=int, help='ROS_DOMAIN_ID of the nodes')

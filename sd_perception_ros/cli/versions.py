@@ -1,4 +1,4 @@
-"""What ran: the commit of this code, and the versions of what it stands on."""
+"""Commit of this code, and versions of the packages that it uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def commit(folder: Path = Path(__file__).parent) -> str:
     """
     Return the commit of this code, '-dirty' if it was changed; empty without git.
 
-    Results of benchmarks are no change: a series of benchmarks writes one after another.
+    Changed results of benchmarks are ignored: a series of benchmarks writes several.
 
     :param folder: any folder of the checkout.
     """
@@ -46,7 +46,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return versions by name; packages that are not here are left out."""
+    """Return versions by name; packages that are not installed are left out."""
     found = {'python': platform.python_version(), 'opencv': cv2.__version__}
     for package in PACKAGES:
         try:

@@ -36,19 +36,19 @@ _TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688
 
 def camera_faults(images: Tensor, rngs: Sequence[np.random.Generator]) -> Tensor:
     """
-    Take pictures as cheap cameras would; each fault strikes a part of them.
+    Add faults of cheap cameras; each one to a random part of the images.
 
-    In the order of a camera: vignette, low light with its noise, motion blur, a low resolution
-    that is enlarged again, JPEG. The geometry stays, so the truth stays true.
+    In the order of a camera: vignette, low light with noise, motion blur, low resolution (shrunk
+    and enlarged), JPEG. The geometry does not change, so the ground truth stays valid.
 
     :param images: (B, 3, H, W) in -1..1, on any device.
-    :param rngs: one for each picture: which others are beside it makes no difference.
+    :param rngs: one for each image, so that results do not depend on the rest of the batch.
     """
-    taken = [_taken(one[None], rng) for one, rng in zip(images, rngs, strict=True)]
-    return torch.cat(taken)
+    degraded = [_degraded(one[None], rng) for one, rng in zip(images, rngs, strict=True)]
+    return torch.cat(degraded)
 
 
-def _taken(image: Tensor, rng: np.random.Generator) -> Tensor:
+def _degraded(image: Tensor, rng: np.random.Generator) -> Tensor:
     light = (image + 1) / 2
     if rng.random() < 0.3:
         height, width = light.shape[-2:]
@@ -118,7 +118,7 @@ def _cosines() -> Tensor:
 
 
 def _dark(light: Tensor, rng: np.random.Generator) -> Tensor:
-    """Less light, and noise that grows as the light falls."""
+    """Reduce the light; noise increases as the light decreases."""
     gain = float(rng.uniform(0.15, 0.6))
     generator = torch.Generator(light.device).manual_seed(int(rng.integers(2**62)))
     noise = torch.empty_like(light).normal_(generator=generator)

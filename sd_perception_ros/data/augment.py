@@ -38,7 +38,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     if 'joints' in sample:
         moved = sample['joints'] - sample['joints'].new_tensor([left, top, 0.0])
         size = moved.new_tensor([width, height])
-        # A pixel reaches half a pixel around its centre.
+        # A pixel extends half a pixel around its centre.
         inside = ((moved[..., :2] - (size - 1) / 2).abs() <= size / 2).all(-1)
         moved[..., 2].masked_fill_(~inside, OUTSIDE)
         cut['joints'] = torch.where(sample['joints'][..., 2:] != 0, moved, 0.0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from sd_perception_ros.data.files import check_whole
+from sd_perception_ros.data.files import check_complete
 from sd_perception_ros.data.samples import collate, OF_PEOPLE, size_mismatch, to_tensor
 from sd_perception_ros.paths import printable
 from sd_perception_ros.types import Sample
@@ -23,7 +23,7 @@ from sd_perception_ros.types import Sample
 # labels (H, W) uint8, foreground and matte (H, W) float32, joints (P, 17, 3) and bodies (Q, 6)
 # float32.
 Arrays = Mapping[str, NDArray[Any]]
-MAX_MEMORY_PERCENT = 60  # of the machine's memory in use: no further frame is cached
+MAX_MEMORY_PERCENT = 60  # fraction of the memory in use above which no more frames are cached
 
 
 class FrameFiles(NamedTuple):
@@ -31,7 +31,7 @@ class FrameFiles(NamedTuple):
     The files of one frame: an image and its ground truth.
 
     :ivar key: name of the frame, for messages.
-    :ivar files: by name of the content, such as `depth_m`; `image` always.
+    :ivar files: files by content, such as `depth_m`; there is always `image`.
     """
 
     key: str
@@ -44,7 +44,7 @@ class Dataset(ABC):
 
     :ivar name: for messages, such as 'hypersim:data/hypersim'.
     :ivar truths: names of the ground truth that every frame has, such as 'depth_m'.
-    :ivar classes: class names of the ids in `labels`; empty: not known.
+    :ivar classes: class names of the ids in `labels`; empty if unknown.
     :ivar uniform: all frames have one size and the same number of rows for people.
     """
 
@@ -118,7 +118,7 @@ class Dataset(ABC):
         return {}
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written in the files, a sentence each."""
+        """Return notes about values that were changed while reading, a sentence each."""
         return []
 
 
@@ -169,7 +169,7 @@ class DatasetWrapper(Dataset):
         return self.dataset.recipe()
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written in the files."""
+        """Return notes about values that were changed while reading."""
         return self.dataset.notes()
 
     def free_memory(self) -> None:
@@ -181,15 +181,15 @@ class FolderDataset(Dataset):
     """
     A data set in a folder, in the layout of its authors.
 
-    :cvar kind: its name for --data.
+    :cvar kind: name for --data.
     :cvar layout: description of the files of a frame, for messages.
-    :cvar signs: glob patterns by which a folder of this kind is recognised.
+    :cvar signs: glob patterns of files that identify a folder of this kind.
     :cvar splits: names of the splits; the first is the default.
     :cvar keeps: decoded frames are small enough to be cached in memory.
     :param limit: use only the first frames; 0: all.
     :param keep: cache decoded frames in memory, if `keeps`.
     :param split: one of `splits`.
-    :param measuring: include frames and ground truth that only evaluation uses.
+    :param measuring: include frames and ground truth for evaluation only.
     :raises FileNotFoundError: the folder holds no frame in this layout.
     :raises ValueError: no such split.
     """
@@ -276,7 +276,7 @@ class FolderDataset(Dataset):
     def check(self) -> None:
         """Check every file once."""
         for file in dict.fromkeys(file for frame in self.frames for file in frame.files.values()):
-            check_whole(file)
+            check_complete(file)
 
     def _arrays(self, index: int) -> Arrays:
         kept = self._kept

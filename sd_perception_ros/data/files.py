@@ -76,7 +76,7 @@ def read_rgb(file: Path, turned: bool = False) -> NDArray[np.uint8]:
     :param turned: apply the EXIF orientation, as viewers do. Ground truth of public data sets
         refers to the pixels as stored.
     """
-    # Not IMREAD_COLOR_RGB, which OpenCV has since 4.10 only.
+    # Not IMREAD_COLOR_RGB, which needs OpenCV 4.10.
     stored = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = _read(file, stored)[..., ::-1]
     return np.asarray(pixels, np.uint8, order='C')
@@ -96,7 +96,7 @@ def read_levels(file: Path, dtype: type[np.generic], what: str) -> NDArray[Any]:
     if pixels.ndim != 2 or pixels.dtype != dtype:
         bits = np.dtype(dtype).itemsize * 8
         raise ValueError(
-            f'{file}: expected {what} as a picture of one channel of {bits} bits, got '
+            f'{file}: expected {what} as an image of one channel of {bits} bits, got '
             f'{pixels.dtype} of shape {pixels.shape}; convert it, or take the original file'
         )
     return pixels
@@ -112,7 +112,7 @@ def read_ids(file: Path) -> NDArray[np.uint8]:
         head = opened.read(26)
     bits, color_type = (head[24], head[25]) if head.startswith(_PNG) and head[25:] else (8, 0)
     if color_type == 3:
-        check_whole(file)
+        check_complete(file)
         try:
             with PIL.Image.open(io.BytesIO(file.read_bytes())) as indexed:
                 return np.array(indexed, np.uint8)
@@ -122,13 +122,13 @@ def read_ids(file: Path) -> NDArray[np.uint8]:
     return levels // np.uint8(255 // (2**bits - 1)) if bits < 8 else levels
 
 
-def read_shares(file: Path) -> NDArray[np.float32]:
+def read_alpha(file: Path) -> NDArray[np.float32]:
     """
-    Read shares of pixels as (H, W) float32 in 0..1: grey of 8 or 16 bits, or an alpha channel.
+    Read alpha as (H, W) float32 in 0..1: grey of 8 or 16 bits, or an alpha channel.
 
-    The alpha channel counts if the picture is a cut-out: coloured, or of a single grey level.
+    The alpha channel is used if the image is a cut-out: coloured, or of a single grey level.
 
-    :raises ValueError: both grey and alpha vary, or a picture in colour without transparency.
+    :raises ValueError: both grey and alpha vary, or a colour image without transparency.
     """
     pixels = _read(file, cv2.IMREAD_UNCHANGED)
     wide = pixels.dtype == np.uint16
@@ -145,7 +145,7 @@ def _is_grey(pixels: NDArray[Any]) -> bool:
 
 
 def _is_opaque(pixels: NDArray[Any]) -> bool:
-    """Whether (H, W, C) pixels have no alpha channel, or one of its largest value alone."""
+    """Whether (H, W, C) pixels have no alpha channel, or an entirely opaque one."""
     top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == 'u' else 1
     return pixels.shape[2] < 4 or bool((pixels[..., 3] == top).all())
 
@@ -196,7 +196,7 @@ def read_hdf5(file: Path) -> NDArray[Any]:
     return array
 
 
-def check_whole(file: Path) -> None:
+def check_complete(file: Path) -> None:
     """
     Check the start and end of a file, without decoding it.
 
@@ -211,7 +211,7 @@ def check_whole(file: Path) -> None:
         head = opened.read(_TAIL)
         opened.seek(max(size - _TAIL, 0))
         tail = opened.read()
-    # By content, not suffix: browsers save WebP under names that end in .jpg.
+    # By content, not by suffix: browsers save WebP files as .jpg.
     ended = all(end in tail for start, end in _ENDS.items() if head.startswith(start))
     if not ended and head.startswith(_JPEG):
         ended = _jpeg_ends(file.read_bytes())
@@ -247,12 +247,12 @@ def _webp_size(head: bytes) -> int:
 
 
 def _read(file: Path, flags: int) -> NDArray[Any]:
-    check_whole(file)  # OpenCV fills missing parts with grey, without an error
+    check_complete(file)  # OpenCV fills missing parts with grey, without an error
     # Not imread, which ends the process by SIGSEGV if the file name is not UTF-8.
     data = np.frombuffer(file.read_bytes(), np.uint8)
     try:
         pixels: NDArray[Any] | None = cast('Any', cv2.imdecode(data, flags))
-    except cv2.error as error:  # mostly a size in the header that is above OpenCV's limit
+    except cv2.error as error:  # usually a size above the limit of OpenCV
         raise OSError(
             f'{printable(file)}: expected an image that OpenCV can decode, got one for which '
             f'this failed: {error.err}; replace or remove it'

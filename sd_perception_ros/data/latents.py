@@ -16,13 +16,13 @@ from sd_perception_ros.data.dataset import Dataset
 from sd_perception_ros.data.samples import size_mismatch
 from sd_perception_ros.safe_save import save_safetensors
 
-# Even variants are as they are, odd ones mirrored. The first pair keeps its colours.
+# Even variants are unchanged, odd ones mirrored. The first pair keeps its colours.
 VARIANTS = 4
 
 
 def latents_of(file: Path, source: str) -> Tensor | None:
     """
-    Load (VARIANTS, N, c, h, w) float16 latents; None if the file is missing or of another source.
+    Load (VARIANTS, N, c, h, w) float16 latents; None if the file is missing or has another source.
 
     :param source: identifies data set and encoder, as in `encode_dataset`.
     """

@@ -76,7 +76,7 @@ class Mixture(Dataset):
         """Return the names of the data sets without this ground truth."""
         names = [name for dataset in self.sets for name in dataset.sets_without(truth)]
         if not names and truth not in self._names:
-            return [self.name]  # labels of different classes
+            return [self.name]  # labels with different classes
         return names
 
     def fingerprint(self) -> str:
@@ -93,14 +93,14 @@ class Mixture(Dataset):
     def recipe(self) -> dict[str, Any]:
         """Return how the frames of each data set were rendered."""
         weighted = enumerate(zip(self.sets, self.weights, strict=True), 1)
-        # Without the folder, which is of this machine only.
+        # Without the folder, which exists on this machine only.
         return {
             f'{number}: {Path(dataset.name).name}': {'weight': weight, **dataset.recipe()}
             for number, (dataset, weight) in weighted
         }
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written in the files of each data set."""
+        """Return notes about values that were changed while reading each data set."""
         return [note for dataset in self.sets for note in dataset.notes()]
 
     def free_memory(self) -> None:

@@ -1,4 +1,4 @@
-"""The one way to open data: kind:path:split@weight."""
+"""Open data by kind:path:split@weight."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_data(
     sets, weights = [], []
     for word in map(_expand_home, words):
         text, weight = _weight(word)
-        kind, folder, split = _place(text)
+        kind, folder, split = _split_word(text)
         sets.append(kind(folder, limit, keep, split, measuring))
         weights.append(weight)
     dataset = sets[0] if len(sets) == 1 else Mixture(sets, weights)
@@ -42,7 +42,7 @@ def open_data(
 
 
 def _expand_home(word: str) -> str:
-    """Replace `~` at the start of the path; a shell does so only at the start of the word."""
+    """Replace `~` at the start of the path; a shell does it only at the start of a word."""
     kind, colon, path = word.partition(':')
     if colon and kind in KINDS:
         return f'{kind}:{expand_home(path)}'
@@ -57,11 +57,11 @@ def _weight(word: str) -> tuple[str, float]:
         return word, 1.0  # a folder named set@2
     weight = float(tail)
     if not 0 < weight < float('inf'):
-        raise ValueError(f"expected a weight above 0 behind the @ of '{word}', got {tail}")
+        raise ValueError(f"expected a weight above 0 after the @ of '{word}', got {tail}")
     return text, weight
 
 
-def _place(text: str) -> tuple[type[FolderDataset], Path, str]:
+def _split_word(text: str) -> tuple[type[FolderDataset], Path, str]:
     name, colon, rest = text.partition(':')
     if not colon or Path(text).exists():
         return _recognized(Path(text)), Path(text), ''
@@ -81,7 +81,7 @@ def _place(text: str) -> tuple[type[FolderDataset], Path, str]:
 
 
 def _recognized(path: Path) -> type[FolderDataset]:
-    """Return the kind of which a folder, or a file, has a sign; rooms where it has none."""
+    """Return the kind of a folder or file, by its `signs`; rooms if there is none."""
     for kind in map(dataset_class, KINDS):
         if path.is_dir() and any(next(path.glob(sign), None) for sign in kind.signs):
             return kind

@@ -1,4 +1,4 @@
-"""People and things cut out of one frame and put into another, before or behind what is there."""
+"""Cut people and objects out of one frame and paste them into another, with occlusion."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sd_perception_ros.skeleton import OUTSIDE
 from sd_perception_ros.types import Sample
 
 NEEDED_TO_PASTE = ('depth_m', 'foreground', 'matte')
-SMALLEST, LARGEST = 0.4, 2.0  # scale of what is pasted
-SEEN = 0.5  # share of a pixel
+SMALLEST, LARGEST = 0.4, 2.0  # scale of pasted objects
+SEEN = 0.5  # fraction of a pixel
 
 
 def paste(sample: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     """
-    Put the people of another frame, or all of its people and things, into a frame.
+    Paste the people of another frame, or all of its people and objects, into a frame.
 
-    They are scaled and shifted. Who is twice as large is half as far, so depth decides for each
-    pixel which of both is seen. Normals are unknown where something was pasted: it is seen under
-    another angle than it was.
+    They are scaled and shifted; at twice the size, the depth is half. In each pixel the nearer
+    surface is visible. Normals are unknown where something was pasted: the viewing angle has
+    changed.
 
-    :param sample: a batch of frames with NEEDED_TO_PASTE; changed maps are new ones.
-    :param donor: as many frames of the same size and with the same truths.
+    :param sample: a batch of frames with NEEDED_TO_PASTE; not modified.
+    :param donor: the same number of frames, with the same size and ground truth.
     """
     height, width = sample['image'].shape[-2:]
     scale = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
@@ -35,7 +35,7 @@ def paste(sample: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
         cut['foreground'] = cut['matte']  # people only
     moved = _moved(cut, scale, across, down)
     depth_m = moved['depth_m'] / scale
-    # Unknown shares paste nothing; an unknown depth is behind everything.
+    # Pixels of unknown alpha are not pasted; unknown depth is behind everything.
     share = moved['foreground'].nan_to_num(0.0)
     before = depth_m.nan_to_num(torch.inf) < sample['depth_m'].nan_to_num(torch.inf)
     share = torch.where(before, share, 0.0)
@@ -58,7 +58,7 @@ def paste(sample: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
 
 
 def _moved(maps: Sample, scale: float, across: int, down: int) -> Sample:
-    """Scale maps about the middle of their frame, then shift them; what comes in is unknown."""
+    """Scale maps about the centre of their frame, then shift them; new pixels are unknown."""
     height, width = maps['image'].shape[-2:]
     scaled = resize_sample(maps, max(round(height * scale), 1), max(round(width * scale), 1))
     top = down + (height - scaled['image'].shape[-2]) // 2
@@ -77,7 +77,7 @@ _EMPTY = {'depth_m': torch.nan, 'labels': 255.0}
 
 
 def _overlap(start: int, length: int, size: int) -> tuple[slice, slice]:
-    """Return where a row of a length, put at a start, lies in one of a size, and which part."""
+    """Return the overlap of an interval (start, length) with 0..size, in both coordinates."""
     low, high = max(start, 0), max(min(start + length, size), 0)
     low = min(low, high)
     return slice(low, high), slice(low - start, high - start)
@@ -87,7 +87,7 @@ def _moved_joints(
     joints: Tensor, scale: float, across: int, down: int, size: tuple[int, int]
 ) -> Tensor:
     height, width = size
-    # As the maps: whole pixels, and edges stay on edges.
+    # As for the maps: whole pixels, and edges stay on edges.
     tall, wide = max(round(height * scale), 1), max(round(width * scale), 1)
     u, v, flag = joints.unbind(-1)
     u = (u + 0.5) * wide / width - 0.5 + across + (width - wide) // 2
@@ -98,10 +98,10 @@ def _moved_joints(
 
 
 def _behind(joints: Tensor, seen: Tensor) -> Tensor:
-    """Hide joints where nothing pasted is seen; people of whom none is visible are left out."""
+    """Mark joints as hidden where the pasted pixel is not visible; drop fully hidden people."""
     hidden = _hidden(joints, ~seen)
-    somebody = (hidden[..., 2] == 2).any(-1)
-    return torch.where(somebody[..., None, None], hidden, 0.0)
+    is_visible = (hidden[..., 2] == 2).any(-1)
+    return torch.where(is_visible[..., None, None], hidden, 0.0)
 
 
 def _hidden(joints: Tensor, covered: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 from sd_perception_ros.data.dataset import Dataset, DatasetWrapper
 from sd_perception_ros.types import Sample
 
-# Metres and pixel coordinates keep their precision; the rest fits float16: alpha, class ids, unit
+# Metres and pixel coordinates need float32; float16 suffices for alpha, class ids and unit
 # vectors.
 STORED = {'image': torch.uint8, 'depth_m': torch.float32, 'joints': torch.float32}
 CHUNK = 64
-# A GPU trains one step of a small model while a CPU core decodes a few frames.
+# Reason: a GPU trains a step of a small model while a CPU core decodes a few frames.
 MAX_MEMORY_SHARE = 0.3  # of the device's memory
 
 
@@ -69,7 +69,7 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
 
     Data sets with frames of several sizes are returned unchanged, too.
 
-    :raises ValueError: it would fit, but other processes use the memory.
+    :raises ValueError: other processes use the memory.
     """
     if device.type != 'cuda' or not dataset.uniform:
         return dataset
@@ -77,7 +77,7 @@ def resident(dataset: Dataset, device: torch.device) -> Dataset:
     if any(dataset.image(i).shape != first['image'].shape for i in dataset.evenly_spaced(8)):
         return dataset
     size = sum(_packed(name, value).nbytes for name, value in first.items()) * len(dataset)
-    # The total, not the free memory: a resumed run must decide equally.
+    # The total, not the free memory: a resumed run must decide in the same way.
     _, total = torch.cuda.mem_get_info(device)
     if size >= MAX_MEMORY_SHARE * total:
         return dataset

@@ -1,4 +1,4 @@
-"""Arrays of a frame to a sample, and samples to a batch."""
+"""Convert arrays of a frame to a sample, and samples to a batch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from sd_perception_ros.types import Sample
 OF_PEOPLE = ('joints', 'bodies')  # one row per person; all others are maps
 
 
-def size_mismatch(key: str, wanted: Sequence[int], came: Sequence[int]) -> str:
+def size_mismatch(key: str, expected: Sequence[int], got: Sequence[int]) -> str:
     """
     Return the error message for a frame that differs in size from the frames before it.
 
-    :param wanted: (height, width) of the frames before it; `came`: of this one.
+    :param expected: (height, width) of the previous frames.
+    :param got: (height, width) of this frame.
     """
     return (
-        f'{key}: expected a picture of {wanted[1]} x {wanted[0]} pixels, as before, got '
-        f'{came[1]} x {came[0]}; resize all with --frame-size {wanted[1]}x{wanted[0]}'
+        f'{key}: expected an image of {expected[1]} x {expected[0]} pixels, as before, got '
+        f'{got[1]} x {got[0]}; resize all with --frame-size {expected[1]}x{expected[0]}'
     )
 
 

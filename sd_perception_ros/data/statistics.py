@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sd_perception_ros.types import Sample
 
-MOST_PIXELS = 4096  # of a frame: enough for quantiles of thousands of frames
+MOST_PIXELS = 4096  # pixels of a frame: enough for quantiles over thousands of frames
 
 SHARES = ('foreground', 'matte')
-LEAST_TOP = 1.5 / 255  # a mask of 0 and 255 reaches 1, one of 0 and 1 only 1 / 255
+LEAST_TOP = 1.5 / 255  # a mask of 0 and 255 reaches 1, a mask of 0 and 1 only 1 / 255
 # (C, N) pixels of a frame -> (N,) bool.
 _KNOWN: Mapping[str, Callable[[NDArray[np.float32]], NDArray[np.bool_]]] = {
     'depth_m': lambda pixels: ~np.isnan(pixels[0]),
@@ -55,7 +55,7 @@ class DataStatistics:
             self.values.setdefault(name, []).append(pixels[:, ::step])
 
     def lines(self) -> dict[str, str]:
-        """Return a line of text for each name in the samples; empty without frames."""
+        """Return a line of text for each name in the samples; empty without any."""
         describers: Mapping[str, Callable[[NDArray[np.float32]], str]] = {
             'image': self._image,
             'depth_m': _depth,
@@ -74,7 +74,7 @@ class DataStatistics:
         return lines
 
     def faults(self) -> dict[str, str]:
-        """Return, by ground truth, why nothing can be learned from it in the frames added."""
+        """Return {ground truth: why it cannot be used}, by the added frames."""
         faults = {}
         for name, frames in self.values.items():
             if name not in _KNOWN:
@@ -93,7 +93,7 @@ class DataStatistics:
         return faults
 
     def unknown_frames(self) -> dict[str, str]:
-        """Return a sentence for each ground truth that is unknown in some of the frames added."""
+        """Return a sentence for each ground truth that is unknown in some of the added frames."""
         counts = {
             name: sum(not _KNOWN[name](pixels).any() for pixels in frames)
             for name, frames in self.values.items()
@@ -130,7 +130,7 @@ def _depth(pixels: NDArray[np.float32]) -> str:
     sky = np.isposinf(pixels).mean()
     text = _known(pixels.size - int(np.isnan(pixels).sum()), pixels.size)
     if sky:
-        text += f', {_percent(sky)} of all nothing in range'
+        text += f', {_percent(sky)} of all pixels beyond the range'
     if not finite.size:
         return text
     low, middle, high = np.quantile(finite, (0.01, 0.5, 0.99))
@@ -160,8 +160,8 @@ def _joints(people: list[int], flags: NDArray[np.float32]) -> str:
     labelled = _percent(float((flags > 0).mean())) if flags.size else 'none'
     visible = _percent(float((flags > 1).mean())) if flags.size else 'none'
     return (
-        f'{min(people)} .. {max(people)} people a picture, mean {np.mean(people):.1f}; of their '
-        f'joints {labelled} marked, {visible} visible'
+        f'{min(people)} .. {max(people)} people per image, mean {np.mean(people):.1f}; of their '
+        f'joints {labelled} annotated, {visible} visible'
     )
 
 

@@ -17,7 +17,7 @@ from sd_perception_ros.images import resize
 from sd_perception_ros.types import Sample
 
 T = TypeVar('T')
-MAX_ZOOM = 2.0  # a window then shows half of a picture's width or height
+MAX_ZOOM = 2.0  # a window then has half of the width or height of an image
 
 
 def resize_sample(sample: Sample, height: int, width: int) -> Sample:
@@ -75,7 +75,7 @@ def resize_to_fit(
     sample: Sample, size: tuple[int, int], fit: str, rng: np.random.Generator
 ) -> Sample:
     """
-    Scale a picture and its truth for a window, as `WindowConfig.fit` describes.
+    Scale an image and its ground truth for a window, as `WindowConfig.fit` describes.
 
     :param size: (height, width) of the window.
     """
@@ -108,9 +108,9 @@ def random_position(
 
 class Prefetcher(Generic[T]):
     """
-    Loads the items of the next step in threads while the present step is computed.
+    Loads the items of the next step in threads while the current step is computed.
 
-    An item depends on (step, index) alone, so it is the same with any number of threads.
+    An item depends only on (step, index), so it is the same with any number of threads.
 
     :param load: called with (step, index in the batch).
     :param pool: None: items are loaded when they are taken.
@@ -138,7 +138,7 @@ class Prefetcher(Generic[T]):
 
 @contextmanager
 def prefetch(load: Callable[[int, int], T], workers: int) -> Iterator[Prefetcher[T]]:
-    """Load items in threads, which end with the block; 0 workers: without threads."""
+    """Load items in threads, which end with the `with` block; 0 workers: no threads."""
     if not workers:
         yield Prefetcher(load, None)
         return

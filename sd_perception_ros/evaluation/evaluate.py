@@ -33,7 +33,7 @@ def true_boxes(sample: Sample) -> list[Box]:
     """
     Return the boxes around the annotated people, for a human_pose that needs boxes.
 
-    COCO calls results with them "ground truth boxes": better than with those of a detector.
+    COCO calls these "ground truth boxes"; the results are better than with a detector.
     """
     if 'bodies' in sample:
         rows = sample['bodies'][0].tolist()
@@ -46,9 +46,9 @@ def true_boxes(sample: Sample) -> list[Box]:
 
 def measurable(tasks: Mapping[str, Task], dataset: Dataset) -> dict[str, Task]:
     """
-    Return the tasks that can be measured: the data has their ground truth and their classes.
+    Return the tasks for which the data has ground truth and classes.
 
-    :raises ValueError: there are none.
+    :raises ValueError: there is none.
     """
     truths = set(dataset.truths)
     result = {
@@ -87,7 +87,7 @@ def measure(
     """
     Predict every frame and add the errors of each task to `measured`; yields the frames done.
 
-    :param measured: filled here: task name to one entry per frame, the input of `summarize`.
+    :param measured: filled here: {task: one entry per frame}, the input of `summarize`.
         Tasks without ground truth in the data are skipped.
     """
     tasks = measurable(engine.tasks, dataset)
@@ -109,12 +109,12 @@ def measure_mean(
 ) -> Iterator[int]:
     """Measure the mean target of `train` as the prediction of every frame; see `measure`."""
     raw = mean_raw(tasks, train, protocol)
-    guess = {name: tasks[name].decode(torch.from_numpy(mean)) for name, mean in raw.items()}
+    baseline = {name: tasks[name].decode(torch.from_numpy(mean)) for name, mean in raw.items()}
     for index in range(len(dataset)):
         sample = protocol.apply(dataset[index])
         for name, task in tasks.items():
             _check_size(name, raw[name].shape, task.target(sample)[0][0].shape)
-        add(measured, tasks, guess, sample)
+        add(measured, tasks, baseline, sample)
         yield index + 1
 
 

@@ -1,4 +1,4 @@
-"""What counts on a data set: the range of its depth, and the part of its pictures."""
+"""Evaluation protocols of data sets: range of depth, and evaluated part of the images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Protocol:
 
         :raises ValueError: the image is smaller than the frame, or not of the window's size.
         """
-        import torch  # here: the command line reads the names of protocols without it
+        import torch  # not at the top: the command line needs the names of protocols without torch
 
         from sd_perception_ros.data.augment import crop
 
@@ -43,8 +43,8 @@ class Protocol:
             high, wide = self.frame
             if high > height or wide > width:
                 raise ValueError(
-                    f'this protocol cuts {wide}x{high} out of every picture, got '
-                    f'{width}x{height}; give it the original pictures'
+                    f'this protocol crops {wide}x{high} from every image, got '
+                    f'{width}x{height}; give it the original images'
                 )
             sample = crop(sample, height - high, (width - wide) // 2, high, wide)
             height, width = high, wide
@@ -55,8 +55,8 @@ class Protocol:
         if self.window:
             if self.size and (height, width) != self.size:
                 raise ValueError(
-                    f'this protocol counts a window of {self.size[1]}x{self.size[0]} pictures, '
-                    f'got {width}x{height}; give it the original pictures'
+                    f'this protocol evaluates a window of {self.size[1]}x{self.size[0]} images, '
+                    f'got {width}x{height}; give it the original images'
                 )
             top, bottom, left, right = self.window
             evaluated = torch.zeros(height, width, dtype=torch.bool)

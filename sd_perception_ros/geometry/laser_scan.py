@@ -79,7 +79,7 @@ def scan_ranges(
     in_range = (point_ranges_m >= geometry.min_range_m) & (point_ranges_m <= geometry.max_range_m)
     hits = in_band & in_range
     ranges_m = _nearest_ranges(beam[hits], point_ranges_m[hits], geometry)
-    # A beam is free by the rays alone that are in the height band at the maximum range, too.
+    # Only rays that are in the height band also at the maximum range can make a beam free.
     horizontal = np.hypot(ray[0], ray[1])
     end_z = origin[2] + ray[2] / np.maximum(horizontal, 1e-9) * geometry.max_range_m
     through = (beam >= 0) & (end_z >= geometry.min_height_m) & (end_z <= geometry.max_height_m)

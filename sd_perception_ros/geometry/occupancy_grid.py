@@ -26,7 +26,7 @@ class GridGeometry:
     """
     Square grid around the robot, x forward and y left.
 
-    As in Nav2's obstacle layer, a point marks the cell that contains it if its height is within
+    As in Nav2's obstacle layer, a point marks its cell if its height is within
     the limits and its distance from the sensor is below the range. NaN marks no cell.
     """
 

@@ -1,4 +1,4 @@
-"""The paper's first head: the frozen VAE decoder draws the output as a picture."""
+"""The first head of the paper: the frozen VAE decoder outputs an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sd_perception_ros.heads.head import Head
 
 class DecoderHead(Head):
     """
-    Decode the clean latent; one channel is the mean of the picture's three.
+    Decode the clean latent; a single channel is the mean of its three.
 
     :param channels: 1 or 3.
     :param decode: decoder of the backbone; its weights do not belong to this head.

@@ -1,4 +1,4 @@
-"""The head of SDPose: one transposed convolution on one of the denoiser's levels."""
+"""The head of SDPose: one transposed convolution on one level of the denoiser."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class DeconvHead(Head):
     A heat map for each joint, at twice the size of a level (SDPose, arXiv 2509.24980).
 
     Structure and names of the tensors are those of a heat map head of mmpose with one transposed
-    convolution, so that the published weights fit. It reads no latent, and nothing that the
-    denoiser computes after its level.
+    convolution, so that the published weights fit. It does not use the latent, nor later levels
+    of the denoiser.
 
     :param channels: number of heat maps.
-    :param feature_channels: of the denoiser's levels, coarse first.
+    :param feature_channels: channels of the denoiser's levels, coarse first.
     :param width: channels of the level to read; the finest level with this number is taken.
     :raises ValueError: no level has that many channels.
     """

@@ -21,10 +21,10 @@ class DPTHead(Head):
     official pipeline. The levels of a transformer have one size; they are resampled to a pyramid,
     as in DPT.
 
-    :param channels: of the raw output.
-    :param feature_channels: of the denoiser's levels, coarse first.
+    :param channels: channels of the raw output.
+    :param feature_channels: channels of the denoiser's levels, coarse first.
     :param width: channels of the fusion stages; the official heads have 256.
-    :param rectifies: end in a ReLU, as `dpt_head` does and `dpt_head_identity` does not.
+    :param rectifies: end in a ReLU, as `dpt_head` (not `dpt_head_identity`).
     """
 
     reads_latent: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class DPTHead(Head):
         self.head = _OutputHead(width, channels)
 
     def forward(self, latent: Tensor | None, features: tuple[Tensor, ...]) -> Tensor:
-        """Levels -> (B, channels, H', W'), about the size of the picture."""
+        """Levels -> (B, channels, H', W'), about the size of the image."""
         *coarse, finest = _pyramid(features)
         raw: Tensor = self.head(self.neck([*coarse, self.feature_upsample_0(finest)]))
         if self.rectifies:

@@ -20,9 +20,9 @@ class LightHead(Head):
     convolution, arXiv 1609.05158). The VAE decoder takes more than half of the arithmetic of a
     frame, this head about 3 %.
 
-    :param channels: of the raw output.
-    :param feature_channels: of the denoiser's levels, coarse first.
-    :param latent_channels: of the clean latent, which is an input, too.
+    :param channels: channels of the raw output.
+    :param feature_channels: channels of the denoiser's levels, coarse first.
+    :param latent_channels: channels of the clean latent, which is an input, too.
     :param rise: output cells along one side of a latent cell.
     :param width: channels inside the head.
     """
@@ -60,7 +60,7 @@ def summed(project: Iterable[nn.Module], levels: Iterable[Tensor]) -> Tensor:
     fused = None
     for conv, level in zip(project, levels, strict=True):
         finer: Tensor = conv(level)
-        # From level to level: enlarging each one to the latent's size moves more memory.
+        # Level by level: enlarging each one to the size of the latent moves more memory.
         fused = finer if fused is None else finer + _to_size(fused, finer.shape[-2:])
     assert fused is not None
     return fused

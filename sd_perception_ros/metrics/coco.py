@@ -21,7 +21,7 @@ MAX_PEOPLE = 20  # predictions of one image
 # Columns of a row: 0 for ground truth and 1 for a prediction; its score; then its state (below)
 # for each range and threshold.
 COLUMNS = 2 + RANGES * THRESHOLDS
-WRONG, RIGHT, IGNORED = range(3)  # a true person is RIGHT where it counts, else IGNORED
+WRONG, RIGHT, IGNORED = range(3)  # ground truth is RIGHT where it counts, else IGNORED
 
 
 def measure_people(people: Sequence[Person], joints: Float, bodies: Float | None = None) -> Float:
@@ -34,23 +34,26 @@ def measure_people(people: Sequence[Person], joints: Float, bodies: Float | None
 
     :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; rows of 0 are padding.
     :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them.
-    :returns: (N, 32) float32, a row for each true person and for each of the 20 surest found.
+    :returns: (N, 32) float32, a row for each true person and for each of the 20 predictions with
+        the highest scores.
     :raises ImportError: pycocotools is not installed.
     """
     if bodies is None:
-        true = [_true(n, person) for n, person in enumerate(joints, 1) if person[:, 2].any()]
+        true = [
+            _true_person(n, person) for n, person in enumerate(joints, 1) if person[:, 2].any()
+        ]
     else:
-        unmarked = np.zeros((len(bodies) - len(joints), *joints.shape[1:]), joints.dtype)
-        marks = np.concatenate([joints, unmarked])
-        pairs = zip(marks, bodies, strict=True)
+        unlabelled = np.zeros((len(bodies) - len(joints), *joints.shape[1:]), joints.dtype)
+        all_joints = np.concatenate([joints, unlabelled])
+        pairs = zip(all_joints, bodies, strict=True)
         true = [_true_body(n, person, body) for n, (person, body) in enumerate(pairs, 1)]
-    found = [_found(number, person) for number, person in enumerate(people, 1)]
-    if not true and not found:
+    predicted = [_predicted_person(number, person) for number, person in enumerate(people, 1)]
+    if not true and not predicted:
         return np.empty((0, COLUMNS), np.float32)
-    results = _evaluated(true, found)
-    surest = np.sort([person.score for person in people])[::-1][:MAX_PEOPLE]
-    rows = np.zeros((len(true) + len(surest), COLUMNS), np.float32)
-    rows[len(true) :, 0], rows[len(true) :, 1] = 1, surest
+    results = _evaluated(true, predicted)
+    scores = np.sort([person.score for person in people])[::-1][:MAX_PEOPLE]
+    rows = np.zeros((len(true) + len(scores), COLUMNS), np.float32)
+    rows[len(true) :, 0], rows[len(true) :, 1] = 1, scores
     states = rows[:, 2:].reshape(-1, RANGES, THRESHOLDS)
     for number, result in enumerate(results):
         states[: len(true), number] = np.where(result['gtIgnore'], IGNORED, RIGHT)[:, None]
@@ -67,16 +70,17 @@ def people_summary(measured: Sequence[Float]) -> dict[str, float]:
     of 32 x 32 to 96 x 96 pixels. NaN without people.
     """
     rows = np.concatenate(measured)
-    order = np.argsort(-rows[:, 1], kind='stable')  # as COCO breaks ties: by image
+    # Equal scores stay in the order of the images, as in COCO.
+    order = np.argsort(-rows[:, 1], kind='stable')
     rows = rows[order]
     states = rows[:, 2:].reshape(-1, RANGES, THRESHOLDS)
-    is_found = rows[:, 0] == 1
-    count = (states[~is_found, :, 0] == RIGHT).sum(0)
+    is_predicted = rows[:, 0] == 1
+    count = (states[~is_predicted, :, 0] == RIGHT).sum(0)
     precision, recall = np.full((2, RANGES, THRESHOLDS), math.nan)
     for area in np.flatnonzero(count):
         for threshold in range(THRESHOLDS):
             precision[area, threshold], recall[area, threshold] = _average(
-                states[is_found, area, threshold], int(count[area])
+                states[is_predicted, area, threshold], int(count[area])
             )
     figures = (
         precision[0].mean(),
@@ -92,19 +96,19 @@ def people_summary(measured: Sequence[Float]) -> dict[str, float]:
 
 
 def _average(states: Float, count: int) -> tuple[float, float]:
-    """Return average precision and the highest recall of found people, the surest first."""
+    """Return average precision and final recall of predicted people, highest score first."""
     right = np.cumsum(states == RIGHT)
     wrong = np.cumsum(states == WRONG)
     if not len(states) or not right[-1]:
         return 0.0, 0.0
     recall = right / count
     precision = right / np.maximum(right + wrong, 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best at this recall or above
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the maximum at this recall or above
     places = np.searchsorted(recall, RECALLS)
     return float(np.append(envelope, 0)[places].mean()), float(recall[-1])
 
 
-def _true(number: int, joints: Float) -> dict[str, Any]:
+def _true_person(number: int, joints: Float) -> dict[str, Any]:
     corner, size = _box(joints[joints[:, 2] > 0, :2])
     hidden = not (joints[:, 2] > 1).any()
     return _true_body(number, joints, np.array([*corner, *size, 0, hidden]))
@@ -123,10 +127,10 @@ def _true_body(number: int, joints: Float, body: NDArray[Any]) -> dict[str, Any]
     }
 
 
-def _found(number: int, person: Person) -> dict[str, Any]:
+def _predicted_person(number: int, person: Person) -> dict[str, Any]:
     known: NDArray[np.bool_] = np.all(np.isfinite(person.joints[:, :2]), axis=1)
     corner, size = _box(person.joints[known, :2])
-    far_away = np.where(known[:, None], person.joints, -1e6)  # similar to nothing
+    far_away = np.where(known[:, None], person.joints, -1e6)  # so that its similarity is 0
     return {
         'id': number,
         'image_id': 1,
@@ -145,22 +149,24 @@ def _box(points: Float) -> tuple[list[float], list[float]]:
     return points.min(0).tolist(), np.ptp(points, axis=0).tolist()
 
 
-def _evaluated(true: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run COCOeval on one image: its result for each range of areas."""
+def _evaluated(
+    true: list[dict[str, Any]], predicted: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Run COCOeval on one image; return its result for each range of areas."""
     from pycocotools.coco import COCO  # not needed for inference
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(None):  # it talks
+    with contextlib.redirect_stdout(None):  # it prints its progress
         sets = []
-        for bodies in (true, found):
-            one = COCO()
-            one.dataset = {
+        for bodies in (true, predicted):
+            annotations = COCO()
+            annotations.dataset = {
                 'images': [{'id': 1}],
                 'categories': [{'id': 1}],
                 'annotations': bodies,
             }
-            one.createIndex()
-            sets.append(one)
+            annotations.createIndex()
+            sets.append(annotations)
         evaluation = COCOeval(*sets, 'keypoints')
         evaluation.evaluate()
     return list(evaluation.evalImgs)

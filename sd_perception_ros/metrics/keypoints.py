@@ -13,7 +13,7 @@ from sd_perception_ros.types import Float, Person
 
 class KeypointMatch:
     """
-    Columns of the rows that `keypoint_matches` gives, one for each person, true or found.
+    Columns of the rows of `keypoint_matches`: one row for each true or predicted person.
 
     True people: height in pixels, object keypoint similarity (OKS) with the matched prediction
     (0: none), number of visible joints, and number of those predicted within 0.2 of the torso
@@ -56,11 +56,11 @@ def keypoint_matches(
     of a person without annotated joints.
 
     :param joints: (P, 17, 3) truth: u, v in pixels and COCO's flag; rows of 0 are padding.
-    :param bodies: (Q, 6) boxes, areas and crowds, as `Sample` has them, where they are known.
+    :param bodies: (Q, 6) boxes, areas and crowds, as in `Sample`; None if they are not known.
     :returns: (N, 5) rows, see `KeypointMatch`.
     """
     if bodies is None:
-        bodies = np.zeros((len(joints), 6), np.float32)  # an area of 0 is not known
+        bodies = np.zeros((len(joints), 6), np.float32)  # an area of 0 is unknown
     areas: list[float] = bodies[: len(joints), 4].tolist()
     known = [(t, a) for t, a in zip(joints, areas, strict=True) if (t[:, 2] > 1).any()]
     true = [person for person, _ in known]
@@ -82,7 +82,7 @@ def keypoint_matches(
     wrong = {
         index
         for index in set(range(len(people))) - set(pairs.values())
-        if not any(_stands_in(people[index], box) for box in boxes)
+        if not any(_is_inside(people[index], box) for box in boxes)
     }
     rows += [[0.0, 0.0, 0.0, 0.0, people[index].score] for index in sorted(wrong)]
     return np.array(rows, np.float32).reshape(-1, 5)
@@ -92,7 +92,7 @@ def keypoint_similarity(person: Person, joints: Float, area_px: float = 0.0) -> 
     """
     Return object keypoint similarity (OKS, COCO keypoint evaluation), 0..1.
 
-    :param area_px: of the person's outline, square pixels: COCO's scale; 0: not known.
+    :param area_px: of the person's outline, square pixels: COCO's scale; 0: unknown.
     """
     labelled = joints[:, 2] > 0
     area = area_px or box_area(joints)
@@ -103,7 +103,7 @@ def keypoint_similarity(person: Person, joints: Float, area_px: float = 0.0) -> 
 
 def box_area(joints: Float) -> float:
     """
-    Return the area that stands for an unknown outline's: 0.53 of the joints' box, square pixels.
+    Estimate the area of an unknown outline: 0.53 of the box around the joints, square pixels.
 
     Others use 0.53 of the box of the whole person, which is larger: this estimate is stricter,
     most of all for truncated people.
@@ -112,7 +112,7 @@ def box_area(joints: Float) -> float:
     return max(0.53 * float(box[0] * box[1]), 1.0)
 
 
-def _stands_in(person: Person, box: Float) -> bool:
+def _is_inside(person: Person, box: Float) -> bool:
     left, top, width, height = box.tolist()
     u, v = np.nanmean(person.joints[:, :2], axis=0).tolist()
     return bool(left <= u <= left + width and top <= v <= top + height)

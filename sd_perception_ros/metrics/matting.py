@@ -26,8 +26,8 @@ def measure_alpha(alpha: Float, truth: Float) -> Float:
 
     :param alpha: (H, W) 0..1.
     :param truth: (H, W) 0..1, NaN where unknown.
-    :returns: (1, 7) float32: MAD, MSE, SAD, Grad, Conn, intersection, union; (0, 7) where nothing
-        is known.
+    :returns: (1, 7) float32: MAD, MSE, SAD, Grad, Conn, intersection, union; (0, 7) without
+        known pixels.
     """
     valid = ~np.isnan(truth)
     if not valid.any():
@@ -72,10 +72,11 @@ def connectivity_error(alpha: Float, truth: Float) -> float:
     """
     Return the sum of differences of the degrees of connectedness (Rhemann et al., CVPR 2009).
 
-    A pixel's degree falls with how far its alpha exceeds the highest threshold at which it still
-    hangs together with the largest region that both mattes hold opaque there.
+    The degree of a pixel is 1 minus the amount by which its alpha exceeds the highest threshold at
+    which it is connected to the largest region that is above the threshold in both mattes.
     """
-    level = np.full(alpha.shape, np.nan, np.float32)  # that highest threshold of each pixel
+    # For each pixel, the highest threshold at which it is connected.
+    level = np.full(alpha.shape, np.nan, np.float32)
     for step in range(1, round(1 / STEP) + 1):
         inside = _largest(((alpha >= step * STEP) & (truth >= step * STEP)).astype(np.uint8))
         level[np.isnan(level) & ~inside] = (step - 1) * STEP
@@ -106,7 +107,7 @@ def _slopes(matte: Float) -> Float:
 
 
 def _largest(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where the largest region of a mask is, joined by edges; nowhere in an empty one."""
+    """Return the largest 4-connected region of a mask, as a mask; empty for an empty mask."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     number = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else -1
     return np.asarray(labels == number)

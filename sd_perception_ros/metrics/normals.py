@@ -32,7 +32,7 @@ def angle_counts(angles: Float) -> Float:
     Return the sum and the histogram of the angles of one image, the input of `angle_summary`.
 
     :param angles: (N,) degrees.
-    :returns: (1, 1 + 5761) float32: their sum, and how many there are in each 1/32 degree.
+    :returns: (1, 1 + 5761) float32: their sum, and the number in each bin of 1/32 degree.
     """
     counts = np.bincount((angles * BINS_PER_DEG).astype(np.int64), minlength=BINS)
     row: Float = np.concatenate([[angles.sum(dtype=np.float64)], counts]).astype(np.float32)
@@ -44,7 +44,7 @@ def angle_summary(measured: Sequence[Float]) -> dict[str, float]:
     Return mean and median in degrees, and the shares of pixels under 5, 7.5, 11.25, 22.5 and 30.
 
     :param measured: rows of `angle_counts`; the pixels of all images are pooled. The median is
-        exact to 1/32 degree, the others entirely; all are NaN where there is no pixel.
+        exact to 1/32 degree, the others are exact; all are NaN without pixels.
     """
     sums = np.concatenate(measured).sum(0, dtype=np.float64)
     total, rest = sums[0], sums[1:]

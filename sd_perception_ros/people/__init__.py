@@ -1,1 +1,1 @@
-"""Top-down poses: boxes around people, a crop of each, and the joints back on the picture."""
+"""Top-down human pose: boxes around people, a crop of each, and joints in the image."""

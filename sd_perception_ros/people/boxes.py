@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from sd_perception_ros.types import Float, Person, Poses
 
-# The outline of a body reaches this share of the joints' extent beyond them: crown, toes, hands.
+# Margin around the joints, as a fraction of their extent: crown, toes and hands lie beyond them.
 _BEYOND_JOINTS = 0.125
-# Connected pixels that cover a smaller share of the picture are noise.
-_LEAST_SHARE = 5e-4
+# Connected pixels that cover a smaller fraction of the image are noise.
+_MIN_AREA = 5e-4
 
 
 class Box(NamedTuple):
     """
-    A box around a person, in pixels of the picture.
+    A box around a person, in pixels of the image.
 
-    :ivar left: smallest x; a box may reach beyond the picture.
-    :ivar score: 0..1, how sure it is that a person is there.
-    :ivar person: number of the person in the poses that the box was made from; -1: none.
+    :ivar left: smallest x; a box may extend beyond the image.
+    :ivar score: 0..1, confidence of the detection.
+    :ivar person: index of the person in the `Poses` that the box was made from; -1: none.
     """
 
     left: float
@@ -35,7 +35,7 @@ class Box(NamedTuple):
 
 
 def boxes_of_poses(poses: Poses) -> list[Box]:
-    """Return a box around the joints of each person, with a margin, the surest first."""
+    """Return a box around the joints of each person, with a margin, in the order of `poses`."""
     return [
         box_around(points, person.score, number)
         for number, person in enumerate(poses.people)
@@ -58,24 +58,24 @@ def box_around(points: Float, score: float = 1.0, person: int = -1) -> Box:
 
 def boxes_of_mask(mask: NDArray[np.bool_], poses: Poses | None = None) -> list[Box]:
     """
-    Return a box around each person in the pixels of people, the largest first.
+    Return a box around each person in a mask of people, the largest first.
 
-    Connected pixels are one person. If poses show several centres inside, each pixel belongs to
-    the nearest of them.
+    Connected pixels are one person. If several people of `poses` have their centres
+    there, each pixel belongs to the nearest centre.
 
     :param mask: (H, W) bool, pixels of people.
-    :param poses: people found in the same picture, where known.
+    :param poses: people in the same image, if known.
     """
     count, found, stats, _ = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=8
     )
     labels = np.asarray(found)
-    least = _LEAST_SHARE * mask.size
+    min_area = _MIN_AREA * mask.size
     centres = [] if poses is None else [_centre(person) for person in poses.people]
     boxes: list[tuple[int, Box]] = []
     for label in range(1, count):
         left, top, width, height, area = (int(value) for value in stats[label])
-        if area < least:
+        if area < min_area:
             continue
         own = [n for n, centre in enumerate(centres) if _is_inside(labels, label, centre)]
         if len(own) < 2:
@@ -85,15 +85,15 @@ def boxes_of_mask(mask: NDArray[np.bool_], poses: Poses | None = None) -> list[B
         assert poses is not None
         rows, columns = np.nonzero(labels[top : top + height, left : left + width] == label)
         points = np.stack([columns + left, rows + top], 1).astype(np.float32)
-        at = np.stack([centres[n] for n in own])
-        nearest = np.square(points[:, None] - at).sum(2).argmin(1)
-        for place, number in enumerate(own):
-            share = points[nearest == place]
-            if len(share) >= least:
-                low, high = share.min(0), share.max(0)
-                (left_x, top_y), (wide, tall) = low.tolist(), (high - low + 1).tolist()
+        own_centres = np.stack([centres[n] for n in own])
+        nearest = np.square(points[:, None] - own_centres).sum(2).argmin(1)
+        for index, number in enumerate(own):
+            part = points[nearest == index]
+            if len(part) >= min_area:
+                low, high = part.min(0), part.max(0)
+                (left_x, top_y), (width, height) = low.tolist(), (high - low + 1).tolist()
                 score = poses.people[number].score
-                boxes.append((len(share), Box(left_x, top_y, wide, tall, score, number)))
+                boxes.append((len(part), Box(left_x, top_y, width, height, score, number)))
     return [box for _, box in sorted(boxes, key=lambda item: -item[0])]
 
 
@@ -104,7 +104,7 @@ def _centre(person: Person) -> Float:
 
 
 def _is_inside(labels: NDArray[Any], label: int, centre: Float) -> bool:
-    """Return whether a centre lies on connected pixels, or in a gap of 5 pixels beside them."""
+    """Return whether a centre is at most 5 pixels away from a labelled region."""
     if not np.isfinite(centre).all():
         return False
     x, y = (round(float(value)) for value in centre)
@@ -112,6 +112,6 @@ def _is_inside(labels: NDArray[Any], label: int, centre: Float) -> bool:
     return bool((around == label).any())
 
 
-def surest(boxes: Sequence[Box], count: int) -> list[Box]:
-    """Return at most `count` boxes: the highest score first, the larger one of equal scores."""
+def highest_scores(boxes: Sequence[Box], count: int) -> list[Box]:
+    """Return at most `count` boxes: highest score first, larger boxes first at equal scores."""
     return sorted(boxes, key=lambda box: (-box.score, -box.width * box.height))[:count]

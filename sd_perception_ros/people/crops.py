@@ -1,4 +1,4 @@
-"""From a box to the crop that a network reads, and from its joints back to the picture."""
+"""Crops of people for a network, and joints from a crop to its image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENLARGED = 1.25  # a box grows by this before it is cropped
 
 class Region(NamedTuple):
     """
-    The part of a picture that a crop shows, in pixels of the picture.
+    The part of an image in a crop, in pixels of the image.
 
     Unbiased coordinates (UDP, arXiv 1911.07524): the first pixel's centre of the crop lies at
     (left, top), the last one's at (left + width, top + height).
@@ -36,8 +36,8 @@ def region_of(box: Box) -> Region:
         height = width / ASPECT
     else:
         width = height * ASPECT
-    middle_x, middle_y = box.left + box.width / 2, box.top + box.height / 2
-    return Region(middle_x - width / 2, middle_y - height / 2, width, height)
+    center_x, center_y = box.left + box.width / 2, box.top + box.height / 2
+    return Region(center_x - width / 2, center_y - height / 2, width, height)
 
 
 def second_look_size(long_side_px: int) -> tuple[int, int]:
@@ -70,27 +70,28 @@ def warp_of(
 
 def crop(rgb: UInt8, region: Region, width: int, height: int, angle_deg: float = 0.0) -> UInt8:
     """
-    Cut a region out of a picture, bilinear, black outside of the picture.
+    Resize a region of an image to a crop, bilinear, black outside of the image.
 
     :param rgb: (H, W, 3) uint8.
     :param angle_deg: as of `warp_of`.
     :returns: (height, width, 3) uint8.
     """
-    picture = cv2.warpAffine(
+    cropped = cv2.warpAffine(
         np.ascontiguousarray(rgb),
         warp_of(region, width, height, angle_deg),
         (width, height),
         flags=cv2.INTER_LINEAR,
     )
-    return np.asarray(picture, np.uint8)
+    return np.asarray(cropped, np.uint8)
 
 
-def to_picture(joints: Float, region: Region, width: int, height: int) -> Float:
+def to_image(joints: Float, region: Region, width: int, height: int) -> Float:
     """
-    Bring joints from a crop to its picture.
+    Convert joints from pixels of a crop to pixels of its image.
 
-    :param joints: (K, 3) float32: x and y in pixels of the crop, and anything.
-    :param width: of the crop, pixels.
+    :param joints: (K, 3) float32: x and y in pixels of the crop, and a value that is kept.
+    :param width: width of the crop, pixels.
+    :param height: height of the crop.
     """
     scale = np.array([region.width / (width - 1), region.height / (height - 1), 1], np.float32)
     shift = np.array([region.left, region.top, 0], np.float32)
@@ -98,7 +99,7 @@ def to_picture(joints: Float, region: Region, width: int, height: int) -> Float:
 
 
 def to_crop(joints: Float, region: Region, width: int, height: int) -> Float:
-    """Bring joints from a picture to a crop of it; the inverse of `to_picture`."""
+    """Convert joints from pixels of an image to those of a crop; the inverse of `to_image`."""
     scale = np.array([(width - 1) / region.width, (height - 1) / region.height, 1], np.float32)
     shift = np.array([region.left, region.top, 0], np.float32)
     return np.asarray((joints - shift) * scale, np.float32)

@@ -11,33 +11,33 @@ AUTO, HUMAN_POSE, SEGMENTATION, DETECTIONS = 'auto', 'human_pose', 'segmentation
 
 @dataclass(frozen=True)
 class TopDownOptions:
-    """A crop of each person goes through the network."""
+    """Human pose from a crop of each person (top-down)."""
 
     second_look: bool = option(
         False,
-        'Run human_pose again on a crop of each person; a checkpoint that reads crops (SDPose) '
-        'always does',
+        'Run human_pose again on a crop of each person; no effect for a checkpoint that always '
+        'reads crops (SDPose)',
     )
     boxes: str = option(
         AUTO,
-        'Where boxes around people come from. human_pose: joints found in the whole picture; '
+        'Source of the boxes around people. human_pose: joints predicted from the whole image; '
         'segmentation: connected pixels of people, split between the people of human_pose if the '
         'checkpoint has it; detections: a vision_msgs/Detection2DArray topic; auto: the first of '
-        'these that there is',
+        'these that is available',
         choices=(AUTO, HUMAN_POSE, SEGMENTATION, DETECTIONS),
     )
     max_people: int = option(
         8,
-        'Crops of a frame, the surest people first: the limit of the cost',
+        'Maximum number of crops in a frame, people with the highest scores first',
         low=1,
         high=100,
     )
     second_look_max_cost: float = option(
         4.0,
-        'Largest cost of the second looks at a picture, as a multiple of the pixels that the '
-        'network reads for the picture itself: a crop of 192 x 256 px costs as much as a picture '
-        'of 256 x 192 px, with flip_test twice as much. The surest people are looked at first; '
-        'nobody, if one crop costs more',
+        'Maximum cost of the second looks at an image, as a multiple of the pixels that the '
+        'network reads for the image itself: a crop of 192 x 256 px costs as much as an image '
+        'of 256 x 192 px, with flip_test twice as much. People with high scores come first; '
+        'nobody gets one if a single crop costs more',
         low=0.0,
         high=100.0,
     )
@@ -47,7 +47,7 @@ class TopDownOptions:
     crop_height_px: int = option(
         0,
         'Height of a crop for a checkpoint that reads crops, a multiple of 32; its width is three '
-        'quarters; 0: as the checkpoint says. A second look has the size of the other pictures',
+        'quarters of it; 0: value of the checkpoint. A second look uses long_side_px instead',
         low=0,
         high=4096,
     )
@@ -57,10 +57,10 @@ class TopDownOptions:
     detection_classes: list[str] = option(
         ['person'],
         "class_id of people in the detections, such as ['0'] for a YOLO detector of COCO; a "
-        'detection without a class is a person',
+        'detection without a class counts as a person',
     )
     max_offset_s: float = option(
-        0.2, 'Largest time between a picture and its detections', low=0.0, high=60.0
+        0.2, 'Maximum difference of the stamps of an image and its detections', low=0.0, high=60.0
     )
     max_wait_s: float = option(
         0.1,

@@ -17,10 +17,10 @@ class FusedAttention(TorchFunctionMode):
     """
     Within this context, attention is exported as one operator instead of products and softmax.
 
-    Written out, the finest level of Stable Diffusion 2.1 at 768x576 holds 6912 x 6912 weights for
-    each of 5 heads, 1.9 GB with their softmax; in one operator a few of them at a time.
+    Otherwise the finest level of Stable Diffusion 2.1 at 768x576 holds 6912 x 6912 weights for
+    each of 5 heads, 1.9 GB with their softmax; one operator holds few of them at a time.
 
-    The mode is of this thread alone: another one may serve a model meanwhile.
+    It affects only this thread: another one may serve a model meanwhile.
     """
 
     def __torch_function__(

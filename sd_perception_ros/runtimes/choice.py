@@ -1,4 +1,4 @@
-"""Which runtime serves a model here, and why."""
+"""The choice of a runtime, and its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Choice(NamedTuple):
     The runtime of an engine.
 
     :ivar why: the reason, for the log.
-    :ivar is_automatic: chosen by `auto`, so that torch may replace it.
+    :ivar is_automatic: chosen by `auto`; if it fails, torch replaces it.
     """
 
     runtime: str

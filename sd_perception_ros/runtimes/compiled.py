@@ -13,9 +13,9 @@ from sd_perception_ros.model import Model
 
 def compile_model(model: Model, device: torch.device) -> None:
     """
-    Compile encoder, denoisers and heads, in place, at the first picture of each size.
+    Compile encoder, denoisers and heads, in place, at the first image of each size.
 
-    Each is compiled by itself, so that the heads of unwanted tasks do not run.
+    Each is compiled separately, so that heads of unwanted tasks do not run.
 
     :raises ValueError: there is no compiler for the device.
     """

@@ -24,16 +24,16 @@ class _Recording(NamedTuple, Generic[T]):
 
 class CudaGraphs(Generic[T]):
     """
-    Runs a function of pictures and tasks; records it as a CUDA graph, and replays that.
+    Runs a function of images and tasks; records it as a CUDA graph and replays it.
 
     The speed of a small batch is limited by how fast the CPU launches kernels; a replay launches
     all of them at once. The first call with a shape and tasks runs without recording, the second
     records. Outputs of a replay lie in buffers that the next replay may overwrite.
 
-    :param function: (pictures on the device, tasks) -> tensors; nothing in it waits for the GPU.
-    :param device: of the pictures.
+    :param function: (images on the device, tasks) -> tensors; it must not wait for the GPU.
+    :param device: device of the images.
     :param limit: number of recordings kept; the least recently used one is dropped.
-    :ivar problem: why recording was given up; '' while it works.
+    :ivar problem: why recording failed; '' while it works.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CudaGraphs(Generic[T]):
 
 @contextlib.contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN measure its algorithms, which pays for shapes that are replayed often."""
+    """Let cuDNN measure its algorithms: worth it for shapes that are replayed often."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:

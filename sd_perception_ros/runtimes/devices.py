@@ -1,4 +1,4 @@
-"""The device of a model, and the number format that suits it."""
+"""The device of a model, and its number format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def find_device(name: str) -> torch.device:
     """
     Return the torch device of this name; 'auto' is CUDA if there is one, otherwise the CPU.
 
-    :raises ValueError: an unknown name, or a device that this machine does not have.
+    :raises ValueError: an unknown name, or a device that is not available.
     """
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -23,7 +23,7 @@ def find_device(name: str) -> torch.device:
         raise ValueError(f"expected a device such as cpu or cuda:0, got '{name}'") from None
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device '{name}' is not here: torch {torch.__version__} sees "
+            f"device '{name}' is not available: torch {torch.__version__} sees "
             f'{torch.cuda.device_count()} CUDA devices; use auto or cpu, or install a torch '
             'built for this machine'
         )

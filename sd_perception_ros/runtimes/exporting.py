@@ -1,8 +1,8 @@
 """
 Write the parts of a model as ONNX graphs, and compare each runtime's outputs with torch's.
 
-    folder/graph.onnx           one part; beyond 2 GB its weights lie in further files
-    folder/example.safetensors  inputs of another size than was traced, and torch's outputs
+    folder/graph.onnx           one part; beyond 2 GB its weights are in further files
+    folder/example.safetensors  inputs of a size that was not traced, and outputs of torch
     folder/graph.json           part, inputs, outputs, versions, largest difference of each runtime
 """
 
@@ -42,7 +42,7 @@ from sd_perception_ros.safe_save import save_safetensors
 
 EXAMPLE = 'example.safetensors'
 OPSET = 18
-# Largest allowed difference from torch, relative to the largest value of an output. Rounding of
+# Largest allowed difference from torch, relative to the largest value of an output. Rounding in
 # fp32 in another order of sums gave 1e-6.
 TOLERANCE = 1e-4
 Tensors = tuple[Tensor, ...]
@@ -130,7 +130,7 @@ def gpu_graph(model: Model, part: ModelPart, digest: str, fuses_attention: bool)
 
 class Examples:
     """
-    Inputs and outputs of all parts at two picture sizes, computed when first needed.
+    Inputs and outputs of all parts at two image sizes, computed when first needed.
 
     :param model: folded, with weights.
     :param parts: of this model.
@@ -138,7 +138,7 @@ class Examples:
 
     def __init__(self, model: Model, parts: list[ModelPart]) -> None:
         backbone = next(iter(model.backbones.values()))
-        # Traced where every level halves evenly, checked where none does.
+        # Traced at a size that every level halves evenly, checked at one that no level does.
         even = backbone.stride * 2 ** len(backbone.feature_channels)
         odd = backbone.stride * (2 ** len(backbone.feature_channels) + 1)
         self._sizes = {'trace': (even, 2 * even), 'check': (odd, even - backbone.stride)}
@@ -168,11 +168,11 @@ def write_graph(
     Write a part as a folder, atomically.
 
     :param digest: hash of the part's weights and code, from `digests_of`.
-    :param notes: further entries of graph.json.
+    :param notes: additional entries of graph.json.
     """
     record = {
         'part': part.name,
-        'reads': part.source or 'the picture, RGB in -1..1',
+        'reads': part.source or 'the image, RGB in -1..1',
         'inputs': list(part.inputs),
         'outputs': list(part.outputs),
         'versions': {'torch': torch.__version__, 'diffusers': version('diffusers')},
@@ -207,7 +207,7 @@ def check_graph(
         worst = max(_difference(output, expected) for output, expected in pairs)
         if not worst <= TOLERANCE:
             raise ValueError(
-                f"{runtime} gives other numbers than torch for the model's {name}: "
+                f'{runtime} differs from torch for the {name} of the model: '
                 f'{worst:.1e} of the largest value, {TOLERANCE:.0e} is allowed; '
                 'set runtime: torch'
             )
@@ -222,7 +222,7 @@ def export(
     """
     Write the parts of a folded model below `out` and check them with runtimes.
 
-    The ONNX graphs have standard operators only, so that any runtime reads them.
+    The ONNX graphs have only standard operators, for any runtime.
 
     :param size: (height, width) of the network's input, for the input shapes that are returned.
     :param runtimes: of `SESSIONS`.
@@ -268,9 +268,9 @@ def _trace(part: ModelPart, file: Path, inputs: Tensors) -> None:
         for name in (*part.inputs, *part.outputs)
     }
     with warnings.catch_warnings(), torch.no_grad():
-        # It warns of sizes that tracing may fix; `check_graph` finds them.
+        # It warns about sizes that tracing may fix; `check_graph` detects them.
         warnings.simplefilter('ignore')
-        # Not the exporter on torch.export: it takes ten times as long, and no other sizes.
+        # Not the exporter of torch.export: it takes ten times as long, and fixes the size.
         torch.onnx.export(
             part.module.eval(),
             inputs,

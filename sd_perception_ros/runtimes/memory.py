@@ -1,4 +1,4 @@
-"""Give memory back to the system."""
+"""Return memory to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DONT_NEED = 4  # MADV_DONTNEED of Linux
 
 
 def trim() -> None:
-    """Give freed memory back to the system, if the C library can (glibc)."""
+    """Return freed memory to the system, if the C library can (glibc)."""
     gc.collect()
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

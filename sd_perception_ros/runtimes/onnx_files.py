@@ -31,8 +31,8 @@ def write_folder(folder: Path, digest: str, record: Mapping[str, Any]) -> Iterat
     """
     Yield a temporary folder for files; after the `with` block, without error, move it to `folder`.
 
-    :param digest: hash of what the files are made from.
-    :param record: further entries of graph.json.
+    :param digest: hash of the sources of the files.
+    :param record: additional entries of graph.json.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
@@ -47,7 +47,7 @@ def write_folder(folder: Path, digest: str, record: Mapping[str, Any]) -> Iterat
 
 
 def is_intact(folder: Path, digest: str) -> bool:
-    """Return whether a folder was written for this digest, and none of its files has changed."""
+    """Return whether a folder was written for this digest and its files are unchanged."""
     try:
         record = json.loads((folder / RECORD).read_text())
         sums = record['sha256'].items()

@@ -2,8 +2,8 @@
 A model in parts that other runtimes can run: one encoder, its denoisers, a head for each task.
 
 In parts, tasks share the encoder and the denoiser, and only the heads of wanted tasks run. One
-ONNX graph with all outputs would compute all of them for every frame: no runtime leaves out an
-output that is not read.
+ONNX graph with all outputs would compute all of them for every frame: no runtime skips an
+output that is not used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ModelPart(NamedTuple):
     A part of a model: a function of tensors.
 
     :ivar name: 'encoder', 'denoiser_0', 'head_depth' and so on.
-    :ivar source: the part whose outputs are its inputs; '': its input is the picture.
+    :ivar source: the part whose outputs are its inputs; '': its input is the image.
     :ivar module: inputs -> outputs, each (B, C, h, w) of any B, h and w.
     :ivar inputs: names of the inputs.
     :ivar outputs: names of the outputs.
@@ -82,7 +82,7 @@ def digests_of(model: Model, salt: str = '') -> dict[str, str]:
 
 @torch.no_grad()
 def run_parts(parts: Sequence[ModelPart], image: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """Return the outputs of each part by its name, and the picture under the name ''."""
+    """Return the outputs of each part by name, and the image by the name ''."""
     values: dict[str, tuple[Tensor, ...]] = {'': (image,)}
     for part in parts:
         values[part.name] = part.module(*values[part.source])
@@ -93,7 +93,7 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
     """
     Return a hash of a module's weights, its settings and our code: equal hashes, equal graphs.
 
-    On the meta device the setting `weights_digest` stands for the weights.
+    On the meta device, the setting `weights_digest` represents the weights.
     """
     digest = hashlib.sha256(f'{salt} {torch.__version__}'.encode())
     for folder in CODE:
@@ -115,7 +115,7 @@ def digest_of(module: nn.Module, salt: str = '') -> str:
 
 
 class _EncoderPart(nn.Module):
-    """Picture -> latent."""
+    """Image -> latent."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _EncoderPart(nn.Module):
 
 
 class _DenoiserPart(nn.Module):
-    """Latent -> clean latent (where the denoiser has one) and its levels."""
+    """Latent -> clean latent (if the denoiser has one) and levels."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from sd_perception_ros.runtimes.parts import parts_of
 from sd_perception_ros.runtimes.sessions import SESSIONS
 from sd_perception_ros.tasks.task import Task
 
-LARGE_PX = 2**17  # of all pictures of a batch: 418 x 314
+LARGE_PX = 2**17  # of all images of a batch: 418 x 314
 
 
 class Runnable(Protocol):
@@ -30,7 +30,7 @@ class Runnable(Protocol):
     stride: int
 
     def encoder_id(self) -> str:
-        """Return a name of the encoder's weights: equal names give equal latents."""
+        """Return an id of the weights of the encoder: equal ids give equal latents."""
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, c, h, w)."""
@@ -41,7 +41,7 @@ class Runnable(Protocol):
 
 class SessionModel:
     """
-    A model whose parts run in sessions; it holds no tensors of weights.
+    A model whose parts run in sessions; it holds no weights itself.
 
     :param model: folded; may be on the meta device.
     :param sessions: by the names of the parts.
@@ -63,7 +63,7 @@ class SessionModel:
         self._sessions, self._encoder_id = dict(sessions), encoder_id
 
     def encoder_id(self) -> str:
-        """Return the name of the encoder's weights."""
+        """Return the id of the weights of the encoder."""
         return self._encoder_id
 
     def encode(self, image: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class GpuModel(SessionModel):
 
 
 def _is_large(maps: Tensor, stride: int = 1) -> bool:
-    """Return whether a run is so long that giving memory back costs at most 2 % of it."""
+    """Return whether a run is so long that returning memory costs at most 2 % of it."""
     batch, _, height, width = maps.shape
     return batch * height * width * stride**2 >= LARGE_PX
 
@@ -150,7 +150,7 @@ def prepare(
     Bring a folded model to its runtime and device; the model itself cannot be used afterwards.
 
     :param model: may be on the meta device; its weights are read if the runtime needs them.
-    :returns: the runnable model, and its runtime: torch if an automatic choice did not work.
+    :returns: the runnable model, and its runtime: torch if an automatic choice failed.
     :raises ValueError: the runtime cannot run this model, or differs from torch.
     :raises OSError: the ONNX files cannot be written.
     """

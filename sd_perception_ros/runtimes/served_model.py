@@ -1,4 +1,4 @@
-"""One served model: how pictures get the network's size, and raw outputs the picture's."""
+"""One served model: resizing of images to the network, and of raw outputs to the image."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Size = tuple[int, int]  # (height, width), pixels
 
 class Resizing(NamedTuple):
     """
-    How a picture gets a size that the network takes.
+    How images are resized for the network.
 
     :ivar pads: True: padded at its lower and right edge; False: stretched.
-    :ivar long_side_px: longer side of the resized picture; 0: as it is.
+    :ivar long_side_px: longer side of the resized image; 0: unchanged.
     """
 
     pads: bool
@@ -38,10 +38,10 @@ class ServedModel(NamedTuple):
     """
     The model of one checkpoint on its device.
 
-    :ivar model: in its runtime.
-    :ivar encoder_id: models of one encoder and one resizing share the latent of a picture.
-    :ivar resizing: of pictures.
-    :ivar dtype: of the network's input.
+    :ivar model: the model in its runtime.
+    :ivar encoder_id: models with the same encoder and resizing share the latent of an image.
+    :ivar resizing: how images are resized.
+    :ivar dtype: number format of the input.
     """
 
     model: Runnable
@@ -50,7 +50,7 @@ class ServedModel(NamedTuple):
     dtype: torch.dtype
 
     def sizes(self, height: int, width: int) -> tuple[Size, Size]:
-        """Return the size of the resized picture, and that of the network's input around it."""
+        """Return the (height, width) of the resized image, and of the padded input."""
         resized = fitted_size(height, width, self.resizing.long_side_px)
         padded = padded_size(*resized, self.model.stride) if self.resizing.pads else resized
         return resized, padded
@@ -65,7 +65,7 @@ class ServedModel(NamedTuple):
         Run some tasks: {task: raw output (B, channels, h, w) at the network's size}.
 
         :param levels: (B, 3, H, W) 0..255, on the device.
-        :param latents: of these pictures, by encoder and resizing; a missing one is added.
+        :param latents: latents of these images, by encoder and resizing; missing ones are added.
         """
         key = (self.encoder_id, self.resizing)
         if key not in latents:
@@ -80,7 +80,7 @@ class ServedModel(NamedTuple):
             image = pad_to_stride(image, self.model.stride)
         return image.to(self.dtype, memory_format=torch.channels_last)
 
-    def at_picture_size(self, task: str, raw: Tensor, height: int, width: int) -> Tensor:
+    def at_image_size(self, task: str, raw: Tensor, height: int, width: int) -> Tensor:
         """Return a raw output as float32; that of a dense task is resized to (height, width)."""
         raw = raw.float()
         if not self.model.tasks[task].dense:
@@ -90,10 +90,11 @@ class ServedModel(NamedTuple):
 
     def grid(self, task: str, raw: Tensor, height: int, width: int) -> Grid:
         """
-        Return where the cells of a raw output lie on its picture.
+        Return the grid of a raw output on its image.
 
-        :param raw: (..., h, w) of `at_picture_size`.
-        :param height: of the picture; `width` likewise.
+        :param raw: (..., h, w), from `at_image_size`.
+        :param height: height of the image, pixels.
+        :param width: width of the image.
         """
         if self.model.tasks[task].dense:
             return Grid(height, width, 1.0, 1.0)

@@ -26,7 +26,7 @@ LARGE_BYTES = 64 * 2**20
 
 class Session(ABC):
     """
-    An ONNX graph that is ready to run.
+    A loaded ONNX graph.
 
     :param file: of the ONNX graph.
     :param inputs: names of its inputs in the order of `__call__`; the graph may lack unused ones.
@@ -44,28 +44,28 @@ class Session(ABC):
         """
         Run on float32 tensors on the CPU, in the order of the inputs.
 
-        :param frugal: afterwards, give back the memory that the next run can allocate again.
+        :param frugal: afterwards, return memory that the next run allocates again.
         """
 
     @classmethod
     def file_of(cls, folder: Path) -> Path:
-        """Return the file to open in a folder that is prepared."""
+        """Return the file to load in a prepared folder."""
         return folder / GRAPH
 
     @classmethod
     def is_prepared(cls, folder: Path, digest: str) -> bool:
-        """Return whether the file to open was written for this digest and has not changed."""
+        """Return whether the file to load was written for this digest and is unchanged."""
         return is_intact(folder, digest)
 
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
-        """Write the file to open from the ONNX graph of a folder that is intact."""
+        """Write the file to load from the ONNX graph of an intact folder."""
         return  # it is the ONNX graph itself
 
 
 class OnnxRuntimeSession(Session):
     """
-    ONNX Runtime: loads fast, and runs pictures of any size.
+    ONNX Runtime: loads fast, and runs images of any size.
 
     The optimized graph is kept beside the ONNX graph, with weights in the layout of this
     processor. Its weights are memory-mapped from that file, not copied.
@@ -125,7 +125,8 @@ class OnnxRuntimeSession(Session):
     def prepare(cls, folder: Path, digest: str) -> None:
         """Write the optimized graph."""
         runtime, options = import_onnxruntime(), import_onnxruntime().SessionOptions()
-        options.log_severity_level = 3  # it warns of what `_key` handles
+        # Without its warning about files for one processor only, which `_key` handles.
+        options.log_severity_level = 3
         name = 'session.optimized_model_external_initializers_'
         options.add_session_config_entry(f'{name}file_name', WEIGHTS)
         options.add_session_config_entry(f'{name}min_size_in_bytes', '1024')
@@ -153,14 +154,14 @@ def import_onnxruntime() -> Any:
 
     arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     where = onnxruntime.OrtMemoryInfo('Cpu', arena, 0, onnxruntime.OrtMemType.DEFAULT)
-    # 1: it grows by the size requested, so that `memory.enable_memory_arena_shrinkage` empties it.
+    # 1: it grows by the requested size, so that `memory.enable_memory_arena_shrinkage` empties it.
     growth = onnxruntime.OrtArenaCfg({'arena_extend_strategy': 1})
     onnxruntime.create_and_register_allocator(where, growth)
     return onnxruntime
 
 
 class OpenVinoSession(Session):
-    """OpenVINO: compiles for each picture size, which takes a second or more the first time."""
+    """OpenVINO: compiles for each image size, which takes a second or more at the first time."""
 
     def __init__(
         self, file: Path, inputs: Sequence[str], outputs: Sequence[str], threads: int
@@ -201,5 +202,5 @@ SESSIONS: dict[str, type[Session]] = {
 
 
 def missing_packages(runtime: str) -> list[str]:
-    """Return the missing packages of a runtime; torch needs onnx to write ONNX graphs."""
+    """Return the missing packages of a runtime; writing ONNX graphs needs onnx."""
     return [name for name in (runtime, 'onnx') if importlib.util.find_spec(name) is None]

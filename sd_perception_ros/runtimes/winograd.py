@@ -1,4 +1,4 @@
-"""Replace the 3x3 convolutions of an ONNX file that gain from it by Winograd convolutions."""
+"""Replace wide 3x3 convolutions of an ONNX file by Winograd convolutions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LEAST_CHANNELS, MOST_WEIGHTS = 128, 5 * 2**16  # of a convolution; of a pair of 
 @contextlib.contextmanager
 def with_winograd_convolutions(file: Path) -> Iterator[Path]:
     """
-    Yield a copy of an ONNX file with Winograd convolutions, or the file where none gains from it.
+    Yield a copy of an ONNX file with Winograd convolutions, or the file if none is replaced.
 
-    The copy is a temporary file in the same folder, since weights may lie there.
+    The copy is a temporary file in the same folder, which may have the weights.
 
     :param file: an ONNX file.
     """
@@ -52,7 +52,7 @@ def with_winograd_convolutions(file: Path) -> Iterator[Path]:
 
 
 def _replace(model: Any, folder: Path, data: BinaryIO) -> int:
-    """Replace all convolutions that gain from it; return how many."""
+    """Replace all wide 3x3 convolutions; return their number."""
     from onnx import helper, numpy_helper
 
     graph = model.graph
@@ -65,7 +65,7 @@ def _replace(model: Any, folder: Path, data: BinaryIO) -> int:
     pixels, weights, back = matrices()
     count, replaced = 0, set[str]()
     for node in graph.node:
-        if not _gains(node, tensors):
+        if not _is_wide(node, tensors):
             continue
         kernel = numpy_helper.to_array(tensors[node.input[1]], str(folder)).astype(np.float64)
         weight = np.einsum('ia,jb,kcab->ijkc', weights, weights, kernel, optimize=True)
@@ -74,8 +74,10 @@ def _replace(model: Any, folder: Path, data: BinaryIO) -> int:
             bias = numpy_helper.to_array(tensors[node.input[2]], str(folder))
         replaced |= set(node.input[1:])
         names = [f'{DOMAIN}/{count}/weight', f'{DOMAIN}/{count}/bias']
-        graph.initializer.append(_kept(names[0], weight.reshape(-1, *kernel.shape[:2]), data))
-        graph.initializer.append(_kept(names[1], bias.reshape(-1, 1, 1), data))
+        graph.initializer.append(
+            _external_tensor(names[0], weight.reshape(-1, *kernel.shape[:2]), data)
+        )
+        graph.initializer.append(_external_tensor(names[1], bias.reshape(-1, 1, 1), data))
         inputs = [node.input[0], *names, f'{DOMAIN}/pixels', f'{DOMAIN}/back']
         node.CopyFrom(
             helper.make_node(FUNCTION, inputs, node.output, name=node.name, domain=DOMAIN)
@@ -83,18 +85,18 @@ def _replace(model: Any, folder: Path, data: BinaryIO) -> int:
         count += 1
     if count:
         both = np.kron(pixels, pixels).reshape(SIDE**2, 1, 1, SIDE, SIDE)
-        graph.initializer.append(_kept(f'{DOMAIN}/pixels', both, data))
-        graph.initializer.append(_kept(f'{DOMAIN}/back', np.kron(back, back).T, data))
+        graph.initializer.append(_external_tensor(f'{DOMAIN}/pixels', both, data))
+        graph.initializer.append(_external_tensor(f'{DOMAIN}/back', np.kron(back, back).T, data))
         model.functions.append(conv3x3_function())
         known = {each.domain for each in model.opset_import}
         for domain in {DOMAIN, MICROSOFT} - known:
             model.opset_import.append(helper.make_opsetid(domain, 1))
-        _forget(graph, replaced)
+        _remove_unused(graph, replaced)
     return count
 
 
-def _gains(node: Any, tensors: dict[str, Any]) -> bool:
-    """Return whether a node is a convolution of 3x3 pixels that is wide enough."""
+def _is_wide(node: Any, tensors: dict[str, Any]) -> bool:
+    """Return whether a node is a 3x3 convolution with enough channels."""
     from onnx import helper
 
     if node.op_type != 'Conv' or any(name not in tensors for name in node.input[1:]):
@@ -111,8 +113,8 @@ def _gains(node: Any, tensors: dict[str, Any]) -> bool:
     )
 
 
-def _kept(name: str, values: NDArray[Any], data: BinaryIO) -> Any:
-    """Write numbers to a file; return the tensor that names their place there."""
+def _external_tensor(name: str, values: NDArray[Any], data: BinaryIO) -> Any:
+    """Write values to a file; return a tensor that refers to them."""
     from onnx import external_data_helper, numpy_helper
 
     tensor = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
@@ -123,8 +125,8 @@ def _kept(name: str, values: NDArray[Any], data: BinaryIO) -> Any:
     return tensor
 
 
-def _forget(graph: Any, names: set[str]) -> None:
-    """Delete weights that nothing reads any more."""
+def _remove_unused(graph: Any, names: set[str]) -> None:
+    """Delete weights that are not used any more."""
     names -= {name for node in graph.node for name in node.input}
     for node in [node for node in graph.node if names & set(node.output)]:
         graph.node.remove(node)

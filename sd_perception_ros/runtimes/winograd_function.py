@@ -3,7 +3,7 @@ Winograd convolutions F(4x4, 3x3) for ONNX Runtime on a CPU: a quarter of the mu
 
 A tile of 4x4 outputs needs the 6x6 pixels around it. Tile and kernel are transformed to 6x6
 values, multiplied there, and transformed back: 36 multiplications instead of 144 for each pair
-of channels, and sums over channels are matrix products, which a CPU is best at (Lavin and Gray,
+of channels, and sums over channels are matrix products, which CPUs do fastest (Lavin and Gray,
 "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308). The rounding error is
 larger than that of the direct sum: with the interpolation points here, found by trying, about
 half of that with the paper's points 0, 1, -1, 2, -2.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 TILE, KERNEL = 4, 3  # sides, of the outputs computed together and of the weights
 POINTS = (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # of interpolation, and infinity
 SIDE = TILE + KERNEL - 1  # of the pixels that a tile needs
-BAND_BYTES = 2**27  # of transformed pixels that are held at once
+BAND_BYTES = 2**27  # of transformed pixels that are in memory at once
 OPSET = 18
 DOMAIN, FUNCTION, MICROSOFT = 'sd_perception_ros', 'Conv3x3', 'com.microsoft'
 _SCAN: dict[str, Any] = {'num_scan_inputs': 1, 'scan_output_axes': [2]}
@@ -48,7 +48,7 @@ def matrices() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.flo
 
 
 class _Nodes:
-    """The nodes of a graph, in order. A value is known by its name."""
+    """The nodes of a graph, in order. Values are referred to by name."""
 
     def __init__(self, prefix: str = '') -> None:
         self.list: list[Any] = []
@@ -99,7 +99,7 @@ def conv3x3_function() -> Any:
     Return the ONNX function of a convolution, for any batch and size.
 
     x (B, C, H, W), weight (36, K, C), bias (K, 1, 1) -> y (B, K, H, W). Bands of whole rows of
-    tiles are computed one after the other, so that few transformed pixels are held at once.
+    tiles are computed one after the other, so that few transformed pixels are in memory at once.
     """
     from onnx import helper
 
@@ -144,7 +144,7 @@ def conv3x3_function() -> Any:
     )
     long_shape = n.concat(batch, outputs, all_rows, columns)
     shape = n.concat(batch, outputs, rows, columns)
-    # Cutting off what tiles stand out copies everything, so it is done only where they do.
+    # Cropping tiles that extend beyond the image copies everything: only if there are any.
     is_whole = n('Equal', n.concat(all_rows, width), n.concat(rows, columns))
     is_whole = n('ReduceMin', n('Cast', is_whole, to=_type('INT64')), keepdims=0)
     result = n(
@@ -165,14 +165,14 @@ def conv3x3_function() -> Any:
 
 
 def _whole(volume: str, pads: str, shapes: _Shapes) -> Any:
-    """Return the graph that computes all bands, whose tiles end where the picture does."""
+    """Return the graph that computes all bands, whose tiles end at the edge of the image."""
     n = _Nodes('whole_')
     bands = n('Scan', pads, body=_band(volume, shapes, 'whole_', cuts=False), **_SCAN)
     return _graph(n.list, bands, 'bknrw')
 
 
 def _cut(volume: str, pads: str, shapes: _Shapes, long_shape: str) -> Any:
-    """Return the graph that computes all bands and cuts off what is beyond the picture."""
+    """Return the graph that computes all bands and crops pixels beyond the image."""
     n = _Nodes('cut_')
     bands = n('Scan', pads, body=_band(volume, shapes, 'cut_', cuts=True), **_SCAN)
     long = n('Reshape', bands, long_shape)

@@ -1,4 +1,4 @@
-"""The furniture catalogues of Sweet Home 3D: which models there are, how large, by whom."""
+"""The furniture catalogues of Sweet Home 3D: models, sizes, licences and authors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sd_perception_ros.paths import printable
 PROPERTIES = 'PluginFurnitureCatalog.properties'
 HELD_OUT_PERCENT = 10
 
-# The licence of a whole archive is in its LICENSE.TXT; these are the five archives of the package.
+# Each archive has a LICENSE.TXT; these are the five archives of the package.
 LICENSES = {
     'BlendSwap-CC-0': 'CC0 1.0',
     'BlendSwap-CC-BY': 'CC-BY 3.0',
@@ -30,7 +30,7 @@ PLANTS = re.compile(
     r'|\btree|flower|cactus|sycamore|orchid|bonsai|aloe',
     re.IGNORECASE,
 )
-# Flat road marks, water, snow and things that need a hole in the wall look wrong in our scenes.
+# Left out: flat road marks, water, snow, and objects that need a hole in the wall.
 UNFIT = re.compile(
     r'pool|crossing|parking|arrow|rails|snow|mannequin|elevator|garage|bill \d|horse|chicken'
     r'|plug|switch|socket|fish',
@@ -46,8 +46,8 @@ class Model:
 
     :ivar key: unique and stable: library, a slash, and the name of the OBJ file.
     :ivar size_m: width (x), depth (y) and height (z) of its bounding box.
-    :ivar elevation_m: height of its lower side above the floor; over 0 for things on walls.
-    :ivar top_m: height of its table top above its lower side, 0 where nothing can stand on it.
+    :ivar elevation_m: height of its lower side above the floor; above 0 for objects on walls.
+    :ivar top_m: height of its table top above its lower side, 0 if nothing can stand on it.
     :ivar rotation: nine numbers, row by row, applied to the OBJ before it is scaled; or None.
     """
 
@@ -70,7 +70,7 @@ class Model:
 
     @property
     def is_plant(self) -> bool:
-        """Whether it grows."""
+        """Whether it is a plant."""
         return bool(PLANTS.search(self.name))
 
     @property
@@ -82,11 +82,11 @@ class Model:
 
 def read_catalogs(folder: Path) -> list[Model]:
     """
-    Read every catalogue below a folder; models that suit no scene are left out.
+    Read every catalogue below a folder; unsuitable models are left out.
 
-    :param folder: any folder that holds `*.sh3f` files, at any depth.
+    :param folder: folder with `*.sh3f` files, at any depth.
     :returns: sorted by key, so that the order does not depend on the file system.
-    :raises FileNotFoundError: no catalogue was found; the message says how to get one.
+    :raises FileNotFoundError: no catalogue was found; the message has the download command.
     """
     archives = sorted(Path(folder).rglob('*.sh3f'))
     if not archives:
@@ -149,19 +149,19 @@ def _is_fit(model: Model) -> bool:
 
 def attribution(models: Iterable[Model], bodies: bool = False) -> str:
     """
-    Write the credits (Markdown) that CC-BY asks for, one line for each model.
+    Return the credits (Markdown) required by CC-BY, one line for each model.
 
-    :param bodies: whether people of a bank were used, too.
+    :param bodies: whether people from a bank of bodies were used.
     """
     rows = [
         f'- {m.name} (`{m.key}`), by {m.creator or "unknown"}, {m.license}'
         for m in sorted(set(models), key=lambda m: m.key)
     ]
     head = (
-        '# Attribution\n\nThe pictures of this folder show 3D models of the Sweet Home 3D '
+        '# Attribution\n\nThe images of this folder show 3D models of the Sweet Home 3D '
         'furniture catalogues (Debian package `sweethome3d-furniture`), scaled, sometimes '
         'tinted, and rendered. The models themselves are not included. Everything else is '
-        'procedural; grass, gravel and brick start from the CC0 pictures of scikit-image.\n\n'
+        'procedural; grass, gravel and brick start from the CC0 images of scikit-image.\n\n'
         'CC-BY 3.0: https://creativecommons.org/licenses/by/3.0/ , '
         'CC0 1.0: https://creativecommons.org/publicdomain/zero/1.0/\n\n'
     )

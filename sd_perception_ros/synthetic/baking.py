@@ -1,8 +1,8 @@
 """
-Bake a bank of posed, clothed bodies with Anny, so that rendering needs neither it nor torch.
+Bake a bank of posed, clothed bodies with Anny; rendering then needs neither Anny nor torch.
 
-Anny (https://github.com/naver/anny) has no clothes: they are its skin, pushed out along the
-normals, by the bone that each vertex follows. Hair is a cap.
+Anny (https://github.com/naver/anny) has no clothes: the skin is moved outwards along its normals,
+depending on the bone of each vertex. Hair is a cap.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PUSH_M = {SKIN: 0.0, TOP: 0.014, BOTTOM: 0.012, SHOES: 0.008, HAIR: 0.025, EYES:
 
 @dataclass(frozen=True)
 class Body:
-    """One body as Anny made it: (V, 3) points, at rest and posed, and its (17, 3) joints."""
+    """A body from Anny: (V, 3) points, at rest and posed, and its (17, 3) joints."""
 
     rest: Float
     points: Float
@@ -50,7 +50,7 @@ class Body:
 
 
 class Anny:
-    """The body model, read once; the first time it takes minutes and fills a cache of 790 MB."""
+    """The body model, loaded once; the first time takes minutes and fills a cache of 790 MB."""
 
     def __init__(self) -> None:
         import anny
@@ -81,7 +81,7 @@ class Anny:
         return Body(made['rest_vertices'][0].numpy(), made['vertices'][0].numpy(), joints)
 
     def random_shape(self, rng: Rng) -> dict[str, float]:
-        """Draw a grown or nearly grown person."""
+        """Draw an adult or nearly adult person."""
         shape = {name: float(rng.uniform(0.2, 0.8)) for name in self._model.phenotype_labels}
         shape['age'] = float(rng.uniform(0.45, 0.9))
         shape['gender'] = float(rng.integers(2))
@@ -99,7 +99,9 @@ def bake(file: Path, count: int, seed: int) -> Iterator[int]:
         body = model.body(random_turns(rng, pose), model.random_shape(rng))
         vertex_part = random_clothes(rng, model.regions, body.rest)
         points = pushed_out(body.points, model.faces, vertex_part)
-        middle = np.array([*body.joints[:, :2].mean(0), 0])  # small numbers: float16 is rounder
+        middle = np.array(
+            [*body.joints[:, :2].mean(0), 0]
+        )  # float16 of small numbers is more precise
         rows['points'].append((points - middle).astype(np.float16))
         normals = vertex_normals(points, model.faces)
         rows['normals'].append(np.round(normals * 127).astype(np.int8))
@@ -119,7 +121,7 @@ def random_turns(rng: Rng, pose: str) -> Turns:
     """
     Draw the rotations of a pose, in degrees about x (right), y (to the back) and z (up).
 
-    About x a negative angle swings a hanging limb to the front.
+    About x, a negative angle swings a hanging limb to the front.
     """
     angles: dict[str, tuple[float, float, float]] = {}
     stride_deg = float(rng.uniform(-30, 30))
@@ -153,7 +155,7 @@ def _turn(x_deg: float, y_deg: float, z_deg: float) -> Float:
 
 
 def random_clothes(rng: Rng, regions: NDArray[np.str_], rest: Float) -> Int:
-    """Say for each vertex, (V,), what covers it: sleeves and trousers are short or long."""
+    """Return skin or a garment for each vertex, (V,); sleeves and trousers vary in length."""
     top, bottom = ['torso', 'upper arm'], ['hips', 'upper leg']
     if rng.random() < 0.6:
         top.append('lower arm')
@@ -168,7 +170,7 @@ def random_clothes(rng: Rng, regions: NDArray[np.str_], rest: Float) -> Int:
     back = rest[:, 1] > rest[head, 1].mean()
     low, high = rest[head, 2].min(), rest[head, 2].max()
     height = (rest[:, 2] - low) / (high - low)
-    lowest = rng.uniform(0.15, 0.5)  # of the hair at the back
+    lowest = rng.uniform(0.15, 0.5)  # lower end of the hair at the back
     part[head & ((back & (height > lowest)) | (height > 0.86))] = HAIR
     return part
 
@@ -187,7 +189,7 @@ def pushed_out(points: Float, faces: Int, part: Int) -> Float:
 
 
 def vertex_normals(points: Float, faces: Int) -> Float:
-    """Return (V, 3) unit normals: means of the faces around, weighted by area."""
+    """Return (V, 3) unit normals: means of adjacent faces, weighted by area."""
     a, b, c = (points[faces[:, corner]] for corner in range(3))
     area = np.cross(b - a, c - a)
     normals = np.zeros_like(points)
@@ -197,7 +199,7 @@ def vertex_normals(points: Float, faces: Int) -> Float:
 
 
 def face_parts(part: Int, faces: Int) -> NDArray[np.uint8]:
-    """Return (F,): what most corners of each triangle show."""
+    """Return (F,): the cover of most corners of each triangle."""
     a, b, c = part[faces].T
     return np.where(a == b, a, c).astype(np.uint8)
 

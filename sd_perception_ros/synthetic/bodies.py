@@ -1,4 +1,4 @@
-"""People baked beforehand: bodies in many poses, in clothes of any colour."""
+"""Baked people: bodies in many poses, in clothes of random colours."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sd_perception_ros.synthetic.meshes import Material, Mesh
 Float = NDArray[np.floating[Any]]
 Rng = np.random.Generator
 PARTS = SKIN, TOP, BOTTOM, SHOES, HAIR, EYES = range(6)
-SHARE = 0.5  # of the people, where others can be had, too
+SHARE = 0.5  # fraction of the people, if there are others
 ARRAYS = ('points', 'normals', 'part', 'joints', 'sits', 'faces', 'uv')
 
 
 class Bodies:
     """
-    A library whose people come half from a bank of N bodies with V vertices and F triangles.
+    A library with half of its people from a bank of N bodies with V vertices and F triangles.
 
-    Its file (.npz) holds points (N, V, 3) in metres and normals (N, V, 3) times 127, front towards
-    -y; part (N, F), what each triangle shows; joints (N, 17, 3); sits (N,); and for all bodies
+    The file (.npz) has points (N, V, 3) in metres and normals (N, V, 3) times 127, front towards
+    -y; part (N, F), the cover of each triangle; joints (N, 17, 3); sits (N,); and for all bodies
     faces (F, 3) and uv (F, 3, 2).
     """
 
@@ -36,9 +36,9 @@ class Bodies:
         """
         Read a bank.
 
-        :param others: where everything else comes from.
-        :param held_out: use the last tenth of the bank only, otherwise all but that.
-        :raises ValueError: it is no bank.
+        :param others: library of everything else.
+        :param held_out: use the last tenth of the bank only, otherwise the others.
+        :raises ValueError: the file is not such a bank.
         """
         self.others = others
         refuse_lfs_pointer(file)
@@ -64,7 +64,7 @@ class Bodies:
             raise ValueError(f"expected at least two bodies, '{file}' holds {count}")
 
     def pick(self, rng: Rng, kind: str) -> Item | None:
-        """Return something of a kind, or None if there is nothing of that kind."""
+        """Return an item of a kind, or None if there is none."""
         if kind == 'person' and rng.random() < SHARE:
             return self.body(rng)
         return self.others.pick(rng, kind)
@@ -82,12 +82,12 @@ class Bodies:
 
 
 def digest(file: Path) -> str:
-    """Return the SHA-256 of a bank: what a recipe calls it by."""
+    """Return the SHA-256 of a bank, its id in a recipe."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _wardrobe(rng: Rng) -> tuple[Material, ...]:
-    """Draw what the parts look like, in the order of PARTS."""
+    """Draw materials of the parts, in the order of PARTS."""
     skin = np.array([0.92, 0.72, 0.58]) * rng.uniform(0.3, 1.05) * np.exp(rng.normal(0, 0.04, 3))
     hair = np.array([0.5, 0.36, 0.22]) * rng.uniform(0.15, 1.6)
     return (

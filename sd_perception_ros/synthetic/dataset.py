@@ -1,4 +1,4 @@
-"""Write rendered frames to a folder: the same bytes for the same seed, resumable at any time."""
+"""Write rendered frames to a folder: the same bytes for the same seed; can be resumed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from sd_perception_ros.synthetic.yards import make_yard
 
 YARD_SHARE = 0.25
 MAX_ATTEMPTS = 8
-GENERATOR = 4  # one more whenever the same recipe makes other files
+GENERATOR = 4  # incremented whenever the same recipe gives other files
 
 
 @dataclass(frozen=True)
 class Recipe:
     """
-    All that decides the pictures.
+    All options that determine the images.
 
     :ivar assets: folder with the furniture catalogues, or 'none' for plain solids.
     :ivar held_out: use only the reserved models, otherwise only the others.
@@ -62,7 +62,7 @@ def make_library(recipe: Recipe, cache: Path, bodies: Path | None = None) -> Lib
     """
     Open the catalogues of a recipe, or the plain solids.
 
-    :param bodies: the bank that the recipe names, where it names one.
+    :param bodies: the bank of the recipe, if there is one.
     """
     library: Library = Solids()
     if recipe.assets != 'none':
@@ -71,7 +71,7 @@ def make_library(recipe: Recipe, cache: Path, bodies: Path | None = None) -> Lib
 
 
 def make_stage(rng: np.random.Generator, library: Library) -> Stage:
-    """Draw a room, or in a quarter of all cases a yard."""
+    """Draw a room or, in a quarter of all cases, a yard."""
     return make_yard(rng, library) if rng.random() < YARD_SHARE else make_room(rng, library)
 
 
@@ -81,7 +81,7 @@ def frame_key(scene: int, view: int) -> str:
 
 
 def is_complete(folder: Path, key: str) -> bool:
-    """Whether a frame is there; its camera.json is written last."""
+    """Whether a frame is complete; its camera.json is written last."""
     return (folder / f'{key}.camera.json').exists()
 
 
@@ -89,7 +89,7 @@ def write_scene(
     recipe: Recipe, library: Library, folder: Path, scene: int, lights: Sequence[Path] = ()
 ) -> list[Model]:
     """
-    Render all views of one scene into a folder, and note the models used.
+    Render all views of a scene into a folder, and record its models.
 
     :param lights: environment maps to draw from.
     :returns: the catalogue models of the scene.
@@ -107,11 +107,11 @@ def write_scene(
             f'scene {scene} of seed {recipe.seed}: no acceptable view in {MAX_ATTEMPTS} attempts; '
             'use another seed'
         )
-    # A generator of its own: a scene has the same things with maps and without.
+    # A separate generator: a scene has the same objects with and without maps.
     light_rng = np.random.default_rng([recipe.seed, scene, attempt, recipe.views])
     stage.scene.environment = random_environment(light_rng, lights)
     for number, view in enumerate(views):
-        # A generator of its own: skipping a finished view must not change the next one.
+        # A separate generator: skipping a finished view must not change the next one.
         view_rng = np.random.default_rng([recipe.seed, scene, attempt, number])
         key = frame_key(scene, number)
         if not is_complete(folder, key):
@@ -122,7 +122,7 @@ def write_scene(
 
 
 def render_frame(stage: Stage, view: View, rng: np.random.Generator) -> Frame:
-    """Take a picture with a random camera, and everything that is true about it."""
+    """Render an image with a random camera, and its ground truth."""
     seen = radiance(stage.scene, view, rng)
     look = Look.random(rng)
     image = develop(seen.light, look, exposure(seen.light, look), rng)
@@ -152,13 +152,13 @@ def write_dataset(
     """
     Render what is missing, then write the credits; yields after each finished scene.
 
-    :param bodies: the bank that the recipe names, where it names one.
-    :param lights: the folder of the maps that the recipe names, where it names some.
+    :param bodies: the bank of the recipe, if there is one.
+    :param lights: the folder of the environment maps of the recipe, if there are any.
     :raises ValueError: the folder holds frames of another recipe.
-    :raises FileNotFoundError: there are no catalogues where the recipe says.
+    :raises FileNotFoundError: there are no catalogues in the folder of the recipe.
     """
     if recipe.assets != 'none':
-        read_catalogs(Path(recipe.assets))  # here, since a worker that fails only breaks its pool
+        read_catalogs(Path(recipe.assets))  # here: an error in a worker would only break its pool
     _claim(recipe, folder)
     scenes = missing_scenes(recipe, folder)
     if workers > 1:
@@ -171,7 +171,7 @@ def write_dataset(
             for job in as_completed(jobs):
                 yield job.result()
         finally:
-            # A stop waits for the scenes that are being rendered, not for all that were asked for.
+            # An interruption waits for the scenes in progress, not for all.
             pool.shutdown(cancel_futures=True)
     else:
         library, maps = make_library(recipe, cache, bodies), environment_files(lights)
@@ -193,7 +193,7 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-# Of this worker process: the catalogues are read once in each.
+# Global in each worker process: the catalogues are read once.
 _sources: list[tuple[Library, list[Path]]] = []
 
 
@@ -211,7 +211,7 @@ def _work(recipe: Recipe, folder: Path, scene: int) -> int:
 
 
 def _claim(recipe: Recipe, folder: Path) -> None:
-    """Write recipe.json, or check that the one there says the same (the count may grow)."""
+    """Write recipe.json, or check that the existing one is equal (the count may grow)."""
     path = folder / 'recipe.json'
     arguments = asdict(recipe)
     if path.exists():

@@ -1,4 +1,4 @@
-"""Light by direction, as it was photographed: environment maps in place of two plain colours."""
+"""Light by direction: environment maps instead of two plain colours."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from sd_perception_ros.paths import printable
 
 Float = NDArray[np.floating[Any]]
 Rng = np.random.Generator
-SIZE_PX = (32, 16)  # what a matt surface receives is smooth
-BRIGHTEST = 30.0  # times the mean: a sun casts hard shadows, which these maps do not
-SHARE = 0.7  # of the scenes have a map where there are any
+SIZE_PX = (32, 16)  # light on a matt surface is smooth
+BRIGHTEST = 30.0  # times the mean: clip the sun, as these maps cast no hard shadows
+SHARE = 0.7  # fraction of the scenes with a map
 
 
 @dataclass(frozen=True)
 class Environment:
     """
-    The light that a matt surface receives, by its normal.
+    The light on a matt surface, by its normal.
 
     :ivar received: (h, w, 3) linear RGB, equirectangular: normals straight up in the first row,
         towards the heading of `turn_rad` in the first column. Uniform light of 1 gives 1.
@@ -50,7 +50,7 @@ def environment_files(folder: Path | None) -> list[Path]:
     """
     List the maps (*.exr, *.hdr) of a folder.
 
-    :raises FileNotFoundError: there is none.
+    :raises FileNotFoundError: there are none.
     """
     if folder is None:
         return []
@@ -65,7 +65,7 @@ def environment_files(folder: Path | None) -> list[Path]:
 
 def read_environment(file: Path) -> Environment:
     """
-    Read a map, scaled to a mean of 1, and add up what comes from all sides.
+    Read a map, scaled to a mean of 1, and integrate it over the hemisphere of each normal.
 
     NaN counts as no light, and infinity as the brightest light of the map.
 
@@ -108,7 +108,7 @@ def _brightest(pixels: Float) -> float:
 
 
 def random_environment(rng: Rng, files: Sequence[Path]) -> Environment | None:
-    """Draw a map, turned at random; in some scenes none."""
+    """Draw a map with a random rotation, or none."""
     if not files or rng.random() > SHARE:
         return None
     drawn = read_environment(files[int(rng.integers(len(files)))])
@@ -129,7 +129,7 @@ def _directions() -> tuple[Float, Float]:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of maps, or 'none' without any: how a recipe names them."""
+    """Return the SHA-256 of maps, or 'none' without any; their id in a recipe."""
     if not files:
         return 'none'
     return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()

@@ -1,4 +1,4 @@
-"""One rendered frame as files: the last one, camera.json, makes it complete."""
+"""The files of a rendered frame; camera.json is written last."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FRAME_PARTS = (
 @dataclass(frozen=True)
 class Frame:
     """
-    A picture and all that is known about it.
+    An image and its ground truth.
 
     :ivar image: (H, W, 3) sRGB.
-    :ivar foreground: (H, W) share of each pixel, 0..1, that things and people cover.
-    :ivar matte: (H, W) share of each pixel, 0..1, that people cover.
-    :ivar people: those with a joint in the picture, the nearest first.
+    :ivar foreground: (H, W) fraction of each pixel, 0..1, covered by objects and people.
+    :ivar matte: (H, W) fraction of each pixel, 0..1, covered by people.
+    :ivar people: people with a joint in the image, nearest first.
     """
 
     view: View

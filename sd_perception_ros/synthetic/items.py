@@ -1,4 +1,4 @@
-"""What stands in a scene: one thing of it, and where things come from."""
+"""Objects of scenes, and the interface of libraries of them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ KINDS = (
 @dataclass(frozen=True)
 class Item:
     """
-    One thing, ready to be placed.
+    An object, ready to be placed.
 
     :ivar mesh: metres, front towards -y, standing on z = 0, centred in x and y.
     :ivar label: its semantic class in `scene.py`.
-    :ivar elevation_m: where its lower side belongs, over 0 for things on walls.
-    :ivar top_m: height at which small things can stand on it, 0 for none.
+    :ivar elevation_m: height of its lower side, above 0 for objects on walls.
+    :ivar top_m: height at which small objects can stand on it; 0: none.
     :ivar model: the catalogue model to credit, None for our own solids.
     :ivar joints_m: (17, 3) of a person, in the order of `skeleton.JOINTS`, in the mesh's frame.
     :ivar sits: whether it needs something to sit on.
@@ -53,15 +53,15 @@ class Item:
 
 
 class Library(Protocol):
-    """Where scenes get their things from."""
+    """The source of the objects of scenes."""
 
     def pick(self, rng: Rng, kind: str) -> Item | None:
-        """Return something of a kind, or None if there is nothing of that kind."""
+        """Return an item of a kind, or None if there is none."""
 
 
 def person(mesh: Mesh, joints_m: Float, sits: bool = False) -> Item:
     """
-    Return somebody, centred and with the lowest point on the ground.
+    Return a person, centred, with the lowest point on the ground.
 
     :param joints_m: (17, 3) in the frame of the mesh.
     """

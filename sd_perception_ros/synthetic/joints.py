@@ -1,5 +1,5 @@
 """
-Where the joints of people are: in the models, and in a picture of them.
+Joints of people: in the models, and in images.
 
 The joints of the catalogue's people (people_joints.json: model, then 17 rows of x, y, z in metres
 in the frame of the mesh) were triangulated from MediaPipe's detections in rendered views all
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from sd_perception_ros.synthetic.scene import Scene, View
 
 Float = NDArray[np.floating[Any]]
-HIDDEN, VISIBLE = 1, 2  # COCO's flags; 0 is outside the picture
+HIDDEN, VISIBLE = 1, 2  # flags of COCO; 0 is outside the image
 NEAREST_M = 0.05
-SKIN_M = 0.15  # a joint lies this deep in the body, at most
+SKIN_M = 0.15  # largest depth of a joint inside the body
 
 
 @dataclass(frozen=True)
 class Figure:
     """
-    A person in a picture.
+    A person in an image.
 
-    :ivar joints: (17, 3) u and v in pixels, and COCO's flag; zeros where it is outside.
+    :ivar joints: (17, 3) u and v in pixels, and COCO's flag; zeros if outside.
     :ivar joints_m: (17, 3) in the optical frame.
     """
 
@@ -46,10 +46,10 @@ def catalog_joints() -> dict[str, Float]:
 
 def figures(scene: Scene, view: View, people: Sequence[Float]) -> list[Figure]:
     """
-    Find the people with at least one joint in the picture, the nearest first.
+    Find the people with at least one joint in the image, nearest first.
 
-    A joint is visible where the ray to it first meets that same person's skin over it, or nothing
-    before it. One behind another part of the same body, as a nose seen from behind, is hidden.
+    A joint is visible if the ray to it first hits the skin of the same person close to the joint,
+    or nothing. A joint behind another part of the body (a nose seen from behind) is hidden.
 
     :param people: (17, 3) world joints of each person, by person number.
     """
@@ -63,7 +63,7 @@ def figures(scene: Scene, view: View, people: Sequence[Float]) -> list[Figure]:
         ahead = depth_m > NEAREST_M
         scale = np.array([camera.fx, camera.fy]) / np.where(ahead, depth_m, 1)[:, None]
         pixels = optical[:, :2] * scale + (camera.cx, camera.cy)
-        # A pixel reaches half a pixel around its centre.
+        # A pixel extends half a pixel around its centre.
         inside = ahead & (np.abs(pixels - (size - 1) / 2) <= size / 2).all(1)
         if not inside.any():
             continue

@@ -1,4 +1,4 @@
-"""What stands where while a scene is made: parts, free ground, and whom to credit."""
+"""A scene under construction: parts, free ground, and credits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TRIES = 25
 @dataclass(frozen=True)
 class Stage:
     """
-    A finished scene and what a camera man needs to know about it.
+    A finished scene, with information for choosing views.
 
-    :ivar ground: where a camera may stand, when nothing is in the way.
-    :ivar blocked: footprints of everything that stands there.
-    :ivar targets: world points worth looking at.
-    :ivar details: world points of small things on tables and shelves.
+    :ivar ground: area in which a camera may stand.
+    :ivar blocked: footprints of the objects in it.
+    :ivar targets: world points to look at.
+    :ivar details: world points of small objects on tables and shelves.
     :ivar models: the catalogue models in it.
     :ivar people: (17, 3) world joints of each person, by person number.
     """
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass
 class Layout:
-    """A scene in the making."""
+    """A scene under construction."""
 
     rng: Rng
     ground: Rectangle
@@ -54,7 +54,7 @@ class Layout:
     details: list[tuple[float, float, float]] = field(default_factory=list)
 
     def stage(self, scene: Scene) -> Stage:
-        """Return the finished scene with all that is known about it."""
+        """Return the finished scene."""
         return Stage(
             scene,
             self.ground,
@@ -66,11 +66,11 @@ class Layout:
         )
 
     def add(self, mesh: Mesh, label: int) -> None:
-        """Add something that takes no ground."""
+        """Add a mesh that occupies no ground."""
         self.parts.append(Part(mesh, label))
 
     def put(self, item: Item, x: float, y: float, z: float, angle_rad: float) -> None:
-        """Add an item at a place, and remember its creator and its joints."""
+        """Add an item at a position; record its model and joints."""
         person = -1
         if item.joints_m is not None:
             person = len(self.people)
@@ -81,7 +81,7 @@ class Layout:
             self.models.append(item.model)
 
     def is_free(self, area: Rectangle, margin_m: float = 0.0) -> bool:
-        """Whether nothing stands within a margin of a rectangle."""
+        """Whether a rectangle with a margin is free."""
         x0, y0, x1, y1 = area
         return not any(
             x0 - margin_m < b[2]
@@ -92,7 +92,7 @@ class Layout:
         )
 
     def stand_anywhere(self, item: Item, area: Rectangle, angle_rad: float) -> bool:
-        """Put an item on free ground inside `area`; False where there is no room for it."""
+        """Put an item on free ground inside `area`; False if there is no room."""
         half_x, half_y = _half_extent(item, angle_rad)
         low_x, low_y, high_x, high_y = area
         if low_x + half_x >= high_x - half_x or low_y + half_y >= high_y - half_y:
@@ -136,7 +136,7 @@ class Layout:
     def decorate(
         self, library: Library, item: Item, at: tuple[float, float], angle: float
     ) -> None:
-        """Put up to four small things onto the top of an item that stands at `at`."""
+        """Put up to four small items onto the top of an item at `at`."""
         for side in (-0.33, -0.11, 0.11, 0.33):
             small = library.pick(self.rng, 'small')
             if small is None or self.rng.random() < 0.4:
@@ -152,12 +152,12 @@ class Layout:
             self.details.append((x, y, item.top_m + small.size_m[2] / 2))
 
     def last_place(self) -> tuple[float, float]:
-        """Return the centre of what was placed last."""
+        """Return the centre of the item that was placed last."""
         x0, y0, x1, y1 = self.blocked[-1]
         return (x0 + x1) / 2, (y0 + y1) / 2
 
     def add_people(self, library: Library, area: Rectangle) -> None:
-        """Put 0 to 3 people, seldom 6, onto free ground; seated ones get something to sit on."""
+        """Put 0 to 3 people, rarely 6, onto free ground; seated ones get a seat."""
         for _ in range(int(self.rng.choice([0, 0, 1, 1, 1, 2, 3, 6]))):
             person = library.pick(self.rng, 'person')
             if person is None:
@@ -178,7 +178,7 @@ class Layout:
 
 
 def seat_height_m(person: Item) -> float:
-    """Return the lowest height of a sitting person's back third, near the middle."""
+    """Return the lowest height of the rear third of a sitting person, near the middle."""
     points = person.mesh.points.reshape(-1, 3)
     rear = points[:, 1] > points[:, 1].max() - 0.3
     middle = np.abs(points[:, 0] - np.median(points[:, 0])) < 0.12

@@ -20,17 +20,17 @@ MESHES_IN_MEMORY = 48
 
 
 class Catalog:
-    """The models of the furniture catalogues, either those for training or those held out."""
+    """The models of the furniture catalogues, those for training or those held out."""
 
     def __init__(self, folder: Path, cache: Path, held_out: bool) -> None:
         """
         Read the catalogues.
 
-        :param cache: folder for parsed meshes; it is made and filled when needed.
+        :param cache: folder for parsed meshes; created when needed.
         :param held_out: use only the reserved models, otherwise only the others.
 
-        Those few people whose joints are not known (they lie) are left out: a picture with
-        unmarked people would teach that nobody is there.
+        People with unknown joints (lying ones) are left out: images with unlabelled people would
+        be wrong training data.
         """
         self.cache = cache
         self._loaded: OrderedDict[str, Mesh | None] = OrderedDict()
@@ -48,7 +48,7 @@ class Catalog:
         return list(self._kinds[kind])
 
     def pick(self, rng: Rng, kind: str) -> Item | None:
-        """Return a random model of a kind, recoloured now and then."""
+        """Return a random model of a kind, sometimes recoloured."""
         models = self._kinds[kind]
         for _ in range(3 if models else 0):
             model = models[int(rng.integers(len(models)))]
@@ -114,7 +114,7 @@ def _label(model: Model) -> int:
 
 
 def _recoloured(rng: Rng, materials: tuple[Material, ...]) -> list[Material]:
-    """Tint everything alike, and sometimes give cloth or wood to surfaces of one colour."""
+    """Tint all materials alike; sometimes replace surfaces of one colour by cloth or wood."""
     gain = np.exp(rng.normal(0, 0.25, 3)) if rng.random() < 0.5 else np.ones(3)
     repaint = rng.random() < 0.25
     painted = []

@@ -1,4 +1,4 @@
-"""Triangle meshes and materials, and the plain solids that rooms are made of."""
+"""Triangle meshes, materials, and simple solids."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Float = NDArray[np.floating[Any]]
 @dataclass(frozen=True, eq=False)
 class Material:
     """
-    What a surface looks like.
+    The appearance of a surface.
 
-    :ivar color: linear RGB, 0..1; multiplies the texture where there is one.
+    :ivar color: linear RGB, 0..1; multiplied with the texture if there is one.
     :ivar texture: (h, w, 4) uint8 sRGB with alpha, repeated over u and v; or None.
     :ivar gloss: 0 matt .. 1 strong highlights.
-    :ivar emission: linear RGB that the surface gives by itself.
+    :ivar emission: linear RGB that the surface emits.
     """
 
     color: tuple[float, float, float] = (0.6, 0.6, 0.6)

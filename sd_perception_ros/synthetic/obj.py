@@ -1,4 +1,4 @@
-"""Catalogue models as meshes in real size: OBJ and MTL files, parsed once, then cached."""
+"""Catalogue models as meshes in metres: OBJ and MTL files, parsed once, then cached."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sd_perception_ros.synthetic.meshes import face_normals, Material, Mesh
 Int = NDArray[np.int64]
 MAX_TRIANGLES = 60000
 MAX_TEXTURE_PX = 256
-MIN_OPACITY = 0.6  # below: glass, which our ray caster cannot show; it is left out
+MIN_OPACITY = 0.6  # below: glass, which the ray caster does not support; left out
 CACHE_VERSION = 1
 
 
 def load_mesh(model: Model, cache: Path) -> Mesh | None:
     """
-    Load a model in real size, parsing its OBJ only when the cache does not have it yet.
+    Load a model in metres; its OBJ is parsed only if it is not in the cache.
 
-    :returns: None where the model has too many triangles, or nothing that is opaque.
+    :returns: None if the model has too many triangles, or nothing opaque.
     """
     name = hashlib.sha256(f'{CACHE_VERSION} {model}'.encode()).hexdigest()[:20]
     path = Path(cache) / f'{name}.npz'
@@ -137,12 +137,12 @@ def _parse_obj(text: str) -> tuple[Any, Any, Any, Int, list[str], list[str]]:
     uv = _take(vt, index[..., 1], np.zeros((len(index), 3, 2)))
     flat = np.repeat(face_normals(points)[:, None], 3, axis=1)
     normals = _take(vn, index[..., 2], flat)
-    # Faces before the first usemtl share index 0 with the first name: a harmless guess.
+    # Faces before the first usemtl share index 0 with the first name: a harmless default.
     return points, uv, normals, np.array(material, np.int64), list(names), libraries
 
 
 def _absolute(index: Int, count: int) -> Int:
-    """OBJ counts from 1, and from the end where negative."""
+    """Convert OBJ indices, from 1 or negative from the end, to indices from 0."""
     return np.where(index < 0, index + count, index - 1)
 
 

@@ -1,4 +1,4 @@
-"""From a scene and a view to a picture and its exact ground truth."""
+"""Render a view of a scene: image and exact ground truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sd_perception_ros.synthetic.scene import (
 Float = NDArray[np.floating[Any]]
 UInt8 = NDArray[np.uint8]
 Rng = np.random.Generator
-MAX_DEPTH_M = 65.0  # beyond: nothing in range; the files hold at most 65.534 m
+MAX_DEPTH_M = 65.0  # farther is out of range; the files have at most 65.534 m
 SUBPIXELS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
 LINEAR = (np.arange(256, dtype=np.float32) / 255) ** 2.2
 
@@ -32,9 +32,9 @@ LINEAR = (np.arange(256, dtype=np.float32) / 255) ** 2.2
 @dataclass(frozen=True)
 class GroundTruth:
     """
-    What is seen exactly through the pixel centres.
+    Ground truth at the pixel centres.
 
-    :ivar depth_m: (H, W) float32 along +z; +Inf where nothing is in range.
+    :ivar depth_m: (H, W) float32 along +z; +Inf: out of range.
     :ivar normals: (H, W, 3) unit, optical frame, facing the camera; 0 where the depth is +Inf.
     :ivar semantic: (H, W) uint8 labels of `scene.py`; SKY where the depth is +Inf.
     """
@@ -47,11 +47,11 @@ class GroundTruth:
 @dataclass(frozen=True)
 class Radiance:
     """
-    What reaches each pixel, mean of 2 x 2 rays.
+    The light of each pixel, mean of 2 x 2 rays.
 
     :ivar light: (H, W, 3) linear.
-    :ivar foreground: (H, W) share of the pixel, 0..1, that things and people cover.
-    :ivar matte: (H, W) share of the pixel, 0..1, that people cover.
+    :ivar foreground: (H, W) fraction of the pixel, 0..1, covered by objects and people.
+    :ivar matte: (H, W) fraction of the pixel, 0..1, covered by people.
     """
 
     light: Float
@@ -62,9 +62,9 @@ class Radiance:
 @dataclass(frozen=True)
 class Look:
     """
-    How a camera turns light into a picture.
+    How a camera converts light to an image.
 
-    :ivar brightness: the median of the picture before the tone curve.
+    :ivar brightness: median of the image before the tone curve.
     :ivar white_balance: (3,) gains.
     :ivar noise: standard deviation of the noise in mid grey.
     :ivar blur_px: standard deviation of the lens blur.
@@ -79,7 +79,7 @@ class Look:
 
     @staticmethod
     def random(rng: Rng) -> Look:
-        """Draw a camera, good or poor."""
+        """Draw a camera of random quality."""
         return Look(
             brightness=rng.uniform(0.1, 0.3),
             white_balance=np.exp(rng.normal(0, 0.07, 3)).astype(np.float32),
@@ -94,7 +94,7 @@ def ground_truth(scene: Scene, view: View, step: int = 1) -> GroundTruth:
     """
     Cast one ray through each pixel centre.
 
-    :param step: only every so many pixels, for a quick look.
+    :param step: use every n-th pixel, for a preview.
     """
     direction = view.rays(step=step)
     hits = scene.trace(view.position_m, direction)
@@ -112,11 +112,11 @@ def ground_truth(scene: Scene, view: View, step: int = 1) -> GroundTruth:
 
 
 def radiance(scene: Scene, view: View, rng: Rng) -> Radiance:
-    """Look along 2 x 2 rays through each pixel."""
+    """Trace 2 x 2 rays through each pixel."""
     size = view.camera.height, view.camera.width
     light = np.zeros((size[0] * size[1], 3), np.float32)
     covered = np.zeros((2, len(light)), np.float32)
-    turn = rng.random(len(light)).astype(np.float32)  # of the four occlusion rays of a pixel
+    turn = rng.random(len(light)).astype(np.float32)  # index of the occlusion ray, four per pixel
     for quarter, offset in enumerate(SUBPIXELS):
         direction = view.rays(offset)
         hits = scene.trace(view.position_m, direction)
@@ -166,7 +166,7 @@ def _shade(
 def _ambient(
     scene: Scene, point: Float, normal: Float, turn: Float, quarter: int, rng: Rng
 ) -> Float:
-    """Light from everywhere, less what is near; one cosine-weighted ray in each quarter turn."""
+    """Ambient light with occlusion; one cosine-weighted ray in each quarter turn."""
     angle = 2 * math.pi * (turn + quarter / 4)
     height = 2 * rng.random(len(point), np.float32) - 1
     radius = np.sqrt(1 - height**2)
@@ -201,12 +201,12 @@ def _lamp_sample(
 
 
 def exposure(linear: Float, look: Look) -> float:
-    """Return the gain that brings the median of a picture to the brightness of the look."""
+    """Return the gain for the median brightness of the look."""
     return look.brightness / (float(np.median(linear.mean(-1))) + 1e-3)
 
 
 def develop(linear: Float, look: Look, gain: float, rng: Rng) -> UInt8:
-    """Turn light, (H, W, 3) linear, into an sRGB picture with the faults of a camera."""
+    """Convert light, (H, W, 3) linear, to an sRGB image with the faults of a camera."""
     light: Any = linear * gain * look.white_balance
     if look.blur_px > 0:
         light = cv2.GaussianBlur(light, (0, 0), look.blur_px)

@@ -38,7 +38,7 @@ def _dark(direction: np.ndarray) -> np.ndarray:
 
 
 def _add_shell(layout: Layout, height: float) -> None:
-    """Floor, ceiling, four walls, skirting, and now and then a pillar in a corner."""
+    """Floor, ceiling, four walls, skirting, and sometimes a pillar in a corner."""
     rng, (x0, y0, x1, y1) = layout.rng, layout.ground
     color = textures.wood_color(rng) if rng.random() < 0.6 else textures.random_color(rng)
     floor = textures.material(rng, textures.FLOORS, color, rng.choice([0, 0.1, 0.4]))
@@ -78,7 +78,7 @@ def _wall_ends(layout: Layout, side: int) -> tuple[tuple[float, float], tuple[fl
 def _on_wall(
     layout: Layout, mesh: Mesh, side: int, along: float, z: float, depth_m: float
 ) -> Mesh:
-    """Move something flat to a wall, with its back, `depth_m / 2` behind its centre, on it."""
+    """Move a flat mesh to a wall: its back, `depth_m / 2` behind its centre, touches the wall."""
     a, b = (np.array(end) for end in _wall_ends(layout, side))
     inward = -np.array([(0, 1), (-1, 0), (0, -1), (1, 0)][side])
     x, y = a + (b - a) * along + inward * depth_m / 2
@@ -192,7 +192,7 @@ def _window(rng: Rng, wide: float, tall: float, day: bool) -> Mesh:
 
 
 def _add_pictures(layout: Layout, library: Library, height: float) -> None:
-    """Paintings and whatever else hangs on walls."""
+    """Paintings and other objects on walls."""
     rng = layout.rng
     for _ in range(int(rng.integers(0, 5))):
         side, along = int(rng.integers(4)), float(rng.uniform(0.15, 0.85))

@@ -1,4 +1,4 @@
-"""A scene to look at: triangles with labels, lights, a sky; and the rays that hit it."""
+"""Scenes: triangles with labels, lights and a sky, and ray casting."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ Float = NDArray[np.floating[Any]]
 Int = NDArray[np.int64]
 
 SKY, FLOOR, WALL, CEILING, FURNITURE, PERSON, OTHER = range(7)  # OTHER: vehicles and plants
-SMOOTH_LIMIT_DEG = (
-    35.0  # smooth corner normals further than this from the face are wrong: box edges
-)
+SMOOTH_LIMIT_DEG = 35.0  # smooth normals that differ more from the face are wrong: edges of boxes
 MAX_SEE_THROUGH = 10  # layers of cut-out texture (leaves) that one ray may pass
 
 
@@ -47,7 +45,7 @@ class Light:
 @dataclass(frozen=True)
 class View:
     """
-    Where a camera stands and looks; the world has z up.
+    The pose of a camera; the world has z up.
 
     :ivar position_m: (3,) world position of the optical centre.
     :ivar yaw_deg: heading, clockwise from world +y seen from above.
@@ -78,7 +76,7 @@ class View:
         Return the world direction of each pixel, (H * W, 3), with length 1 along the optical axis.
 
         :param offset_px: shift from the pixel centres, for supersampling.
-        :param step: only every so many pixels, for a quick look.
+        :param step: use every n-th pixel, for a preview.
         """
         c = self.camera
         v, u = np.mgrid[0 : c.height : step, 0 : c.width : step]
@@ -90,10 +88,10 @@ class View:
 @dataclass(frozen=True)
 class Hits:
     """
-    What N rays meet first.
+    The first hits of N rays.
 
     :ivar triangle: (N,) index, -1 for the sky.
-    :ivar scale: (N,) how many times the ray direction; +Inf for the sky.
+    :ivar scale: (N,) distance in lengths of the ray direction; +Inf for the sky.
     :ivar weights: (N, 3) barycentric coordinates.
     """
 
@@ -104,10 +102,10 @@ class Hits:
 
 class Part(NamedTuple):
     """
-    A mesh in world coordinates and what it shows.
+    A mesh in world coordinates, with its label.
 
     :ivar label: SKY to OTHER.
-    :ivar person: the number of the person that it belongs to, -1 for none.
+    :ivar person: index of its person; -1: none.
     """
 
     mesh: Mesh
@@ -116,7 +114,7 @@ class Part(NamedTuple):
 
 
 class Scene:
-    """Triangles ready for ray casting, with all that shading needs."""
+    """Triangles for ray casting, with the data for shading."""
 
     def __init__(
         self,
@@ -130,11 +128,11 @@ class Scene:
         """
         Build the ray casting structure.
 
-        :param parts: everything to be seen.
-        :param ambient: linear RGB that comes from below and from above.
+        :param parts: all meshes.
+        :param ambient: linear RGB light from below and from above.
         :param sky: (N, 3) unit directions -> (N, 3) linear RGB.
-        :param occlusion_m: things further away than this do not darken a surface.
-        :param environment: by direction, in place of `ambient`, whose mean it takes over.
+        :param occlusion_m: farther objects do not darken a surface.
+        :param environment: light by direction instead of `ambient`, scaled to its mean.
         """
         mesh = merged([part.mesh for part in parts])
         self.points = np.ascontiguousarray(mesh.points, np.float32)
@@ -171,7 +169,7 @@ class Scene:
 
     def trace(self, origin: Float, direction: Float) -> Hits:
         """
-        Follow rays to the first surface that is not cut out by its texture.
+        Trace rays to the first surface that is not transparent in its texture.
 
         :param origin: (3,) or (N, 3) world, metres.
         :param direction: (N, 3), of any length.
@@ -211,7 +209,7 @@ class Scene:
     def texture_at(
         self, triangle: Int, weights: Float, footprint_m: Float | None
     ) -> NDArray[np.uint8]:
-        """Return (N, 4) sRGB and alpha; white where the material has no texture."""
+        """Return (N, 4) sRGB and alpha; white without a texture."""
         texel = np.full((len(triangle), 4), 255, np.uint8)
         kind = self.material[triangle]
         order = np.argsort(kind, kind='stable')
@@ -252,7 +250,7 @@ class Scene:
         return smooth.astype(np.float32)
 
     def free_distance(self, origin: Float, direction: Float) -> Float:
-        """Return how far (N,) unit rays get, in metres; very large where nothing is hit."""
+        """Return the free distance of (N,) unit rays, metres; very large if nothing is hit."""
         found: Float = self._embree.run(origin, direction, query='DISTANCE')
         return found
 

@@ -1,4 +1,4 @@
-"""A short film with ground truth: a camera that moves and turns through one held-out room."""
+"""A short film with ground truth: a camera moves through a held-out room."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATE_HZ = 10.0
 FOV_DEG = 68.0
 PATH_CLEARANCE_M = 0.4
 JPEG_QUALITY = 92
-PASSES = 3  # averaged renderings: a film shows the grain of a single one
+PASSES = 3  # averaged renderings: the noise of one is visible in a film
 MAX_ROOMS = 50
 TRIES = 300
 
@@ -45,7 +45,7 @@ class Walk:
     end: tuple[float, float, float]
 
     def view(self, share: float, width: int, height: int) -> View:
-        """Return the view at a share, 0..1, of the walk; it starts and stops gently."""
+        """Return the view at a fraction, 0..1, of the walk; it starts and stops smoothly."""
         eased = share * share * (3 - 2 * share)
         x, y, yaw_deg = (a + (b - a) * eased for a, b in zip(self.start, self.end, strict=True))
         step = math.sin(2 * math.pi * 8 * share)  # the robot sways a little
@@ -56,7 +56,7 @@ class Walk:
 
 
 def find_walk(rng: Rng, stage: Stage) -> Walk | None:
-    """Draw a walk of 1 to 2.2 m that turns 15 to 60 degrees and bumps into nothing."""
+    """Draw a collision-free walk of 1 to 2.2 m that turns 15 to 60 degrees."""
     x0, y0, x1, y1 = stage.ground
     for _ in range(TRIES):
         a, b = (rng.uniform([x0 + 0.4, y0 + 0.4], [x1 - 0.4, y1 - 0.4]) for _ in range(2))
@@ -87,8 +87,8 @@ def write_sequence(
     """
     Render a film into `folder/frames`, and describe it in sequence.json; yields after each frame.
 
-    :param recipe: its seed chooses the room and the walk; `scenes` and `views` do not count.
-    :param bodies: the bank that the recipe names, where it names one.
+    :param recipe: its seed chooses the room and the walk; `scenes` and `views` are ignored.
+    :param bodies: the bank of the recipe, if there is one.
     :raises ValueError: no room with a free path was found.
     """
     with one_thread():
@@ -100,11 +100,11 @@ def write_sequence(
             view = walk.view(number / max(frames - 1, 1), recipe.width, recipe.height)
             passes = [radiance(stage.scene, view, rng) for _ in range(PASSES)]
             light = np.mean([seen.light for seen in passes], axis=0)
-            gain = gain or exposure(light, look)  # of the first frame: no flicker
+            gain = gain or exposure(light, look)  # of the first frame, to avoid flicker
             image = develop(light, look, gain, rng)
             truth = ground_truth(stage.scene, view)
             people = figures(stage.scene, view, stage.people)
-            # Every pass sends its rays through the same points: one is as good as all.
+            # All passes use the same rays, so one is enough.
             frame = Frame(view, image, truth, passes[0].foreground, passes[0].matte, people)
             write_frame(folder / 'frames', f'{number:06d}_0', frame, JPEG_QUALITY)
             yield number

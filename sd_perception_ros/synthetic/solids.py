@@ -1,4 +1,4 @@
-"""Plain solids instead of catalogue models: everything that a test needs, without a download."""
+"""Simple solids instead of catalogue models, for tests without a download."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Solids:
     """Tables, shelves, lamps and stand-in people made of boxes and cylinders."""
 
     def pick(self, rng: Rng, kind: str) -> Item | None:
-        """Return something new of a kind."""
+        """Return a new item of a kind."""
         if kind == 'person':
             return stand_in(rng)
         if kind == 'plant':
@@ -75,7 +75,7 @@ def _column(rng: Rng, scale: float = 1.0) -> Item:
 
 
 def stand_in(rng: Rng) -> Item:
-    """Build a puppet that stands or walks, and knows its joints."""
+    """Build a standing or walking figure with known joints."""
     height_m = rng.uniform(1.1, 1.9)
     joints = _pose(rng) * height_m
     at = {name: joints[index] for name, index in INDEX.items()}
@@ -111,9 +111,9 @@ def stand_in(rng: Rng) -> Item:
 
 def _pose(rng: Rng) -> np.ndarray:
     """
-    Return (17, 3) joints of somebody 1 m tall, front towards -y, so left is +x.
+    Return (17, 3) joints of a person 1 m tall, front towards -y, so left is +x.
 
-    The lengths are the usual shares of a person's height (Drillis and Contini, 1966).
+    Lengths as fractions of the height: Drillis and Contini, 1966.
     """
     step = rng.uniform(-0.4, 0.4)
     at = {
@@ -141,7 +141,7 @@ def _sides(x: float) -> tuple[tuple[str, float], tuple[str, float]]:
 
 
 def _hanging(forward_rad: float, out_rad: float) -> np.ndarray:
-    """Return the unit vector of a limb that hangs down, swung to the front, then to +x."""
+    """Return the unit vector of a hanging limb, swung to the front, then to +x."""
     ahead, down = math.sin(forward_rad), math.cos(forward_rad)
     return np.array([down * math.sin(out_rad), -ahead, -down * math.cos(out_rad)])
 
@@ -161,7 +161,7 @@ def _vehicle(rng: Rng) -> Item:
 
 
 def tree(rng: Rng, height_m: float) -> Item:
-    """Grow a tree or a bush: a trunk and lumps of leaves."""
+    """Build a tree or a bush: a trunk and lumps of leaves."""
     bark = textures.material(rng, (textures.speckled,), textures.wood_color(rng) * 0.6)
     leaves = textures.material(rng, (textures.grass,), textures.random_color(rng, 0.3, 0.9))
     radius = height_m * rng.uniform(0.18, 0.35)

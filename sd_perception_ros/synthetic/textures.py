@@ -118,7 +118,7 @@ def ornament(rng: Rng, color: Float) -> Float:
 
 
 def painting(rng: Rng, color: Float) -> Float:
-    """Something to hang on a wall: layers of soft blobs in a few colours."""
+    """Painting: layers of soft blobs in a few colours."""
     picture = np.broadcast_to(color, (SIZE_PX, SIZE_PX, 3)).astype(np.float32)
     slope = np.linspace(-1.5, 1.5, SIZE_PX, dtype=np.float32)[:, None] * rng.choice([0, 1])
     for _ in range(int(rng.integers(2, 6))):
@@ -130,13 +130,13 @@ def painting(rng: Rng, color: Float) -> Float:
 
 @cache
 def _photo(name: str) -> Float:
-    """Return one of the CC0 material pictures of scikit-image: (SIZE, SIZE), mean 1, tiling."""
+    """Return one of the CC0 material images of scikit-image: (SIZE, SIZE), mean 1, tiling."""
     large = np.asarray(getattr(skimage.data, name)(), np.float32)
     gray: Any = cv2.resize(large, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(gray, (0, 0), 24)
     gray = gray / smooth
     ramp = np.clip(np.linspace(0, 8, SIZE_PX), 0, 1).astype(np.float32)
-    for _ in range(2):  # cross-fade the borders with the picture shifted by half its size
+    for _ in range(2):  # cross-fade the borders with the image shifted by half its size
         shifted = np.roll(gray, SIZE_PX // 2, axis=1)
         weight = np.minimum(ramp, ramp[::-1])
         gray = (gray * weight + shifted * (1 - weight)).T
@@ -144,7 +144,7 @@ def _photo(name: str) -> Float:
 
 
 def photo(rng: Rng, color: Float) -> Float:
-    """Grass, gravel or brick from a picture, in any colour."""
+    """Grass, gravel or brick from a photograph, in any colour."""
     gray = _photo(str(rng.choice(['grass', 'gravel', 'brick'])))
     return color * (gray ** rng.uniform(0.6, 1.3))[..., None]
 
@@ -180,7 +180,7 @@ def material(
 
 
 def textured(srgb: Float, gloss: float = 0.0) -> Material:
-    """Make a material from an (h, w, 3) sRGB picture, 0..1."""
+    """Make a material from an (h, w, 3) sRGB image, 0..1."""
     pixels = (np.clip(srgb, 0.02, 0.98) * 255).astype(np.uint8)
     alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
     return Material((1.0, 1.0, 1.0), np.concatenate([pixels, alpha], -1), gloss)

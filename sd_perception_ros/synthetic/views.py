@@ -1,4 +1,4 @@
-"""Where to put the camera: in free space, looking at something."""
+"""Camera views: from free space, towards an object."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CLEARANCE_M = 0.5
 QUICK_STEP_PX = 6
 NEAR_M, NEAR_DETAIL_M = 0.4, 0.2
 LOWEST_M, HIGHEST_M = 0.2, 1.9
-DETAIL_M = 0.4, 1.2  # distance from a small thing
-PEOPLE_SHARE = 0.5  # of the views where there is somebody to look at
-CLOSE_SHARE = 0.2  # of those tries stand right before somebody
-FREE_SHARE = 0.6  # of the way to a small thing, which itself takes some of it
-DETAIL_SHARE = 0.25  # of the tries where there are small things look at one from near
+DETAIL_M = 0.4, 1.2  # distance from a small object
+PEOPLE_SHARE = 0.5  # fraction of the views, if there are people
+CLOSE_SHARE = 0.2  # fraction of these at close range
+FREE_SHARE = 0.6  # fraction of the distance to a small object that must be free
+DETAIL_SHARE = 0.25  # fraction of the views close to a small object, if there are any
 
 
 def pinhole(fov_deg: float, width: int, height: int) -> Camera:
@@ -36,24 +36,24 @@ def random_view(rng: Rng, stage: Stage, width: int, height: int) -> View | None:
     """
     Draw a view: 28-90 degrees wide, 0.2-1.9 m high, pitch -15 (up) to 30 (down) degrees.
 
-    Some stand 0.7 to 2 m before somebody and look there, as steeply as it takes; others look at a
-    small thing on a table from 0.4 to 1.2 m.
+    Some are 0.7 to 2 m in front of a person, at any pitch; others are 0.4 to 1.2 m from a small
+    object on a table.
 
-    :returns: None where no acceptable view was found; make another scene then.
+    :returns: None if no acceptable view was found; make another scene then.
     """
     for _ in range(TRIES):
         near_m = NEAR_M
         if stage.details and rng.random() < DETAIL_SHARE:
-            stand, near_m = _before_detail(rng, stage), NEAR_DETAIL_M
+            stand, near_m = _close_to_detail(rng, stage), NEAR_DETAIL_M
         elif stage.people and rng.random() < CLOSE_SHARE:
-            stand = _before_somebody(rng, stage)
+            stand = _close_to_person(rng, stage)
         else:
-            stand = _somewhere(rng, stage)
+            stand = _free_position(rng, stage)
         if stand is None:
             continue
         position, yaw_deg, pitch_deg = stand
         roll_deg = float(np.clip(rng.normal(0, 2), -6, 6))
-        # Lenses come in steps of a factor: as many between 28 and 50 degrees as 50 and 90.
+        # Uniform in the logarithm: as many between 28 and 50 degrees as between 50 and 90.
         camera = pinhole(float(np.exp(rng.uniform(*np.log((28, 90))))), width, height)
         view = View(position, yaw_deg, pitch_deg, roll_deg, camera)
         if is_worth_seeing(ground_truth(stage.scene, view, QUICK_STEP_PX), near_m):
@@ -63,9 +63,9 @@ def random_view(rng: Rng, stage: Stage, width: int, height: int) -> View | None:
 
 def is_worth_seeing(seen: GroundTruth, near_m: float = NEAR_M) -> bool:
     """
-    Refuse a view that is mostly one class, or mostly something right before the lens.
+    Refuse a view of mostly one class, or mostly of something close to the camera.
 
-    :param near_m: what is nearer is right before the lens.
+    :param near_m: surfaces nearer than this are close to the camera.
     """
     most_common = np.bincount(seen.semantic.ravel()).max() / seen.semantic.size
     blocked = (seen.depth_m < near_m).mean()
@@ -74,7 +74,7 @@ def is_worth_seeing(seen: GroundTruth, near_m: float = NEAR_M) -> bool:
 
 
 def is_clear(stage: Stage, x: float, y: float, clearance_m: float = CLEARANCE_M) -> bool:
-    """Whether nothing stands within the clearance of a point of the ground."""
+    """Whether a point of the ground is free within the clearance."""
     for x0, y0, x1, y1 in stage.blocked:
         distance = math.hypot(max(x0 - x, x - x1, 0), max(y0 - y, y - y1, 0))
         if distance < clearance_m:
@@ -82,20 +82,20 @@ def is_clear(stage: Stage, x: float, y: float, clearance_m: float = CLEARANCE_M)
     return True
 
 
-def _somewhere(rng: Rng, stage: Stage) -> Stand | None:
-    """Stand on free ground."""
+def _free_position(rng: Rng, stage: Stage) -> Stand | None:
+    """Draw a position on free ground."""
     x0, y0, x1, y1 = stage.ground
     for _ in range(TRIES):
         x = float(rng.uniform(x0 + 0.35, x1 - 0.35))
         y = float(rng.uniform(y0 + 0.35, y1 - 0.35))
         if is_clear(stage, x, y):
             position = np.array([x, y, rng.uniform(LOWEST_M, HIGHEST_M)], np.float32)
-            return position, _yaw_to_something(rng, stage, position), float(rng.uniform(-15, 30))
+            return position, _yaw_to_target(rng, stage, position), float(rng.uniform(-15, 30))
     return None
 
 
-def _before_somebody(rng: Rng, stage: Stage) -> Stand | None:
-    """Stand close to a person and look at a joint; None where something is in the way."""
+def _close_to_person(rng: Rng, stage: Stage) -> Stand | None:
+    """Draw a view close to a person, towards a joint; None if something is in the way."""
     joints = stage.people[int(rng.integers(len(stage.people)))]
     x, y, z = joints[int(rng.integers(len(joints)))].tolist()
     angle, distance_m = rng.uniform(0, 2 * math.pi), rng.uniform(0.7, 2.0)
@@ -110,8 +110,8 @@ def _before_somebody(rng: Rng, stage: Stage) -> Stand | None:
     return position, math.degrees(angle + aside), math.degrees(pitch + above)
 
 
-def _before_detail(rng: Rng, stage: Stage) -> Stand | None:
-    """Look at a small thing from near, level or from above; None where something is between."""
+def _close_to_detail(rng: Rng, stage: Stage) -> Stand | None:
+    """Draw a view of a small object, level or from above; None if something is in the way."""
     thing = np.array(stage.details[int(rng.integers(len(stage.details)))], np.float32)
     heading, down = rng.uniform(0, 2 * math.pi), rng.uniform(math.radians(-5), math.radians(55))
     forward = np.array(
@@ -135,8 +135,8 @@ def _before_detail(rng: Rng, stage: Stage) -> Stand | None:
     return position, math.degrees(heading) + aside_deg, math.degrees(down) + above_deg
 
 
-def _yaw_to_something(rng: Rng, stage: Stage, position: NDArray[np.float32]) -> float:
-    """Head for somebody or something at least 1 m away, or for the middle, and not exactly."""
+def _yaw_to_target(rng: Rng, stage: Stage, position: NDArray[np.float32]) -> float:
+    """Return the yaw to a person or object at least 1 m away, or to the middle, with noise."""
     x0, y0, x1, y1 = stage.ground
     things, people = (
         [(x, y) for x, y, _ in points if math.dist((x, y), position[:2]) > 1.0]

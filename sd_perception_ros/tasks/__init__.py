@@ -22,7 +22,7 @@ TASKS = {
     'matting': 'Matting',
     'human_pose': 'HumanPose',
 }
-# Tasks that read a crop of one person instead of the picture: file and class, by task name.
+# Tasks whose network reads a crop of one person instead of the image: file and class, by name.
 CROP_TASKS = {'human_pose': ('person_pose', 'PersonPose')}
 
 
@@ -32,8 +32,8 @@ def make_task(
     """
     Build a task by the name used in config files.
 
-    :param options: of the task, from checkpoint.yaml.
-    :param reads_crops: make the one for crops of people, one of `CROP_TASKS`.
+    :param options: options of the task, from checkpoint.yaml.
+    :param reads_crops: make the task for crops of people, from `CROP_TASKS`.
     :raises ValueError: unknown name or option.
     """
     if name not in TASKS:

@@ -17,7 +17,7 @@ from sd_perception_ros.types import Grid, Matte, Sample
 
 @dataclass(frozen=True)
 class Coverage(Task):
-    """Alpha: how much of each pixel is covered; a subclass defines by what, and the metrics."""
+    """Alpha, the covered fraction of each pixel; subclasses define what covers it, and metrics."""
 
     @property
     def channels(self) -> int:
@@ -30,7 +30,7 @@ class Coverage(Task):
         return alpha.nan_to_num(0.0) * 2 - 1, ~alpha.isnan()
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Absolute and squared error, and the gradient's for the edges."""
+        """Absolute error, squared error, and error of the gradients, for the edges."""
         error = raw - target
         return masked_mean(error.abs() + error.square(), valid) + gradient_loss(raw, target, valid)
 

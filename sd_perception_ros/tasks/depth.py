@@ -44,10 +44,10 @@ class Depth(Task):
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """
-        Return the losses of GenPercept, and the relative error with `relative`.
+        Return the losses of GenPercept, and `relative` times the relative error.
 
-        Outdoors, the losses of GenPercept hardly depend on near things: a metre is a fiftieth of
-        the range.
+        Outdoors, the losses of GenPercept hardly depend on near objects: a metre is 1/50 of the
+        range.
         """
         loss = affine_loss(raw, target, valid)
         if self.relative:

@@ -19,7 +19,7 @@ from sd_perception_ros.types import DisparityMap, Grid, Sample
 
 @dataclass(frozen=True)
 class Disparity(Task):
-    """Affine-invariant inverse depth, which resolves near things better than depth."""
+    """Affine-invariant inverse depth, which resolves near objects better than depth."""
 
     name: ClassVar[str] = 'disparity'
     truth: ClassVar[str] = 'depth_m'
@@ -34,7 +34,7 @@ class Disparity(Task):
         """Map each image's 2 % and 98 % quantiles of 1 / depth to -1 and 1; the sky is -1."""
         depth_m = sample['depth_m']
         per_m = 1 / depth_m.clamp(min=1e-3)
-        # The sky is excluded from the quantiles, of which it would be the lower one outdoors.
+        # The sky is excluded from the quantiles: outdoors it would be the lower one.
         target = normalize_quantiles(torch.where(depth_m.isinf(), -torch.inf, per_m))
         return target, ~depth_m.isnan()
 

@@ -23,7 +23,7 @@ CENTRE = COUNT  # channels: a heat map for each joint, one of centres, x and y o
 CELL_PX = 2
 OFFSET_CELLS = 16.0  # an offset of 1 in the target
 AROUND_CENTRE = 0.1  # offsets are learned where the centre's heat is more than this: 4 cells
-MAX_OUTSIDE = 0.25  # joints outside are clipped to this far from the edge, in image sizes
+MAX_OUTSIDE = 0.25  # joints outside are clipped to this distance from the edge, in image sizes
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class HumanPose(PoseTask):
         return target, valid
 
     def _draw(self, people: Tensor, height: int, width: int) -> Tensor:
-        """Draw the (B, P, 17, 3) people of each picture: (B, channels, h, w)."""
+        """Draw the (B, P, 17, 3) people of each image: (B, channels, h, w)."""
         target = people.new_zeros(len(people), self.channels, height, width)
         heat = target[:, : CENTRE + 1]
         offsets = target[:, CENTRE + 1 :].view(-1, COUNT, 2, height, width)
@@ -76,7 +76,7 @@ class HumanPose(PoseTask):
         nearest = people.new_full((len(people), height, width), torch.inf)
         counts = (people[..., 2] > 1).any(2)
         for place in counts.any(0).nonzero()[:, 0].tolist():
-            rows = counts[:, place].nonzero()[:, 0]  # pictures that have somebody here
+            rows = counts[:, place].nonzero()[:, 0]  # images with a person of this index
             person = people[rows, place]
             labelled, seen = person[..., 2] > 0, person[..., 2] > 1
             cells = (person[..., :2] + 0.5) / CELL_PX - 0.5
@@ -86,7 +86,7 @@ class HumanPose(PoseTask):
             tops = torch.cat([cells, middle], 1)
             dx, dy = tops[..., 0, None] - x, tops[..., 1, None] - y
             drawn = torch.cat([seen, seen.any(1, keepdim=True)], 1)[..., None]
-            # A round Gaussian is one along x times one along y.
+            # A 2D Gaussian is the product of one along x and one along y.
             across, down = ((-d.square() / (2 * self.sigma_cells**2)).exp() for d in (dx, dy))
             peaks = (across * drawn)[..., None, :] * down[..., None]
             heat[rows] = torch.maximum(heat[rows], peaks)
@@ -105,7 +105,7 @@ class HumanPose(PoseTask):
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """
-        Squared error of the heat, weighed so that a peak is worth its surroundings, and offsets.
+        Squared error of the heat, with peaks weighted like the rest, and error of the offsets.
 
         Offsets count where the target has a centre: absolute error, in units of 16 cells.
         """
@@ -116,12 +116,12 @@ class HumanPose(PoseTask):
         offsets = target[:, CENTRE + 1 :]
         near = valid & (target[:, CENTRE : CENTRE + 1] > AROUND_CENTRE)
         known = near & ~offsets.isnan()
-        # Zeros, not NaN, before the absolute value: its slope is taken there, too.
+        # Zeros instead of NaN before the absolute value: gradients are computed there, too.
         difference = torch.where(known, raw[:, CENTRE + 1 :] - offsets, 0)
         return 1.5 * error + 3 * masked_mean(difference.abs(), known)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
-        """Find centres, follow their offsets, and take each joint's own peak nearby."""
+        """Find centres, follow their offsets, and take the peak of each joint nearby."""
         if grid is None:
             height, width = raw.shape[-2:]
             grid = Grid(height * CELL_PX, width * CELL_PX, CELL_PX, CELL_PX)

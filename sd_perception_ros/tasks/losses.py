@@ -20,7 +20,7 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 def fit_scale_and_shift(raw: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Return each image's least-squares scale and shift, (B, 1, 1, 1), that take raw to target.
+    Return the least-squares scale and shift from raw to target of each image, (B, 1, 1, 1).
 
     A flat output (no variance to scale) gets scale 0 and the target's mean.
     """

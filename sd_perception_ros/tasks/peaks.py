@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from sd_perception_ros.types import Float, Grid, Person
 
-# A joint is searched around the end of its offset, within this share of the size of the person.
+# A joint is searched around the end of its offset, within this fraction of the size of the person.
 _REACH = 0.2
 _LEAST_REACH_CELLS = 2.5
 # Minimum distance of two centres is half of this: a broad peak may have several maxima.
 _APART_CELLS = 5
-# People whose joints are closer than this share of their size are duplicates.
+# People whose joints are closer than this fraction of their size are duplicates.
 _SAME = 0.15
 Candidate = tuple[float, float, float]  # x and y in cells, heat
 
@@ -70,7 +70,7 @@ def find_people(
         if any(_distance(joints, other) < _SAME * size for other in accepted):
             continue
         accepted.append(joints)
-        person = _on_picture(joints, score, min_heat, grid)
+        person = _on_image(joints, score, min_heat, grid)
         if person is not None:
             people.append(person)
     return people
@@ -101,7 +101,7 @@ def _joints(heat: Float, start: Float, size: float, min_heat: float) -> NDArray[
     return joints
 
 
-def _on_picture(
+def _on_image(
     joints: NDArray[np.float32], score: float, min_heat: float, grid: Grid
 ) -> Person | None:
     scaled = joints.copy()

@@ -18,7 +18,7 @@ from sd_perception_ros.tasks.losses import masked_mean
 from sd_perception_ros.tasks.pose_task import PoseTask
 from sd_perception_ros.types import Float, Grid, Person, Poses, Sample
 
-# Of each skeleton: for each joint the one that it becomes in a mirrored picture.
+# Skeleton: index of the counterpart of each joint in a mirrored image.
 SKELETONS = {'coco': MIRRORED, 'coco_wholebody': WHOLE_BODY_MIRRORED}
 CELL_PX = 4  # pixels of the crop in a cell of the heat maps
 # DARK (arXiv 1910.06278): width of the blur, cells, and the range of heat before the logarithm.
@@ -29,7 +29,7 @@ _LEAST_HEAT, _MOST_HEAT = 1e-3, 50.0
 @dataclass(frozen=True)
 class PersonPose(PoseTask):
     """
-    Heat maps of the joints of one person, who fills the picture: a crop of 3:4.
+    Heat maps of the joints of one person, who fills the image: a crop of 3:4.
 
     Cells and pixels correspond without bias (UDP, arXiv 1911.07524): the centre of the first cell
     lies on that of the first pixel, and the last on the last.
@@ -51,10 +51,10 @@ class PersonPose(PoseTask):
     )
     sigma_cells: float = option(2.0, 'Width of a peak in the heat maps, cells', low=0.5, high=8.0)
     min_peak: float = option(
-        0.05, 'Joints whose heat map has no higher value are not found', low=0, high=1
+        0.05, 'Joints whose heat map stays below this are not detected', low=0, high=1
     )
     min_score: float = option(
-        0.3, 'Joints with a lower score are not visible, only guessed', low=0, high=1
+        0.3, 'Joints with a lower score are not marked as visible', low=0, high=1
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class PersonPose(PoseTask):
         return target, (person[..., 2] != 0)[..., None, None].expand_as(target)
 
     def loss(self, raw: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the squared error, weighed so that a peak is worth its surroundings."""
+        """Return the squared error, weighted so that peaks count as much as the rest."""
         return masked_mean((raw - target).square() * (1 + 20 * target), valid)
 
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Poses:
@@ -120,12 +120,12 @@ def decode_heat_maps(maps: Tensor, width: float, height: float) -> Float:
     """
     Find the highest point of each heat map between its cells (DARK, arXiv 1910.06278).
 
-    Around its maximum the logarithm of a blurred map is taken for a parabola: one Newton step
-    leads from the highest cell to the parabola's top.
+    Around its maximum, the logarithm of a blurred map is approximated by a parabola: one Newton
+    step leads from the highest cell to its top.
 
     :param maps: (K, h, w) float32 on any device.
-    :param width: x of the last column's centre, where that of the first is 0.
-    :param height: y of the last row's centre.
+    :param width: x of the centre of the last column; that of the first is 0.
+    :param height: y of the centre of the last row.
     :returns: (K, 3) float32: x, y and the value of the maximum; NaN, NaN, 0 for a map without a
         value above 0.
     """
@@ -133,7 +133,7 @@ def decode_heat_maps(maps: Tensor, width: float, height: float) -> Float:
     scores, at = maps.flatten(1).max(1)
     blurred = _blurred(maps)
     scale = scores / blurred.amax((1, 2)).clamp(min=1e-12)
-    # The 3 x 3 cells around each maximum; the map goes on at its edges.
+    # The 3 x 3 cells around each maximum; edges are replicated.
     steps = torch.arange(-1, 2, device=maps.device)
     row = (at // columns)[:, None] + steps
     column = (at % columns)[:, None] + steps
@@ -152,7 +152,7 @@ def decode_heat_maps(maps: Tensor, width: float, height: float) -> Float:
 
 
 def _blurred(maps: Tensor) -> Tensor:
-    """Blur (K, h, w) maps, zeros around them."""
+    """Blur (K, h, w) maps, with zeros outside."""
     size = (2 * _BLUR_REACH + 1,) * 2
     if maps.device.type == 'cpu':  # 17 maps: 3 ms instead of 200
         planes = [

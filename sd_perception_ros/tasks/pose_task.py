@@ -1,4 +1,4 @@
-"""Tasks that predict people: how they are measured and drawn."""
+"""Metrics and drawing of the tasks that predict people."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class PoseTask(Task):
 
     @abstractmethod
     def unmirrored(self, raw: Tensor) -> Tensor:
-        """Turn the output for a mirrored picture, (..., h, w), into that of the picture itself."""
+        """Convert the output for a mirrored image, (..., h, w), to that for the image."""
 
     def measure(self, prediction: Poses, sample: Sample) -> Matches:
-        """Match the people found with the true ones, by COCO's joints, for PCK and precision."""
+        """Match predicted with true people by the joints of COCO, for PCK and precision."""
         joints = sample['joints'][0].numpy()
         joints = np.where(joints[..., 2:] > 0, joints, np.float32(0))
         bodies = sample['bodies'][0].numpy() if 'bodies' in sample else None

@@ -1,4 +1,4 @@
-"""Semantic classes: a score for each class, or the official way, a picture in class colours."""
+"""Semantic classes: a score for each class or, as in official checkpoints, class colours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sd_perception_ros.tasks.losses import masked_mean
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Grid, LabelMap, Sample
 
-# The classes of the synthetic rooms, and colours far apart; a checkpoint brings its own.
+# The classes of the synthetic rooms, in distinct colours; a checkpoint may have other ones.
 ROOM_CLASSES = ['sky', 'floor', 'wall', 'ceiling', 'furniture', 'person', 'other']
 EIGHT_COLORS = '5ac8fa 8c6d46 c8c8b4 9467bd ff7f0e d62728 2ca02c 000000'
 
@@ -30,8 +30,8 @@ class Segmentation(Task):
     """
     One class for each pixel.
 
-    `logits` has a channel for each class. `palette` is the readout of the official seg
-    checkpoint: three channels in which each class has a colour and the nearest one wins.
+    `logits` has a channel for each class. `palette` is that of the official seg
+    checkpoint: three channels; the class with the nearest colour is chosen.
     """
 
     name: ClassVar[str] = 'segmentation'
@@ -44,7 +44,7 @@ class Segmentation(Task):
         'logits', 'logits: a score for each class; palette: colours', choices=('logits', 'palette')
     )
     classes: list[str] = option(
-        ROOM_CLASSES, 'Names of classes 0, 1, ...; empty: as many as there are colours, by number'
+        ROOM_CLASSES, 'Names of classes 0, 1, ...; empty: numbers, one for each colour'
     )
     palette: str = option(EIGHT_COLORS, "RGB colours of classes 0, 1, ... as 'rrggbb rrggbb'")
 
@@ -99,8 +99,8 @@ class Segmentation(Task):
         """
         Return the class of the highest score or of the nearest colour.
 
-        Confidence is the class's probability; with a palette it is 1 on the colour itself and
-        falls to 0 halfway to the next nearest one.
+        Confidence is the probability of the class; with a palette it is 1 at its colour and falls
+        to 0 halfway to the second nearest colour.
         """
         if self.readout == 'palette':
             return self._nearest(raw)
@@ -128,7 +128,7 @@ class Segmentation(Task):
         labels = torch.zeros_like(raw[0], dtype=torch.uint8)
         for index, color in enumerate(
             self._colors().to(raw.device)
-        ):  # one at a time: 40 full maps are large
+        ):  # one at a time: 40 full maps need much memory
             distance = (raw - color.view(3, 1, 1)).norm(dim=0)
             closer = distance < nearest
             second = torch.where(closer, nearest, torch.minimum(second, distance))
@@ -159,7 +159,7 @@ def _scores(raw: Tensor) -> LabelMap:
 
 
 def _scores_on_device(raw: Tensor) -> LabelMap:
-    """Read scores where they are, so that two planes travel and not one for each class."""
+    """Decode scores on the device, to copy two planes to the CPU instead of one per class."""
     highest, labels = raw.max(0)
     confidence = (raw - highest).exp_().sum(0).reciprocal_()
     return LabelMap(to_numpy(labels.byte()), to_numpy(confidence))

@@ -24,10 +24,10 @@ class Task(ABC):
 
     :cvar truth: name of the ground truth that the target is made from.
     :cvar headline: the metric by which images are ranked.
-    :cvar higher_is_better: of `headline`.
+    :cvar higher_is_better: whether higher values of `headline` are better.
     :cvar dense: the raw output is resized to the image before it is decoded; otherwise `decode`
         gets the raw output of the head and its grid.
-    :cvar reads_crops: the network reads a crop of one person instead of the picture.
+    :cvar reads_crops: the network reads a crop of one person instead of the image.
     :cvar meaning: options that define the meaning of the output: if they differ, training cannot
         continue from a trained head.
     """
@@ -61,7 +61,7 @@ class Task(ABC):
     @abstractmethod
     def decode(self, raw: Tensor, grid: Grid | None = None) -> Prediction:
         """
-        Turn one image's raw output, (channels, h, w) float32 on any device, into a prediction.
+        Convert a raw output, (channels, h, w) float32 on any device, to a prediction.
 
         :param grid: position of raw on the image; None: that of a target.
         """
@@ -71,7 +71,7 @@ class Task(ABC):
         """
         Return the errors of one prediction, the input of `summarize`; a sample is a batch of one.
 
-        The result is small, as it is kept for every image, so that any selection of images can be
+        The result is small: it is kept for every image, so that any selection of images can be
         summarized.
         """
 

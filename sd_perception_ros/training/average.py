@@ -14,7 +14,7 @@ class WeightAverage:
     """
     An exponential moving average of weights; accelerate saves and restores it.
 
-    :param decay: share of the average that each update keeps; 0: no average.
+    :param decay: fraction of the average that each update keeps; 0: no average.
     """
 
     def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
@@ -50,7 +50,7 @@ class WeightAverage:
                     weight.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the state for `load_state_dict`."""
         return {'means': self.means, 'updates': self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ CROP_TURN_DEG, SECOND_LOOK_TURN_DEG = 80.0, 30.0
 @dataclass(frozen=True)
 class BatchOptions:
     """
-    What both sources need.
+    Options of both sources.
 
     :ivar sizes: (height, width) of the windows, pixels; see `size_of`.
     :ivar reads_crops: the model reads crops of people, and `sizes` are theirs.
@@ -93,7 +93,7 @@ class BatchOptions:
     def size_of(self, step: int) -> tuple[int, int]:
         """Return the window size of a step, as `WindowConfig.size_order` describes."""
         if self.windows.size_order == 'random':
-            # The numbers below the batch size are those of windows.
+            # Seeds below the batch size are those of windows.
             seed = (self.training.seed, step, self.training.batch_size)
             return self.sizes[int(np.random.default_rng(seed).integers(len(self.sizes)))]
         index = step * len(self.sizes) // self.training.steps
@@ -111,8 +111,8 @@ class Batches(ABC):
         """
         Return some windows of a step's batch.
 
-        :param part: which of the batch's windows.
-        :param rng: of the step: it must be advanced equally whatever the part is.
+        :param part: indices of the windows in the batch.
+        :param rng: generator of the step; it advances equally for every `part`.
         :returns: latent (B, c, h, w) on the device of the model, and the truth (B, C, H, W).
         """
 
@@ -127,7 +127,7 @@ class Batches(ABC):
 
 class ResidentBatches(Batches):
     """
-    Windows cut from frames of one size at one position: a GPU cuts them in one operation.
+    Windows of frames of one size, all at one position: a GPU cuts them in one operation.
 
     :param latents: (V, N, c, h, w) float16 of the data set (even variants as they are, odd ones
         mirrored), or None: the images are encoded in each step.
@@ -140,7 +140,7 @@ class ResidentBatches(Batches):
         self.latents = latents
 
     def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
-        """Cut windows from frames, and from their latents where these are known."""
+        """Cut windows from frames, and from their latents if these are known."""
         size, count = self.options.size_of(step), self.options.training.batch_size
         frames = [self.dataset.draw(rng) for _ in range(count)][part]
         variants = rng.integers(2 if self.latents is None else len(self.latents), size=count)[part]
@@ -172,7 +172,7 @@ class ResidentBatches(Batches):
 
 
 class LoadedBatches(Batches):
-    """Windows cut from image files, each at its own position; threads load them ahead of use."""
+    """Windows cut from image files, each at its own position; threads load them in advance."""
 
     def __init__(self, model: Model, dataset: Dataset, options: BatchOptions) -> None:
         super().__init__(model, dataset, options)
@@ -250,7 +250,7 @@ class MixedBatches(Batches):
 
 
 class _Window(NamedTuple):
-    """A window of one image, and the generator that then draws its colours."""
+    """A window of one image, and the generator for its colour changes."""
 
     sample: Sample
     rng: np.random.Generator
@@ -307,7 +307,7 @@ def open_batches(
 
 
 def _mirror_some(sample: Sample, mirrored: Tensor) -> Sample:
-    """Mirror the samples of a batch where `mirrored`, (B,) bool, is true."""
+    """Mirror the samples of a batch for which `mirrored`, (B,) bool, is true."""
     chosen = mirrored.view(-1, 1, 1, 1).to(sample['image'].device)
     flipped = mirror(sample)
     return {name: torch.where(chosen, flipped[name], value) for name, value in sample.items()}

@@ -134,8 +134,8 @@ def _task_losses(
 
     Enlarging the outputs to full resolution instead took longer than the network itself.
 
-    :param height: of the window, pixels.
-    :param rng: draws which pixel of a cell of the head is compared.
+    :param height: height of the window, pixels.
+    :param rng: draws the pixel of each cell that is compared.
     """
     losses = {}
     for name, task in tasks.items():
@@ -173,7 +173,7 @@ def previews(
     :param size: (height, width) of the windows; see `still_window`.
     :param fit: as in `WindowConfig`.
     :returns: by task and frame: image, truth, prediction, each (H, W, 3) uint8 RGB. Empty with
-        FSDP, where one process alone cannot run the model.
+        FSDP, where a single process cannot run the model.
     """
     if any(isinstance(weight, DTensor) for weight in model.parameters()):
         return {}

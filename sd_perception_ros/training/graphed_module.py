@@ -14,8 +14,8 @@ class GraphedModule:
     """
     Runs a module forwards and backwards by CUDA graphs, captured once for each set of shapes.
 
-    A small network consists of about a thousand short kernels, which take a CPU longer to launch
-    than a GPU to run. Where capturing fails, the module runs without graphs.
+    A small network consists of about a thousand short kernels, which take longer to launch on a
+    CPU than to run on a GPU. Where capturing fails, the module runs without graphs.
 
     The next replay overwrites the gradients: step the optimizer after each backward pass.
 
@@ -47,7 +47,7 @@ class GraphedModule:
 
 
 class _Wrapper(nn.Module):
-    """Protects the module: `make_graphed_callables` replaces the forward of what it is given."""
+    """Protects the module: `make_graphed_callables` replaces the `forward` of its argument."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

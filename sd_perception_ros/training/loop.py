@@ -44,13 +44,13 @@ def run_training(
     """
     Train the weights of a module that require gradients; yields (steps done, losses by name).
 
-    Randomness of a step depends on (seed, step) alone and is drawn for the whole batch, of which
+    Randomness of a step depends only on (seed, step) and is drawn for the whole batch, of which
     each process uses its slice. Therefore a stopped run is resumed exactly, and several processes
-    compute what one computes, up to rounding.
+    give the same result as one, up to rounding.
 
     :param losses_of: returns losses, each a mean over images; their sum is minimised.
     :param folder: the training state is saved in `state` below it.
-    :param identity: what identifies the run beside `config`, such as its data: a saved state
+    :param identity: identifies the run besides `config`, for example by its data: a saved state
         with another identity is refused.
     :param validation: run by the main process where it is due, with the average of the weights,
         before the losses of its step are yielded. At the end, the weights become the best ones
@@ -85,7 +85,7 @@ def run_training(
             average.update()
             done, stopping = step + 1, stop.requested
             saving = done % config.save_every == 0 or done == config.steps or stopping
-            # Losses of a GPU are read one step later, so that it need not be waited for.
+            # Losses on a GPU are read one step later, without waiting for it.
             late = setup.on_gpu and not saving
             results = [each.read() for each in (pending if late else [*pending, losses])]
             pending = [losses] if late else []
@@ -121,12 +121,12 @@ def rate_factor(step: int, config: TrainingConfig) -> float:
 @dataclass(frozen=True)
 class _Setup:
     """
-    What a step needs, prepared by accelerate.
+    The objects of a training step, prepared by accelerate.
 
     :ivar wrapped: the module, wrapped for several processes.
-    :ivar network: what the losses call: `wrapped`, or its CUDA graphs.
+    :ivar network: called for the losses: `wrapped`, or its CUDA graphs.
     :ivar weights: the trained weights of `wrapped`.
-    :ivar slices: of the batch: one forward and backward pass each.
+    :ivar slices: slices of the batch, one forward and backward pass each.
     """
 
     config: TrainingConfig
@@ -145,7 +145,7 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision='no' if config.precision == 'fp32' else config.precision,
-        # As plugins: accelerate would replace plain values by ACCELERATE_* variables.
+        # As plugins: accelerate replaces plain values by ACCELERATE_* variables.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.gradient_accumulation_steps
         ),
@@ -202,7 +202,7 @@ def _prepare(
 
 
 def _slices(config: TrainingConfig, process: int, processes: int) -> list[slice]:
-    """Return the slices of a step's batch that one process runs, in order."""
+    """Return the slices of the batch for one process, in order."""
     rounds = config.gradient_accumulation_steps
     count = processes * rounds
     if config.batch_size % count:

@@ -1,10 +1,12 @@
-"""Options of a training; they are read without torch."""
+"""Options of a training. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sd_perception_ros.config import check, option
+
+TINY_ENCODER = 'tiny_encoder'
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,31 @@ class TrainingConfig:
         True, 'On a single GPU, capture the network as CUDA graphs, one per window size'
     )
     save_every: int = option(500, 'Steps between two saved training states', low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-training of a small autoencoder and denoiser."""
+
+    vae_steps: int = option(4000, 'Steps of the autoencoder', low=1)
+    denoiser_steps: int = option(
+        2500, 'Steps of the denoiser; 0: only copy --denoiser-from', low=0
+    )
+    batch_size: int = option(16, 'Images per step', low=1)
+    precision: str = option('fp32', 'Number format of the forward pass', choices=('fp32', 'bf16'))
+    seed: int = option(0, 'Random seed', low=0)
+    stage: str = option(
+        'all',
+        'Stop after this stage; tiny_encoder: instead of all others, train a tiny encoder to '
+        'imitate the encoder of --base',
+        choices=('all', 'vae', 'latents', 'denoiser', TINY_ENCODER),
+    )
+    tiny_channels: int = option(64, 'Channels of a tiny encoder with random weights', low=1)
+    tiny_steps: int = option(20000, 'Steps of the tiny encoder', low=1)
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -91,24 +118,24 @@ class WindowConfig:
         'crop',
         'crop: cut windows at the scale of the image; cover: first resize the image until it just '
         'covers the window, for data with images of many sizes; zoom: cover at a random scale of '
-        'up to twice that, so that things are seen at many sizes',
+        'up to twice that, to show objects at many sizes',
         choices=('crop', 'cover', 'zoom'),
     )
     size_order: str = option(
         'sequence',
-        'sequence: each of --sizes serves an equal share of the steps, one after the other; '
+        'sequence: each of --sizes is used for an equal number of steps, one after the other; '
         'random: each step draws one, and a size that is listed twice is drawn twice as often',
         choices=('sequence', 'random'),
     )
     appearance: str = option(
         'color',
-        'Changes of the pictures. color: exposure, tint, contrast, blur, noise; camera: also '
+        'Random changes of the images. color: exposure, tint, contrast, blur, noise; camera: also '
         'vignette, low light, motion blur, low resolution and JPEG',
         choices=('color', 'camera'),
     )
     paste: float = option(
         0.0,
-        'Share of the windows into which people or things of another frame are pasted; needs '
+        'Fraction of the windows into which people or objects of another frame are pasted; needs '
         'depth, foreground and matte in all data',
         low=0,
         high=1,
@@ -134,5 +161,5 @@ class WindowConfig:
 
     @property
     def cuts_latents(self) -> bool:
-        """Whether a window of the latent of a whole picture is what the network would see."""
+        """Whether windows can be cut from the latents of whole images."""
         return self.fit == 'crop' and self.appearance == 'color' and not self.paste

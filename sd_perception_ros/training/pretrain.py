@@ -53,7 +53,7 @@ def train_autoencoder(
     kl          1e-6 x KL divergence of the latents from the unit normal distribution
     =========== =================================================================================
 
-    Stable Diffusion weighs KL by 1e-6 against the *sum* over pixels, which is next to nothing
+    Stable Diffusion weighs KL by 1e-6 against the *sum* over pixels, which is negligible
     against their mean. With 1e-5 against the mean, the latents lost their colours.
 
     :param vae: trained in place.
@@ -80,7 +80,7 @@ def train_autoencoder(
 
 @torch.inference_mode()
 def measure_scaling_factor(vae: Any, dataset: Dataset, frames: int = 64) -> float:
-    """Return the factor that gives the latents of some frames a standard deviation of 1."""
+    """Return the factor that scales the latents of some frames to a standard deviation of 1."""
     indices = np.linspace(0, len(dataset) - 1, min(frames, len(dataset))).astype(int)
     latents = [
         vae.encode(dataset.images([int(i)]).to(vae.device)).latent_dist.mean for i in indices
@@ -106,10 +106,10 @@ def train_denoiser(
     the target is v = sqrt(alpha) noise - sqrt(1 - alpha) latent (arXiv 2202.00512).
 
     :param latents: (V, N, c, h, w) float16: V variants of N frames.
-    :param draw: returns the index of a random frame; a mixture of data sets weighs them here.
+    :param draw: returns the index of a random frame, by weight for a mixture of data sets.
     :param prompt: (1, T, D), the frozen embedding.
     :param size: (height, width) of the windows, in cells of the latent.
-    :param identity: of latents and denoiser; see `run_training`.
+    :param identity: identifies latents and denoiser; see `run_training`.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
     alphas = torch.cumprod(1 - betas, 0).float()

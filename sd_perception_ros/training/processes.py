@@ -1,4 +1,4 @@
-"""The processes of a training (accelerate): which one this is, and its device."""
+"""The processes of a training (accelerate): index of this process, and its device."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def device() -> torch.device:
 
 def _state() -> PartialState:
     check_environment()
-    # Without a GPU, several processes connect only if accelerate is told to use the CPU.
+    # Without a GPU, several processes connect only if accelerate is set to the CPU.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)

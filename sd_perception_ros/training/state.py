@@ -15,7 +15,7 @@ import torch
 from sd_perception_ros.safe_save import complete_folder, remove_folder, replace_folder
 
 # Options that may differ when a stopped run is resumed. Other `steps` move the end of the learning
-# rate schedule; a lower `learning_rate` is the remedy for a run that diverged.
+# rate schedule; a lower `learning_rate` helps a run that diverged.
 RESUMABLE = {
     'steps',
     'learning_rate',
@@ -30,9 +30,9 @@ RUN = 'run.json'
 
 def check_writable(folder: Path) -> None:
     """
-    Create a folder and a file in it.
+    Create a folder, and check that files can be written.
 
-    :raises OSError: that is not possible.
+    :raises OSError: it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,11 @@ def check_writable(folder: Path) -> None:
 
 def save_state(accelerator: Accelerator, folder: Path, done: int, run: dict[str, Any]) -> None:
     """
-    Replace the saved state by the present one; all processes call this.
+    Replace the saved state by the current one; called by all processes.
 
-    :param done: steps that are done.
+    :param done: number of finished steps.
     :param run: options and data of the run, which must be equal when it is resumed.
-    :raises OSError: it cannot be written; the state before it stays complete.
+    :raises OSError: it cannot be written; the previous state is kept.
     """
     part = folder / PART
     try:
@@ -76,7 +76,7 @@ def restore_state(accelerator: Accelerator, folder: Path, run: dict[str, Any]) -
     """
     Load the saved state, if there is one.
 
-    :returns: the steps that it had done, 0 without a state.
+    :returns: number of finished steps, 0 without a state.
     :raises ValueError: the state is of another run, does not fit the model, or is damaged.
     """
     state = complete_folder(folder / STATE)
@@ -98,7 +98,7 @@ def restore_state(accelerator: Accelerator, folder: Path, run: dict[str, Any]) -
             f'{state} does not fit this model, or is damaged ({error}); choose another folder, or '
             'delete it'
         ) from error
-    accelerator.step = 0  # counts accumulation steps, whose number may have changed
+    accelerator.step = 0  # it counts accumulation steps, whose number may have changed
     return int(saved['done'])
 
 
@@ -109,6 +109,6 @@ def steps_done(folder: Path) -> int:
 
 
 def discard_state(folder: Path) -> None:
-    """Delete the state of a run that is complete."""
+    """Delete the state of a finished run."""
     for name in (STATE, PART):
         remove_folder(folder / name)

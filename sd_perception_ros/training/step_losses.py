@@ -16,8 +16,8 @@ class StepLosses:
     Collects the losses of the slices of a step, and checks that they are finite.
 
     :param check_gradients: whether the norm of the gradients must be finite, too.
-    :param check_early: check before the weights are updated. Otherwise `read` checks, so that a
-        GPU need not be waited for: the weights are spoilt by then, but were not saved.
+    :param check_early: check before the weights are updated. Otherwise `read` checks,
+        without waiting for a GPU: the weights are invalid by then, but not saved yet.
     """
 
     def __init__(self, step: int, check_gradients: bool, check_early: bool) -> None:
@@ -33,7 +33,7 @@ class StepLosses:
         """
         Add the losses of a slice, and the norm of the gradients after the last one.
 
-        :raises FloatingPointError: with `check_early`, where one of them is not finite.
+        :raises FloatingPointError: with `check_early`, if one of them is not finite.
         """
         self.names = list(losses)
         self.slices.append(torch.stack([loss.detach() for loss in losses.values()]))

@@ -1,1 +1,1 @@
-"""The demo: camera and perception on bundled pictures, and the pictures that it writes."""
+"""The demo: both nodes on bundled images, and the files that it writes."""

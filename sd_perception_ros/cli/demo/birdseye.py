@@ -1,4 +1,4 @@
-"""The film from above: the cells that a costmap would mark, beside the true ones."""
+"""The film from above: cells that a costmap would mark, beside the true ones."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from sd_perception_ros.types import DepthMap, Float, LabelMap, NormalMap, Predic
 
 LABEL, TRUE_LABEL = 'obstacles (red: phantoms)', 'true obstacles, to 4 m'
 GRID = GridGeometry(resolution_m=0.1, range_m=4.0)
-NEAR_CELLS = 2  # 0.2 m: a cell counts as right with a true one so near
+NEAR_CELLS = 2  # 0.2 m: largest distance of a correct cell from a true one
 MAX_RANGE_M = 10.0
-# Nominal mounting of the film's camera, as in config/nav2/perception.yaml: a robot knows no more.
+# Nominal mounting of the camera, as in config/nav2/perception.yaml; not the exact one.
 GROUND = ScaleOptions(source='ground', camera_height_m=1.15, camera_pitch_deg=6.5)
-TASKS = ('depth', 'normals', 'segmentation')  # what metres are made from here
+TASKS = ('depth', 'normals', 'segmentation')  # tasks for metric depth
 NEEDED = tuple(VALUE_TOPICS[task] for task in TASKS)  # their topics
 WITHHELD = (64, 64, 72)
 
@@ -42,14 +42,14 @@ def birdseye(
     """
     Draw the obstacles of a frame from above, and the true ones.
 
-    The scale comes from the height of the camera alone, and the mounting is the nominal one; the
-    film's camera nods by 1.5 degrees about it. White: right. Red: phantom. Blue: missed. The
-    robot, green, looks up. Grey: no metres for this frame.
+    The scale is computed from the camera height only, with the nominal mounting; the camera of
+    the film pitches by 1.5 degrees. White: correct. Red: phantom. Blue: missed. Green: the robot,
+    which faces up. Grey: no metric depth for this frame.
 
     :param values: published values of the frame by topic: those of `NEEDED`.
     :param truth_m: (H, W) float32, true depth.
     :param camera_file: camera.json of the frame.
-    :returns: two (H, W, 3) RGB pictures.
+    :returns: two (H, W, 3) RGB images.
     """
     pose = json.loads(camera_file.read_text(encoding='utf-8'))
     camera = read_camera(camera_file)
@@ -65,7 +65,7 @@ def birdseye(
         'normals': NormalMap(normals),
         'segmentation': LabelMap(labels, np.ones(labels.shape, np.float32)),
     }
-    # A new estimator for each picture: photographs and single frames have no frame before.
+    # A new estimator for each frame: single frames have no previous frame.
     estimator = MetricDepthEstimator(GROUND, TASKS, ROOM_CLASSES, max_range_m=MAX_RANGE_M)
     depth_m = estimator.update(predictions, camera, 0.0).depth_m
     if depth_m is None:
@@ -76,7 +76,7 @@ def birdseye(
 
 
 def _view(grid: UInt8, size: tuple[int, int]) -> UInt8:
-    """Cut out what is ahead and enlarge it: all of the range, as wide as the picture is."""
+    """Crop the part in front of the robot and enlarge it to the size of an image."""
     ahead = len(grid) // 2 + 2
     half = round(ahead * size[0] / size[1] / 2)
     middle = len(grid) // 2

@@ -1,4 +1,4 @@
-"""Run both nodes on rendered rooms and on photographs; show what comes out, and how good it is."""
+"""Run both nodes on rendered rooms and photographs; write images, a film and a table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
+from sd_perception_ros.cli.arguments import command_parser
 from sd_perception_ros.cli.processes import node_environment, parameter_arguments, Processes
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.paths import user_path
@@ -26,22 +27,22 @@ if TYPE_CHECKING:
 _Number = TypeVar('_Number', int, float)
 
 PARTS = ('rooms', 'photos')
-# Not measured: it makes the node publish clouds, in about the size of the rendered rooms.
+# Not measured: a scale for clouds of about the size of the rendered rooms.
 SCALE_M, SHIFT_M = 4.0, 1.0
 EXAMPLE = """example:
   python -m sd_perception_ros demo
   python -m sd_perception_ros demo --only photos --checkpoint my_checkpoint
 
-Results of an earlier demo in the same folder are replaced. The nodes talk in a ROS domain of
-their own, unless ROS_DOMAIN_ID is set.
+Results of an earlier demo in the same folder are replaced. The nodes use a separate ROS
+domain, unless ROS_DOMAIN_ID is set.
 """
-# What an earlier demo left.
+# Files of an earlier demo.
 MADE = ('rooms_*.png', 'photo_*.png', 'overview.*', 'rooms.mp4', 'rooms.avi', 'table.txt')
 LOGS = ('camera.log', 'perception.log')
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; return 0, also after a signal, or 1 after one error that says why."""
+    """Run the demo; return 0, also after a signal, or 1 after an error."""
     options = _parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -54,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    print(f'\n{text}\n\nPictures, film and logs are in {options.out}/; begin with overview.png')
+    print(f'\n{text}\n\nPictures, film and logs are in {options.out}/; start with overview.png')
     return 0
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Make the environment of all processes of the demo; what the user has set stays."""
+    """Make the environment of all processes of the demo; variables of the user are kept."""
     made = node_environment(environ)
-    # Domains above 101 use ports that the system hands out to others.
+    # Domains above 101 use ephemeral ports of the system.
     made.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
     made.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     made.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -69,10 +70,10 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _run(options: argparse.Namespace, scratch: Path) -> str:
-    """Play, record, write everything, and return the tables."""
+    """Play, record and write everything; return the tables."""
     _clear(options.out)
     environ = environment(os.environ)
-    os.environ.update(environ)  # the recorder, in this process, is in the same network
+    os.environ.update(environ)  # the recorder in this process uses the same network
     parameters = {
         'checkpoint': options.checkpoint,
         'depth.scale.source': 'fixed',
@@ -88,9 +89,9 @@ def _run(options: argparse.Namespace, scratch: Path) -> str:
         from sd_perception_ros.ros.replay.recorder import RECORDED, Recorder, topics_of
 
         parts = _parts(options, scratch)
-        bar.total = 2 * sum(len(part.names) for part in parts)  # played, and written
+        bar.total = 2 * sum(len(part.names) for part in parts)  # each part is played and written
         topics = tuple(RECORDED)
-        with contextlib.suppress(OSError, ValueError):  # the node says what is wrong
+        with contextlib.suppress(OSError, ValueError):  # the node reports errors
             topics = topics_of(tasks_of(options.checkpoint))
         with contextlib.closing(Recorder(topics)) as recorder:
             player = play.Player(recorder, nodes, bar, options.patience)
@@ -117,7 +118,7 @@ def _parts(options: argparse.Namespace, scratch: Path) -> list[Part]:
 
 
 def _bar() -> tqdm[Any]:
-    every_s = 0.2 if sys.stderr.isatty() else 5.0  # in a log every redraw is a line
+    every_s = 0.2 if sys.stderr.isatty() else 5.0  # in a log file every update is a line
     text = '{desc:15} {percentage:3.0f}% |{bar}| {elapsed}'
     desc = 'loading model'
     return tqdm(total=1, desc=desc, bar_format=text, mininterval=every_s, miniters=0)
@@ -132,7 +133,7 @@ def _clear(folder: Path) -> None:
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, signal.SIG_IGN)  # nothing may stop the clearing up
+        signal.signal(again, signal.SIG_IGN)  # nothing may interrupt the clean-up
     # No KeyboardInterrupt: one that passes through an import makes Python end by the signal.
     raise SystemExit(0)
 
@@ -151,12 +152,7 @@ def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m sd_perception_ros demo',
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser('demo', __doc__, EXAMPLE)
     add = parser.add_argument
     add(
         '--out',
@@ -165,14 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         help='folder of the results: %(default)s',
     )
     add('--checkpoint', default=EngineConfig.checkpoint, help='name or path: %(default)s')
-    add('--only', choices=PARTS, help='leave the other part out')
+    add('--only', choices=PARTS, help='run only this part')
     add('--rate', type=_positive(float), default=5.0, help='rate of the rooms in Hz: %(default)s')
     add('--frames', type=_positive(int), help='play only the first frames of the rooms')
     add(
         '--patience',
         type=_positive(float),
         default=60.0,
-        help='seconds without an output after which to give up: %(default)s',
+        help='seconds to wait for an output before giving up: %(default)s',
     )
     return parser
 

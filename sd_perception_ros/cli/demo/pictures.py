@@ -1,4 +1,4 @@
-"""Pictures and a film of what the demo saw, for people."""
+"""Images and a film of the recorded outputs, for people."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from sd_perception_ros.ros.replay.recorder import INPUT, PICTURE_TOPICS
 from sd_perception_ros.tasks import make_task
 from sd_perception_ros.types import Sample, UInt8
 
-UNKNOWN = 96  # grey where the truth knows nothing
-CELL_PX = (196, 147)  # width and height of a picture of the overview: nine make 1796 px
+UNKNOWN = 96  # grey for unknown ground truth
+CELL_PX = (196, 147)  # width and height of an image in the overview: nine make 1796 px
 HEADING_PX = 34
-MOSAIC_PX = (208, 156)  # width and height of a picture of the moving overview
+MOSAIC_PX = (208, 156)  # width and height of an image in the moving overview
 MOSAIC_COLUMNS = 4  # 844 px in all: the width of a README on GitHub
-NOT_IN_MOSAIC = ('foreground',)  # in the film it is hardly different from the matte
-# What some tasks are called in pictures.
+NOT_IN_MOSAIC = ('foreground',)  # in the film it hardly differs from the matte
+# Titles of tasks in images.
 TITLES = {'depth': 'depth (red near, blue far)', 'matting': 'matting (people)'}
 
 
 def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
-    """Return a frame's rows: the camera and each output; and, where it is known, the truth."""
+    """Return the rows of a frame: camera and outputs, and the ground truth if it is known."""
     frame = recording.frames[index]
     sample = _truth(recording, index)
     picture = cast('UInt8', frame[INPUT])
@@ -57,17 +57,17 @@ def tiles_of(recording: Recording, index: int) -> list[list[Tile]]:
     folder = recording.part.truth
     if folder is not None and sample is not None and set(NEEDED) <= set(recording.topics):
         camera = folder / f'{RoomsDataset(folder).key(index)}.camera.json'
-        above, truly = birdseye(frame, sample['depth_m'][0, 0].numpy(), camera)
+        above, truth_rows = birdseye(frame, sample['depth_m'][0, 0].numpy(), camera)
         found.append((LABEL, above))
-        true.append((TRUE_LABEL, truly))
+        true.append((TRUE_LABEL, truth_rows))
     return [found] if sample is None else [found, true]
 
 
 def true_picture(task_name: str, sample: Sample, picture: UInt8) -> UInt8:
     """
-    Paint a sample's ground truth as the node paints the prediction; unknown is grey.
+    Draw the ground truth of a sample like a prediction; unknown is grey.
 
-    :param picture: (H, W, 3) of the camera, under what is drawn onto it.
+    :param picture: (H, W, 3) camera image, the background of overlays.
     """
     task = make_task(task_name)
     if not task.dense:
@@ -84,9 +84,9 @@ def _in_color(picture: UInt8) -> UInt8:
 
 def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) -> UInt8:
     """
-    Show frames of both kinds on one sheet: the camera's picture and what was made of it in a row.
+    Show frames of both kinds on one sheet: a row with the camera image and its outputs.
 
-    :param rooms: rows of rendered frames, the truth below what was found.
+    :param rooms: rows of rendered frames, the ground truth below the outputs.
     :param photos: a row for each photograph.
     """
     columns = max(len(row) for row in [*rooms, *photos])
@@ -102,7 +102,7 @@ def overview(rooms: Sequence[Sequence[Tile]], photos: Sequence[Sequence[Tile]]) 
 
 def mosaic(tiles: Sequence[Tile]) -> UInt8:
     """
-    Arrange the camera's picture and its outputs in rows of `MOSAIC_COLUMNS`, small.
+    Arrange the camera image and its outputs in rows of `MOSAIC_COLUMNS`, small.
 
     :returns: (h, w, 3); the same size for every frame with the same outputs.
     """
@@ -114,7 +114,7 @@ def mosaic(tiles: Sequence[Tile]) -> UInt8:
 
 
 def write_jpeg(path: Path, rgb: UInt8, most_bytes: int) -> None:
-    """Write a picture at the best quality that keeps the file small, but never below 40."""
+    """Write an image at the best quality (at least 40) that keeps the file small."""
     for quality in range(92, 39, -4):
         Image.fromarray(rgb).save(path, quality=quality, optimize=True)
         if path.stat().st_size <= most_bytes:
@@ -122,7 +122,7 @@ def write_jpeg(path: Path, rgb: UInt8, most_bytes: int) -> None:
 
 
 def write_webp(path: Path, pictures: Sequence[UInt8], rate_hz: float, most_bytes: int) -> None:
-    """Write pictures of one size as a WebP that moves, no larger than `most_bytes` if possible."""
+    """Write images of one size as an animated WebP, not above `most_bytes` if possible."""
     first, *others = [Image.fromarray(rgb) for rgb in pictures]
     for quality in range(80, 29, -10):
         first.save(
@@ -139,16 +139,16 @@ def write_webp(path: Path, pictures: Sequence[UInt8], rate_hz: float, most_bytes
 
 def write_video(stem: Path, rows: Iterable[UInt8], rate_hz: float) -> Path | None:
     """
-    Write pictures of one size as an MP4 film, or as AVI where OpenCV cannot write MP4.
+    Write images of one size as an MP4 film, or as AVI if OpenCV cannot write MP4.
 
     :param stem: path without the suffix.
-    :param rows: all are taken, also where nothing can be written.
-    :returns: the file; None where OpenCV can write neither, or there is no picture.
+    :param rows: always read to the end, even if nothing can be written.
+    :returns: the file; None if OpenCV can write neither, or there is no image.
     """
     writer: Any = None
     path: Path | None = None
     for number, rgb in enumerate(rows):
-        # Codecs want even sizes, and blue first.
+        # Codecs need even sizes, OpenCV blue first.
         frame = np.ascontiguousarray(rgb[: len(rgb) // 2 * 2, : rgb.shape[1] // 2 * 2, ::-1])
         if number == 0:
             writer, path = _open_video(stem, rate_hz, (frame.shape[1], frame.shape[0]))

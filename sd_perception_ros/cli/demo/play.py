@@ -1,4 +1,4 @@
-"""Let the camera node play something, while the recorder listens."""
+"""Run the camera node on a source while the recorder records."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sd_perception_ros.cli.processes import parameter_arguments, Processes
 from sd_perception_ros.ros.replay.recorder import INPUT, RecordedMessage, Recorder
 
 _SPIN_S = 0.1
-# After the last picture, so long may the outputs stay away before they count as lost.
-_LAST_WORDS_S = 5.0
+# Outputs that do not arrive within this time after the last image are lost.
+_LAST_OUTPUTS_S = 5.0
 
 
 class Player:
     """
-    Waits for nodes and shows on a bar how far they are.
+    Runs the camera node and shows the progress of the recording.
 
-    :param bar: one step for each frame that is played.
-    :param patience_s: so long may no output come before that is an error.
+    :param bar: progress bar with a step for each frame.
+    :param patience_s: longest time without an output before an error.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Player:
         """
         Wait until the perception node has loaded its model.
 
-        :raises OSError: it ended, is not ready in time, or another camera is there.
+        :raises OSError: it ended, is not ready in time, or there is another camera.
         """
         self._spin_until(self._recorder.has_perception, 'the perception node is not ready')
         if self._recorder.has_camera():  # by now every node in this domain is known
@@ -46,12 +46,12 @@ class Player:
 
     def play(self, part: Part) -> list[RecordedMessage]:
         """
-        Play every frame of a part once and return what came.
+        Play every frame of a part once and return the recorded messages.
 
-        The camera goes round and round, and the round that counts begins with the first frame
-        that comes with all its outputs: nodes may take seconds to find one another, in any order.
+        The camera repeats its source. The recording starts at the first frame with all outputs,
+        since discovery of the nodes may take seconds.
 
-        :raises OSError: a node ended, or nothing comes.
+        :raises OSError: a node ended, or there are no messages.
         """
         self._recorder.take()
         self._nodes.start(
@@ -60,45 +60,45 @@ class Player:
                 {'source': part.source, 'rate_hz': part.rate_hz, 'wait_for_subscribers': True}
             ),
         )
-        started_ns = time.time_ns()  # an older stamp is of the part before
+        started_ns = time.time_ns()  # older stamps are of the previous part
         before, count = self._bar.n, len(part.names)
 
         def arrivals() -> list[RecordedMessage]:
-            came = [a for a in self._recorder.arrivals if a.stamp_ns > started_ns]
-            return one_round(came, self._recorder.outputs, count)
+            messages = [a for a in self._recorder.arrivals if a.stamp_ns > started_ns]
+            return one_round(messages, self._recorder.outputs, count)
 
         def ended() -> bool:
-            came = arrivals()
-            done = len(_pictures(came))
+            messages = arrivals()
+            done = len(_image_stamps(messages))
             self._bar.set_description(f'{part.title} {done}/{count}', refresh=False)
             self._bar.n = before + done
-            return done == count and self._is_over(came)
+            return done == count and self._is_finished(messages)
 
-        self._spin_until(ended, f'nothing came while the camera played {part.title}')
+        self._spin_until(ended, f'no message while the camera played {part.title}')
         self._nodes.stop('camera')
         return arrivals()
 
-    def _is_over(self, came: Sequence[RecordedMessage]) -> bool:
-        """Tell whether the last picture is answered, or will not be."""
-        last_ns = max(arrival.stamp_ns for arrival in came)
+    def _is_finished(self, messages: Sequence[RecordedMessage]) -> bool:
+        """Return whether the outputs of the last image have arrived, or are lost."""
+        last_ns = max(arrival.stamp_ns for arrival in messages)
         later = any(a.stamp_ns > last_ns and a.topic != INPUT for a in self._recorder.arrivals)
         silent_s = (time.time_ns() - last_ns) / 1e9
-        answered = answered_stamps(came, self._recorder.outputs)
-        return last_ns in answered or later or silent_s > _LAST_WORDS_S
+        answered = answered_stamps(messages, self._recorder.outputs)
+        return last_ns in answered or later or silent_s > _LAST_OUTPUTS_S
 
-    def _spin_until(self, condition: Callable[[], bool], complaint: str) -> None:
-        heard, count = time.monotonic(), 0
+    def _spin_until(self, condition: Callable[[], bool], problem: str) -> None:
+        last_output, count = time.monotonic(), 0
         while not condition():
             self._recorder.spin(_SPIN_S)
             self._nodes.check()
-            self._bar.update(0)  # the time goes on
+            self._bar.update(0)  # show the elapsed time
             # A camera alone does not count: the node behind it may be stuck.
             answers = sum(arrival.topic != INPUT for arrival in self._recorder.arrivals)
             if answers > count:
-                heard, count = time.monotonic(), answers
-            if time.monotonic() - heard > self._patience_s:
+                last_output, count = time.monotonic(), answers
+            if time.monotonic() - last_output > self._patience_s:
                 raise TimeoutError(
-                    f'{complaint}: {self._patience_s:g} s without an output; give a slow model '
+                    f'{problem}: {self._patience_s:g} s without an output; give a slow model '
                     f'more time with --patience{self._nodes.last_lines()}'
                 )
 
@@ -106,14 +106,14 @@ class Player:
 def one_round(
     arrivals: Sequence[RecordedMessage], topics: Sequence[str], count: int
 ) -> list[RecordedMessage]:
-    """Pick what belongs to so many frames, beginning with the first that came complete."""
+    """Return the messages of `count` frames, starting with the first one that has all outputs."""
     first_ns = min(answered_stamps(arrivals, topics), default=None)
     if first_ns is None:
         return []
-    pictures = [stamp_ns for stamp_ns in _pictures(arrivals) if stamp_ns >= first_ns][:count]
-    last_ns = max(pictures, default=first_ns)
+    stamps = [stamp_ns for stamp_ns in _image_stamps(arrivals) if stamp_ns >= first_ns][:count]
+    last_ns = max(stamps, default=first_ns)
     return [arrival for arrival in arrivals if first_ns <= arrival.stamp_ns <= last_ns]
 
 
-def _pictures(arrivals: Sequence[RecordedMessage]) -> list[int]:
+def _image_stamps(arrivals: Sequence[RecordedMessage]) -> list[int]:
     return sorted(arrival.stamp_ns for arrival in arrivals if arrival.topic == INPUT)

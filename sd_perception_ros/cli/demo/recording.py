@@ -1,4 +1,4 @@
-"""What the demo plays, and what came back: messages sorted by the frame they belong to."""
+"""The parts of the demo, and their recorded messages sorted by frame."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PHOTO_RATE_HZ = 1.0
 @dataclass(frozen=True)
 class Part:
     """
-    Something that the camera plays once.
+    A source that the camera plays once.
 
-    :ivar source: the camera's parameter of that name.
-    :ivar names: names of the frames in the order of the source; files are called after them.
-    :ivar truth: folder of the frames' ground truth, where there is one.
-    :ivar picture_every: of so many frames, one is written as a picture.
+    :ivar source: parameter `source` of the camera.
+    :ivar names: names of the frames in the order of the source, for file names.
+    :ivar truth: folder with the ground truth of the frames, if there is one.
+    :ivar picture_every: every n-th frame is written as an image.
     :ivar film: whether the frames make a film.
     """
 
@@ -40,12 +40,12 @@ class Part:
 @dataclass(frozen=True)
 class Recording:
     """
-    What came while a part was played.
+    The recorded messages of a part.
 
-    :ivar frames: index of the frame in the source to {topic: picture or values}; the frames
-        whose every output came.
-    :ivar answered: how many stamps have every output.
-    :ivar topics: the outputs that were listened to.
+    :ivar frames: {index of the frame in the source: {topic: image or values}}, of frames with all
+        outputs.
+    :ivar answered: number of stamps with all outputs.
+    :ivar topics: the recorded outputs.
     """
 
     part: Part
@@ -59,7 +59,7 @@ def rooms(folder: Path, rate_hz: float) -> Part:
     """
     Describe the rendered sequence of a folder.
 
-    :raises ValueError: the folder holds none.
+    :raises ValueError: the folder has none.
     """
     count = len(RenderedSequence(folder))
     names = [f'rooms_{index:04d}' for index in range(count)]
@@ -85,7 +85,7 @@ def shortened(folder: Path, into: Path, frames: int) -> Path:
 
 
 def answered_stamps(arrivals: Sequence[RecordedMessage], topics: Sequence[str]) -> set[int]:
-    """Return the stamps, in ns, for which the picture and every output came."""
+    """Return the stamps, in ns, with an image and all outputs."""
     wanted = (INPUT, *topics)
     stamps = [{a.stamp_ns for a in arrivals if a.topic == topic} for topic in wanted]
     return set.intersection(*stamps)
@@ -95,8 +95,8 @@ def record(part: Part, arrivals: Sequence[RecordedMessage], topics: Sequence[str
     """
     Sort messages by frame.
 
-    A message belongs to the picture of the same stamp, and a picture is found in its source by
-    its pixels: so frames that got lost shift nothing.
+    Messages belong to the image of the same stamp. Images are found in their source by their
+    pixels, so that lost frames do no harm.
     """
     source = open_source(part.source)
     index_of = {source.frame(index).rgb.tobytes(): index for index in range(len(source))}

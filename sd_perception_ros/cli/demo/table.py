@@ -34,19 +34,19 @@ Values = NDArray[Any]
 
 
 def poses_of(joints: Values, height: int, width: int) -> Poses:
-    """Turn the points of human_pose/keypoints back into people."""
+    """Convert the points of human_pose/keypoints to people."""
     people = []
     for number in np.unique(joints['person']):
         own = joints[joints['person'] == number]
         found = np.full((len(JOINTS), 3), np.nan, np.float32)
         found[:, 2] = 0
         found[own['joint']] = np.stack([own['u'], own['v'], own['score']], 1)
-        seen = np.isin(np.arange(len(JOINTS)), own['joint'])
-        people.append(Person(found, seen, float(own['score'].mean())))
+        received = np.isin(np.arange(len(JOINTS)), own['joint'])
+        people.append(Person(found, received, float(own['score'].mean())))
     return Poses(tuple(people), height, width)
 
 
-# Task: the prediction that the values on its topic are, for (H, W).
+# Task: function of (values of its topic, height, width) that returns the prediction.
 PREDICTIONS: Mapping[str, Callable[[Values, int, int], Prediction]] = {
     'depth': lambda values, *_: DepthMap(values),
     'disparity': lambda values, *_: DisparityMap(values),
@@ -61,13 +61,13 @@ HEADER = ('topic', 'type', 'size', 'messages', 'rate Hz', 'median latency ms', '
 
 
 def topic_table(recording: Recording) -> str:
-    """Write a line for each topic: messages, rate, and latency from the camera's stamp."""
+    """Return a line for each topic: messages, rate, and latency from the camera's stamp."""
     part = recording.part
     sent, answered = len(part.names), recording.answered
-    seen = sum(arrival.topic == INPUT for arrival in recording.arrivals)
+    received = sum(arrival.topic == INPUT for arrival in recording.arrivals)
     rows = [_topic_row(topic, recording.arrivals) for topic in (INPUT, *recording.topics)]
     title = (
-        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {seen} recorded, '
+        f'{part.title}: {sent} frames played at {part.rate_hz:g} Hz, {received} recorded, '
         f'{answered} answered on every topic, {max(sent - answered, 0)} not'
     )
     return '\n'.join([title, *aligned([HEADER, *rows])])
@@ -75,26 +75,29 @@ def topic_table(recording: Recording) -> str:
 
 def error_table(figures: Mapping[str, Figures], frames: int) -> str:
     """
-    Write the errors of several predictors below one another, task by task.
+    Return the errors of several predictors, task by task.
 
     :param figures: predictor to task to figures, as `errors` returns them.
-    :param frames: how many frames were measured.
+    :param frames: number of evaluated frames.
     """
     lines = [f'error against ground truth, {frames} frames']
     for task, names in next(iter(figures.values())).items():
-        rows = [(who, *(f'{of[task][name]:.3f}' for name in names)) for who, of in figures.items()]
+        rows = [
+            (predictor, *(f'{by_task[task][name]:.3f}' for name in names))
+            for predictor, by_task in figures.items()
+        ]
         lines += aligned([(task, *names), *rows])
     return '\n'.join(lines)
 
 
 def errors(recording: Recording) -> dict[str, Figures]:
     """
-    Measure what was published, and a guess that never looks, on frames with ground truth.
+    Evaluate published values and a constant baseline on frames with ground truth.
 
-    The guess is a depth without any shape, surfaces that all face along the optical axis, a wall
-    everywhere, and nobody and nothing in front of it.
+    The baseline is a constant depth, normals along the optical axis, class wall everywhere, and
+    no foreground and no people.
 
-    :returns: 'published' and 'guess' to task to figures; empty without truth or frames.
+    :returns: {'published' or 'baseline': {task: figures}}; empty without truth or frames.
     """
     if recording.part.truth is None or not recording.frames:
         return {}
@@ -103,14 +106,14 @@ def errors(recording: Recording) -> dict[str, Figures]:
         name: make_task(name) for name, topic in VALUE_TOPICS.items() if topic in recording.topics
     }
     first = dataset[next(iter(recording.frames))]
-    blind = guess(*first['image'].shape[-2:])
+    constant = constant_baseline(*first['image'].shape[-2:])
     tasks = {
         name: task
         for name, task in tasks.items()
-        if task.truth in first and _measurable(task, blind[name], first)
+        if task.truth in first and _measurable(task, constant[name], first)
     }
     published: Measured = {}
-    guessed: Measured = {}
+    baseline_measured: Measured = {}
     for index, frame in recording.frames.items():
         sample = dataset[index]
         height, width = sample['image'].shape[-2:]
@@ -118,12 +121,15 @@ def errors(recording: Recording) -> dict[str, Figures]:
             name: PREDICTIONS[name](frame[VALUE_TOPICS[name]], height, width) for name in tasks
         }
         add(published, tasks, values, sample)
-        add(guessed, tasks, {name: blind[name] for name in tasks}, sample)
-    return {'published': summarize(published, tasks), 'guess': summarize(guessed, tasks)}
+        add(baseline_measured, tasks, {name: constant[name] for name in tasks}, sample)
+    return {
+        'published': summarize(published, tasks),
+        'baseline': summarize(baseline_measured, tasks),
+    }
 
 
-def guess(height: int, width: int) -> dict[str, Prediction]:
-    """Predict the same for every picture, without looking at it."""
+def constant_baseline(height: int, width: int) -> dict[str, Prediction]:
+    """Return the constant baseline for (height, width) images."""
     nothing = np.zeros((height, width), np.float32)
     facing = np.zeros((height, width, 3), np.float32)
     facing[..., 2] = -1
@@ -139,7 +145,7 @@ def guess(height: int, width: int) -> dict[str, Prediction]:
 
 
 def _measurable(task: Task, prediction: Prediction, sample: Sample) -> bool:
-    """Return whether the package that measures a task is here: a robot need not have it."""
+    """Return whether the package for the metrics of a task is installed."""
     try:
         task.measure(prediction, sample)
     except ImportError:
@@ -156,17 +162,17 @@ def rate_hz(arrivals: Sequence[RecordedMessage]) -> float:
 
 
 def _topic_row(topic: str, arrivals: Iterable[RecordedMessage]) -> tuple[str, ...]:
-    came = [arrival for arrival in arrivals if arrival.topic == topic]
-    if not came:
+    messages = [arrival for arrival in arrivals if arrival.topic == topic]
+    if not messages:
         return topic, '-', '-', '0', '-', '-', '-'
-    sizes = {f'{a.size[0]} x {a.size[1]}' for a in came}
-    latencies_ms = [arrival.latency_ms for arrival in came]
+    sizes = {f'{a.size[0]} x {a.size[1]}' for a in messages}
+    latencies_ms = [arrival.latency_ms for arrival in messages]
     return (
         topic,
-        came[0].kind,
+        messages[0].kind,
         sizes.pop() if len(sizes) == 1 else 'various',
-        str(len(came)),
-        f'{rate_hz(came):.2f}',
+        str(len(messages)),
+        f'{rate_hz(messages):.2f}',
         f'{np.median(latencies_ms):.1f}',
         f'{np.percentile(latencies_ms, 95):.1f}',
     )

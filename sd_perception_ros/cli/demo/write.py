@@ -1,4 +1,4 @@
-"""Everything that the demo leaves: a picture of each input, an overview, a film and a table."""
+"""The files of the demo: an image of each input, an overview, a film and a table."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from sd_perception_ros.cli.demo.table import error_table, errors, topic_table
 from sd_perception_ros.types import UInt8
 
 JPEG_BYTES, WEBP_BYTES = 300_000, 2_500_000
-WEBP_RATE_HZ = 5.0  # a machine that plays the film slower still gets a picture that moves
+WEBP_RATE_HZ = 5.0  # minimum rate of the animation, for machines that play the film slower
 OVERVIEW_ROOMS = 2
 OVERVIEW_PHOTOS = 5
 FOOTNOTES = """\
-Latency runs from the camera's stamp to the moment when the recorder, in another process, has
-unpacked the message. A frame is not answered when a newer one came before its turn.
-The metres of depth/points are a demo value, {shift_m:g} m + {scale_m:g} m x relative depth:
-nothing was measured."""
+Latency: from the camera's stamp until the recorder, in another process, has deserialized the
+message. A frame is not answered if a newer one arrived before its turn. Metres of depth/points
+are a demo value, {shift_m:g} m + {scale_m:g} m x relative depth, not a measurement."""
 ERROR_NOTE = """\
-Depth is compared after each image's least-squares scale and shift (affine-invariant protocol);
-under_11.25 is the share of pixels whose normal is off by less than 11.25 degrees. The guess never
-looks: one distance everywhere, every surface faces the camera, all is wall and nobody is there."""
+Depth is compared after a least-squares fit of scale and shift to each image (affine-invariant).
+under_11.25: fraction of pixels with an angular error of normals below 11.25 degrees. Baseline:
+constant depth, normals along the optical axis, class wall, no foreground, no people."""
 
 
 def write_pictures(
     recordings: Sequence[Recording], folder: Path, step: Callable[[], object]
 ) -> None:
     """
-    Write pictures, film and overview into a folder.
+    Write images, film and overview into a folder.
 
     :param step: called after each frame.
     """
@@ -69,8 +68,9 @@ def write_table(
     """
     Write table.txt and return its text.
 
-    :param about: the first line: what ran where.
-    :param scale_m: the scale that the node was given, for the footnote; so is `shift_m`.
+    :param about: the first line: checkpoint and machine.
+    :param scale_m: scale in the parameters of the node, for the footnote.
+    :param shift_m: shift in the parameters.
     """
     blocks = [about, *(topic_table(recording) for recording in recordings)]
     blocks.append(FOOTNOTES.format(scale_m=scale_m, shift_m=shift_m))
@@ -83,7 +83,7 @@ def write_table(
 
 
 def pictured(answered: Sequence[int], every: int) -> list[int]:
-    """Choose every n-th frame, or the next one that was answered."""
+    """Choose every n-th frame, or the next one with all outputs."""
     wanted = range(0, max(answered, default=-1) + 1, every)
     return sorted({min(index for index in answered if index >= start) for start in wanted})
 
@@ -92,9 +92,9 @@ def _rows(
     recording: Recording, folder: Path, step: Callable[[], object], small: list[UInt8]
 ) -> Iterator[UInt8]:
     """
-    Draw the frames one after the other, and write some of them.
+    Draw the frames in order, and write some of them.
 
-    :param small: gets a small picture of each frame, for the moving overview.
+    :param small: list to which a small image of each frame is added, for the moving overview.
     """
     part = recording.part
     written = pictured(list(recording.frames), part.picture_every)

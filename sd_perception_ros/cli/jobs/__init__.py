@@ -1,1 +1,1 @@
-"""What the commands that need torch do once their arguments are read: one file each."""
+"""The parts of commands that need torch; they run after the arguments are read."""

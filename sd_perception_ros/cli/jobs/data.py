@@ -1,4 +1,4 @@
-"""Look at data before a training: contact sheets and statistics; or write it into shards."""
+"""Inspect data before a training (contact sheet, statistics), or write shards."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from sd_perception_ros.paths import printable
 def inspect(arguments: argparse.Namespace) -> int:
     """Draw a contact sheet and print statistics; return 1 if frames or truths are broken."""
     dataset = open_data(arguments.data)
-    print(f'{dataset.name}: {len(dataset)} frames with {", ".join(dataset.truths) or "no truth"}')
+    print(
+        f'{dataset.name}: {len(dataset)} frames with '
+        f'{", ".join(dataset.truths) or "no ground truth"}'
+    )
     print_notes(dataset)
-    if arguments.read:  # otherwise every file is read anyway, and every broken one named
+    if arguments.read:  # otherwise all files are read anyway, and broken ones are listed
         dataset.check()
     statistics, broken = DataStatistics(dataset.classes), 0
     rows = dataset.evenly_spaced(arguments.rows)
@@ -59,7 +62,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def shards(arguments: argparse.Namespace) -> int:
-    """Write a set into shards."""
+    """Write a data set as shards."""
     dataset = open_data(arguments.data, size=arguments.frame_size)
     dataset.check()
     with tqdm(total=len(dataset), unit='frame', mininterval=1) as bar:

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on frames with ground truth, beside a baseline without an input."""
+"""Evaluate a checkpoint on frames with ground truth, beside a constant baseline."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.tasks.task import Task
 
 MODEL, MEAN, AGAINST = 'model', 'mean target', 'against'  # columns, and keys of the JSON
-BASELINE_FRAMES = 500  # of each training set; more change the mean target little
+BASELINE_FRAMES = 500  # frames of each training set; more hardly change the mean target
 Differences = Mapping[str, Mapping[str, Difference]]
 
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     tasks = measurable(engine.tasks, dataset)
     _print_left_out(engine, tasks, dataset)
     results: dict[str, dict[str, Figures]] = {}
-    if arguments.train:  # first: it is fast, and may not fit the data
+    if arguments.train:  # first: it is fast, and may fail for this data
         train = _open(arguments.train, engine, limit=BASELINE_FRAMES)
         results[MEAN] = _measure_baseline(tasks, train, dataset, protocol)
     measured = _measure(engine, dataset, protocol, 'evaluate')
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _open(
     names: Sequence[str], engine: Engine, limit: int = 0, measuring: bool = False
 ) -> Dataset:
-    """Open data with the class ids of the model, where it has the same classes."""
+    """Open data, with the class ids of the model if the classes are the same."""
     classes = next((t.class_names for t in engine.tasks.values() if hasattr(t, 'class_names')), ())
     return relabel(open_data(names, limit, measuring=measuring), classes)
 
@@ -94,7 +94,7 @@ def _print_left_out(engine: Engine, tasks: Mapping[str, Task], dataset: Dataset)
     left_out = {name: task.truth for name, task in engine.tasks.items() if name not in tasks}
     without_truth = [name for name, truth in left_out.items() if truth not in dataset.truths]
     if without_truth:
-        print(f'not measured, the data has no truth for: {", ".join(without_truth)}')
+        print(f'not measured, the data has no ground truth for: {", ".join(without_truth)}')
     for name in left_out.keys() - set(without_truth):
         print(f'{name} is not measured: {class_mismatch(name, engine.tasks[name], dataset)}')
 
@@ -110,7 +110,7 @@ def _measure(engine: Engine, dataset: Dataset, protocol: Protocol, title: str) -
 def _measure_baseline(
     tasks: Mapping[str, Task], train: Dataset, dataset: Dataset, protocol: Protocol
 ) -> dict[str, Figures]:
-    """Measure the mean target of the training data as a prediction of every frame."""
+    """Measure the mean target of the training data as the prediction for every frame."""
     measured: Measured = {}
     steps = measure_mean(measurable(tasks, train), train, dataset, measured, protocol)
     for _ in tqdm(steps, MEAN, len(dataset), unit='frame'):
@@ -146,7 +146,7 @@ def _write_json(
     differences: Differences,
     frames: Mapping[str, list[Figures]],
 ) -> None:
-    """Write the metrics of the data set and of each frame, and how they were measured."""
+    """Write the metrics of the data set and of each frame, and the options of the evaluation."""
     report = {
         **results,
         'difference': {
@@ -242,7 +242,7 @@ def _write_sheets(
     folder: Path,
     count: int,
 ) -> None:
-    """Write DIR/<task>.png: the worst pictures of each task, the worst on top."""
+    """Write DIR/<task>.png: the worst images of each task, worst first."""
     for name, figures in frames.items():
         task = engine.tasks[name]
         rows = []

@@ -43,7 +43,7 @@ from sd_perception_ros.training.state import discard_state
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the stages that are not done yet."""
+    """Run the stages that are not finished."""
     if processes() > 1:
         raise ValueError('pretrain runs in one process; start it without accelerate launch')
     if arguments.stage == 'tiny_encoder':
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_sizes(dataset: Dataset) -> None:
-    """Refuse pictures of several sizes, of which no latents can lie in one array."""
+    """Refuse images of several sizes: their latents do not fit in one array."""
     first = dataset.image(0).shape[-2:]
     for index in dataset.evenly_spaced(64):
         size = dataset.image(index).shape[-2:]
@@ -82,7 +82,7 @@ def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:
     height, width = dataset.image(0).shape[-2:]
     if size[0] > height or size[1] > width:
         raise ValueError(
-            f'windows of {size[1]}x{size[0]} do not fit into pictures of {width}x{height}; choose '
+            f'windows of {size[1]}x{size[0]} do not fit into images of {width}x{height}; choose '
             'a smaller --denoiser-size, or a larger --frame-size'
         )
 
@@ -90,7 +90,7 @@ def _check_windows(dataset: Dataset, size: tuple[int, int]) -> None:
 def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'vae'
     if has_weights(folder):
-        print(f'{folder} is there: the autoencoder is trained')
+        print(f'{folder} exists: the autoencoder is trained')
         return
     vae = small_vae()
     config = TrainingConfig(
@@ -105,7 +105,7 @@ def _vae(arguments: argparse.Namespace, dataset: Dataset) -> None:
     follow('autoencoder', log, config, arguments.out)
     factor = measure_scaling_factor(vae.eval(), dataset)
     vae.register_to_config(scaling_factor=round(factor, 5))
-    # The autoencoder last: once it is there, the stage is done.
+    # The autoencoder last: once it exists, the stage is finished.
     save_tensors(arguments.out / PROMPT, {'prompt': torch.zeros(1, 1, PROMPT_WIDTH)})
     save_model(folder, vae, torch.float32)
     discard_state(state)
@@ -133,16 +133,16 @@ def _latents(arguments: argparse.Namespace, dataset: Dataset) -> None:
 def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
     folder = arguments.out / 'unet'
     if has_weights(folder):
-        print(f'{folder} is there: the denoiser is trained')
+        print(f'{folder} exists: the denoiser is trained')
         return
     source = _source(arguments, dataset)
     latents = latents_of(arguments.out / 'latents.safetensors', source)
     assert latents is not None
     latents = latents.to(device())
     state = arguments.out / 'unet_training'
-    unet, taken = _fresh_denoiser(arguments)
-    if taken:
-        print(f'{taken:.0%} of the denoiser is taken over from {arguments.denoiser_from}')
+    unet, copied = _fresh_denoiser(arguments)
+    if copied:
+        print(f'{copied:.0%} of the denoiser is copied from {arguments.denoiser_from}')
     if not arguments.denoiser_steps:
         save_model(folder, unet.eval(), torch.float32)
         return
@@ -175,7 +175,7 @@ def _denoiser(arguments: argparse.Namespace, dataset: Dataset) -> None:
 
 
 def _fresh_denoiser(arguments: argparse.Namespace) -> tuple[torch.nn.Module, float]:
-    """Return a denoiser and the share of its weights that another one has trained."""
+    """Return a new denoiser and the fraction of its weights copied from another one."""
     unet = small_unet(arguments.denoiser_channels)
     if arguments.denoiser_from is None:
         return unet, 0.0

@@ -41,7 +41,7 @@ from sd_perception_ros.training.processes import device, is_main, processes
 from sd_perception_ros.training.state import STATE, steps_done
 from sd_perception_ros.training.validation import best_of, Validation
 
-LARGE_IMAGE = 3  # times as long as a window, which then shows only parts of objects
+LARGE_IMAGE = 3  # ratio of image to window size above which windows show only parts of objects
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
     """
     Train, then write the checkpoint folder.
 
-    :param options: of tasks, by their names.
+    :param options: options by task.
     """
     _check_finished(arguments.out, config.steps)
     torch.manual_seed(config.seed)
@@ -201,10 +201,10 @@ def _latents(
     file: Path | None, base: Path, dataset: Dataset, windows: WindowConfig
 ) -> torch.Tensor | None:
     """
-    Load the latents that pretrain made of this data, to the device; None: there are none.
+    Load the latents of this data from pretrain to the device; None if there are none.
 
     :param file: None: those in `base`, if they match.
-    :raises ValueError: `file` is of other data, or does not match the options.
+    :raises ValueError: `file` has other data, or does not match the options.
     """
     path = file or base / 'latents.safetensors'
     latents = None
@@ -243,7 +243,7 @@ def _note_untrained_joints(tasks: Iterable[Task]) -> None:
 
 
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
-    """Return the longer side at which the model sees images at the scale of its training."""
+    """Return the longer image side at which objects have the scale of the training."""
     sides = []
     for index in dataset.evenly_spaced(16):
         height, width = dataset.image(index).shape[-2:]

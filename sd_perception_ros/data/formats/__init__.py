@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # not torch.
 KINDS = {
     'rooms': 'RoomsDataset',
-    'folder': 'PicturesDataset',
+    'folder': 'ImagesDataset',
     'shards': 'ShardsDataset',
     'rosbag': 'RosbagDataset',
     'hypersim': 'HypersimDataset',

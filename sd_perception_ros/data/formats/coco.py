@@ -19,10 +19,10 @@ from sd_perception_ros.skeleton import JOINTS
 
 class CocoDataset(FolderDataset):
     """
-    Pictures with at least one person whose joints are marked; for measuring, all of them.
+    Images with at least one person with annotated joints; for evaluation, all images.
 
-    Crowds, and people whose joints nobody marked, are NaN in `matte`, which says elsewhere where
-    the outlines of people lie; too coarsely to learn mattes from, so it is no truth here.
+    `matte` is 1 within the outlines of people, and NaN for crowds and for people without
+    annotated joints. The outlines are too coarse for matting, so it is not in `truths`.
     """
 
     kind = 'coco'
@@ -32,16 +32,16 @@ class CocoDataset(FolderDataset):
     truths = ('joints',)
 
     def find(self) -> list[FrameFiles]:
-        """List the pictures with marked people; for measuring, all."""
+        """List the images with annotated people; for evaluation, all."""
         file = self.folder / 'annotations' / f'person_keypoints_{self.split}.json'
         if not file.is_file():
             return []
-        self._people = MarkedPeople(file)
+        self._people = AnnotatedPeople(file)
         names = self._people.names() if self.measuring else self._people.names_with_joints()
         return [FrameFiles(name, {'image': self.folder / self.split / name}) for name in names]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture; its people, the largest first."""
+        """Read an image and its people, the largest first."""
         image = read_rgb(frame.files['image'])
         matte = self._people.matte(frame.key, *image.shape[:2])
         joints = self._people.joints(frame.key)
@@ -49,16 +49,16 @@ class CocoDataset(FolderDataset):
         return {'image': image, 'joints': joints, 'matte': matte, **bodies}
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written."""
+        """Return notes about values that were changed while reading."""
         return self._people.notes()
 
 
-class MarkedPeople:
+class AnnotatedPeople:
     """
-    A file of annotations in COCO's format, through pycocotools.
+    A file of annotations in the format of COCO, read with pycocotools.
 
     :raises OSError: the file is not in this format.
-    :raises ValueError: it marks other joints.
+    :raises ValueError: it has other joints.
     """
 
     def __init__(self, file: Path) -> None:
@@ -77,7 +77,7 @@ class MarkedPeople:
             for row in content['annotations']:
                 row['image_id'] = str(row['image_id'])
                 _complete(row)
-            with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
                 self._coco = COCO()
                 self._coco.dataset = content
                 self._coco.createIndex()
@@ -100,29 +100,29 @@ class MarkedPeople:
             if names is not None and tuple(names) != JOINTS:
                 raise ValueError(
                     f'{file}: expected the 17 joints of COCO ({", ".join(JOINTS)}), got '
-                    f'{", ".join(names)}; bring them into this order, flag 0 for those you lack'
+                    f'{", ".join(names)}; reorder them, with flag 0 for missing ones'
                 )
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written, a sentence each."""
+        """Return notes about values that were changed while reading, a sentence each."""
         if not self.unknown_joints:
             return []
         return [
-            f'{self.file}: {self.unknown_joints} joints without finite coordinates are taken as '
+            f'{self.file}: {self.unknown_joints} joints without finite coordinates are read as '
             'not marked'
         ]
 
     def names(self) -> list[str]:
-        """Return the names of all pictures, sorted."""
+        """Return the names of all images, sorted."""
         return sorted(self._ids)
 
     def names_with_joints(self) -> list[str]:
-        """Return the names of pictures on which somebody's joints are marked, sorted."""
-        return sorted(name for name in self._ids if self._marked(name))
+        """Return the names of images with annotated joints, sorted."""
+        return sorted(name for name in self._ids if self._annotated(name))
 
     def joints(self, name: str) -> NDArray[np.float32]:
-        """Return (P, 17, 3) u, v and flag of a picture, the largest people first."""
-        people = self._marked(name)
+        """Return (P, 17, 3) u, v and flag of an image, the largest people first."""
+        people = self._annotated(name)
         rows = np.zeros((len(people), len(JOINTS), 3), np.float32)
         for row, person in zip(rows, people, strict=True):
             if len(person['keypoints']) != rows[0].size:
@@ -135,10 +135,10 @@ class MarkedPeople:
         return rows
 
     def bodies(self, name: str) -> NDArray[np.float32]:
-        """Return (Q, 6) boxes, areas and crowds as in `Sample`, zeros where none is known."""
-        others = [row for row in self._rows(name) if not _is_marked(row)]
+        """Return (Q, 6) boxes, areas and crowds as in `Sample`, zeros where unknown."""
+        others = [row for row in self._rows(name) if not _is_annotated(row)]
         rows = []
-        for row in [*self._marked(name), *others]:
+        for row in [*self._annotated(name), *others]:
             box = row.get('bbox') or [0] * 4
             if len(box) != 4:
                 raise ValueError(
@@ -151,18 +151,18 @@ class MarkedPeople:
         return np.array(rows, np.float32).reshape(-1, 6)
 
     def matte(self, name: str, height: int, width: int) -> NDArray[np.float32]:
-        """Return 1 within outlines of marked people, NaN within others', (H, W)."""
+        """Return (H, W): 1 within outlines of annotated people, NaN within those of others."""
         matte = np.zeros((height, width), np.float32)
         rows = self._rows(name)
-        # Marked people last: where they stand before a crowd, they are known.
-        for row in sorted(rows, key=_is_marked):
+        # Annotated people last: they may stand in front of a crowd.
+        for row in sorted(rows, key=_is_annotated):
             if row.get('segmentation'):
                 outline = self._coco.annToMask(row).astype(bool)
-                matte[outline] = 1 if _is_marked(row) else np.nan
+                matte[outline] = 1 if _is_annotated(row) else np.nan
         return matte
 
-    def _marked(self, name: str) -> list[dict[str, Any]]:
-        marked = [row for row in self._rows(name) if _is_marked(row)]
+    def _annotated(self, name: str) -> list[dict[str, Any]]:
+        marked = [row for row in self._rows(name) if _is_annotated(row)]
         return sorted(marked, key=lambda row: -float(row['area']))
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ class MarkedPeople:
 
 
 def _complete(row: dict[str, Any]) -> None:
-    """Set a missing area to 0, and the flag of joints without finite coordinates, too."""
+    """Set a missing area, and flags of joints without finite coordinates, to 0."""
     area: Any = row.get('area')
     row['area'] = float(area) if _is_finite(area) else 0.0
     numbers = row.get('keypoints') or []
@@ -189,5 +189,5 @@ def _is_finite(number: Any) -> bool:
     return isinstance(number, int | float) and math.isfinite(number)
 
 
-def _is_marked(row: dict[str, Any]) -> bool:
+def _is_annotated(row: dict[str, Any]) -> bool:
     return not row.get('iscrowd', 0) and any((row.get('keypoints') or ())[2::3])

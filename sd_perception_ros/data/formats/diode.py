@@ -1,4 +1,4 @@
-"""DIODE: rooms and the outdoors with a laser scanner's depth (Vasiljevic, arXiv 1908.00463)."""
+"""DIODE: rooms and outdoor scenes with depth of a laser scanner (Vasiljevic, arXiv 1908.00463)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sd_perception_ros.data.files import find_files, read_npy, read_rgb
 
 
 class DiodeDataset(FolderDataset):
-    """Images with depth, where the mask of the authors marks it as measured."""
+    """Images with depth, where the mask of the authors marks it as valid."""
 
     kind = 'diode'
     layout = '{train,val}/{indoors,outdoor}/scene_*/scan_*/NAME{.png,_depth.npy,_depth_mask.npy}'
@@ -20,12 +20,12 @@ class DiodeDataset(FolderDataset):
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
-        """List the split's pictures."""
+        """List the split's images."""
         below = 'scene_*/scan_*/*.png' if '/' in self.split else '*/scene_*/scan_*/*.png'
         return [_frame(file) for file in find_files(self.folder, f'{self.split}/{below}')]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth, metres; unknown where the mask is 0."""
+        """Read an image and its depth, metres; unknown where the mask is 0."""
         depth_m = read_npy(frame.files['depth_m'], 2, 3).astype(np.float32)
         depth_m = depth_m.reshape(depth_m.shape[:2])
         mask = read_npy(frame.files['mask'], 2)

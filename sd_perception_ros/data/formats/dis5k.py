@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_rgb, read_shares
+from sd_perception_ros.data.files import find_files, read_alpha, read_rgb
 
 
 class Dis5kDataset(FolderDataset):
@@ -16,7 +16,7 @@ class Dis5kDataset(FolderDataset):
     truths = ('foreground',)
 
     def find(self) -> list[FrameFiles]:
-        """List the split's pictures."""
+        """List the split's images."""
         top = self.folder / self.split
         return [
             FrameFiles(file.stem, {'image': file, 'foreground': top / 'gt' / f'{file.stem}.png'})
@@ -24,8 +24,8 @@ class Dis5kDataset(FolderDataset):
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its mask."""
+        """Read an image and its mask."""
         return {
             'image': read_rgb(frame.files['image']),
-            'foreground': read_shares(frame.files['foreground']),
+            'foreground': read_alpha(frame.files['foreground']),
         }

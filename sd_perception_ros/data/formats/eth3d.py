@@ -1,4 +1,4 @@
-"""ETH3D: large pictures with a laser scanner's depth (Schoeps et al., CVPR 2017)."""
+"""ETH3D: large images with depth of a laser scanner (Schoeps et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import AGAIN, check_whole, existing, find_files, read_rgb
+from sd_perception_ros.data.files import AGAIN, check_complete, existing, find_files, read_rgb
 
 
 class Eth3dDataset(FolderDataset):
-    """The training scenes of the high-resolution multi-view benchmark, in their own lens."""
+    """The training scenes of the high-resolution multi-view benchmark, with lens distortion."""
 
     kind = 'eth3d'
     layout = (
@@ -31,13 +31,13 @@ class Eth3dDataset(FolderDataset):
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth: float32 metres without a header, infinite unknown."""
+        """Read an image and its depth: float32 metres without a header, infinite: unknown."""
         image = read_rgb(frame.files['image'])
         height, width = image.shape[:2]
         file = existing(frame.files['depth_m'])
         if file.stat().st_size != 4 * height * width:
             raise OSError(
-                f'{file}: expected {width} x {height} numbers of 4 bytes, as the picture has '
+                f'{file}: expected {width} x {height} numbers of 4 bytes, as the image has '
                 f'pixels, got {file.stat().st_size} bytes; {AGAIN}'
             )
         depth_m = np.fromfile(file, '<f4').reshape(height, width)
@@ -47,7 +47,7 @@ class Eth3dDataset(FolderDataset):
     def check(self) -> None:
         """Check every image, and the depth files, which are not JPEG despite their name."""
         for frame in self.frames:
-            check_whole(frame.files['image'])
+            check_complete(frame.files['image'])
             depth = frame.files['depth_m']
             if existing(depth).stat().st_size == 0:
                 raise OSError(f'{depth}: expected depth, got an empty file; {AGAIN}')

@@ -1,4 +1,4 @@
-"""A user's own pictures: a folder of pictures, and a folder for each truth beside it."""
+"""Images of a user: a folder of images, and beside it a folder for each ground truth."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import (
     find_files,
+    read_alpha,
     read_ids,
     read_levels,
     read_npy,
     read_rgb,
-    read_shares,
     read_text,
 )
-from sd_perception_ros.data.formats.coco import MarkedPeople
+from sd_perception_ros.data.formats.coco import AnnotatedPeople
 from sd_perception_ros.data.formats.rooms import to_depth_m, to_normals
 from sd_perception_ros.skeleton import JOINTS
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.webp', '.tif', '.tiff')
-# Pictures that OpenCV does not read; a set of them and of others would lose them in silence.
+# Formats that OpenCV cannot read: such files are refused, not silently left out.
 _UNREADABLE = ('.heic', '.heif', '.avif', '.gif', '.dng', '.nef', '.cr2', '.arw', '.svg', '.psd')
 # Folder of a ground truth, and the suffixes of its files.
 _LOSSLESS = ('.png', '.tif', '.tiff')
@@ -41,11 +41,11 @@ CLASSES = 'classes.txt'
 UNKNOWN = 255  # class id
 
 
-class PicturesDataset(FolderDataset):
+class ImagesDataset(FolderDataset):
     """
-    Pictures in `image/` and truths of the same names in folders beside it; see docs/data.md.
+    Images in `image/`, ground truth of the same names in folders beside it; see docs/data.md.
 
-    A truth that has a folder is there for every picture.
+    If there is a folder for a ground truth, it has a file for every image.
     """
 
     kind = 'folder'
@@ -53,7 +53,7 @@ class PicturesDataset(FolderDataset):
     signs = ('image',)
 
     def find(self) -> list[FrameFiles]:
-        """List the pictures; the folders that are there are the truths."""
+        """List the images; existing folders determine `truths`."""
         present = {
             name: (self.folder / folder, endings)
             for name, (folder, endings) in FOLDERS.items()
@@ -62,7 +62,7 @@ class PicturesDataset(FolderDataset):
         self.truths = tuple(present)
         self._people = None
         if (self.folder / KEYPOINTS).is_file():
-            self._people = MarkedPeople(self.folder / KEYPOINTS)
+            self._people = AnnotatedPeople(self.folder / KEYPOINTS)
             self.truths += ('joints',)
         if (self.folder / CLASSES).is_file():
             self.classes = tuple(read_text(self.folder / CLASSES).split('\n'))
@@ -84,16 +84,16 @@ class PicturesDataset(FolderDataset):
         ]
         if others:
             raise ValueError(
-                f'{self.folder / "image"}: expected pictures ({", ".join(PICTURES)}), got '
+                f'{self.folder / "image"}: expected images ({", ".join(PICTURES)}), got '
                 f'{len(others)} of other kinds, such as {others[0]}; convert or remove them'
             )
 
-    def _check_names(self, pictures: set[str]) -> None:
-        """Check that keypoints.json and classes.txt fit the images: else they would be ignored."""
-        listed = pictures if self._people is None else set(self._people.names())
-        if unlisted := sorted(pictures - listed):
+    def _check_names(self, images: set[str]) -> None:
+        """Check that keypoints.json and classes.txt fit the images."""
+        listed = images if self._people is None else set(self._people.names())
+        if unlisted := sorted(images - listed):
             raise ValueError(
-                f'{self.folder / KEYPOINTS}: expected every picture of image/ among its images, '
+                f'{self.folder / KEYPOINTS}: expected every image of image/ among its images, '
                 f'also those without people; {len(unlisted)} are not, such as {unlisted[0]}: '
                 'correct file_name, or add them'
             )
@@ -104,14 +104,14 @@ class PicturesDataset(FolderDataset):
             )
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its truths."""
+        """Read an image and its truths."""
         readers: dict[str, Callable[[Path], NDArray[Any]]] = {
             'image': partial(read_rgb, turned=True),
             'depth_m': _depth_m,
             'normals': _normals,
             'labels': self._labels,
-            'foreground': read_shares,
-            'matte': read_shares,
+            'foreground': read_alpha,
+            'matte': read_alpha,
         }
         arrays: dict[str, NDArray[Any]] = {
             name: readers[name](file) for name, file in frame.files.items()
@@ -123,7 +123,7 @@ class PicturesDataset(FolderDataset):
         return arrays
 
     def notes(self) -> list[str]:
-        """Return what was read otherwise than written."""
+        """Return notes about values that were changed while reading."""
         return [] if self._people is None else self._people.notes()
 
     def _labels(self, file: Path) -> NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def _beside(image: Path, folder: Path, endings: tuple[str, ...]) -> Path:
 
 
 def _depth_m(file: Path) -> NDArray[np.float32]:
-    """Read millimetres, 0 unknown and 65535 nothing in range, or metres as numbers."""
+    """Read millimetres of an image (0: unknown, 65535: beyond the range), or metres of .npy."""
     if file.suffix != '.npy':
         return to_depth_m(read_levels(file, np.uint16, 'millimetres'))
     depth_m = read_npy(file, 2).astype(np.float32)
@@ -154,7 +154,7 @@ def _depth_m(file: Path) -> NDArray[np.float32]:
 
 
 def _normals(file: Path) -> NDArray[np.float32]:
-    """Read levels around 128, or vectors as numbers; the length does not matter, 0 is unknown."""
+    """Read levels around 128, or vectors of any length of a .npy file; length 0 is unknown."""
     if file.suffix != '.npy':
         return to_normals(read_rgb(file))
     vectors = np.nan_to_num(read_npy(file, 3)).astype(np.float32)

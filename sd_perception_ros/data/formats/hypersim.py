@@ -19,10 +19,10 @@ SPLIT_COLUMNS = (
     *('split_partition_name', 'included_in_public_release'),
 )
 CAMERA_FILE = 'metadata_camera_parameters.csv'
-# Every scene's camera but the tilted and shifted ones of CAMERA_FILE: 60 degrees wide, 4 : 3.
+# Camera of all scenes, except tilted and shifted ones in CAMERA_FILE: 60 degrees wide, 4:3.
 USUAL_CAMERA = np.diag([np.tan(np.pi / 6), np.tan(np.pi / 6) * 3 / 4, -1.0])
-# Beyond it, seen through windows, GenPercept and Marigold count nothing among the quantiles of a
-# target.
+# Depth beyond this (through windows) is infinite: GenPercept and Marigold exclude it from the
+# quantiles of a target.
 FAR_M = 65.0
 NYU40 = (
     'wall',
@@ -70,11 +70,11 @@ NYU40 = (
 
 class HypersimDataset(FolderDataset):
     """
-    Pictures from the linear colours, depth along the axis, normals, and NYU40 classes.
+    Images made from linear colours, depth along the optical axis, normals, and NYU40 classes.
 
-    The split is that of SPLIT_FILE in the folder; `all` needs none. CAMERA_FILE beside it makes
-    the depth of tilted and shifted cameras exact. Both come with the authors' code. Where there
-    are no linear colours, the preview pictures are taken.
+    Splits need SPLIT_FILE in the folder, except `all`. With CAMERA_FILE beside it, the depth of
+    tilted and shifted cameras is exact. Both files are in the code of the authors. Without
+    linear colours, the preview images are used.
     """
 
     kind = 'hypersim'
@@ -87,7 +87,7 @@ class HypersimDataset(FolderDataset):
     classes = NYU40
 
     def find(self) -> list[FrameFiles]:
-        """List the split's frames that have depth; the first decides about other truths."""
+        """List the frames of the split with depth; the first one determines other `truths`."""
         self._cameras = _read_cameras(self.folder / CAMERA_FILE)
         pattern = 'ai_*_*/images/scene_cam_*_geometry_hdf5/frame.*.depth_meters.hdf5'
         files = find_files(self.folder, pattern)
@@ -95,13 +95,13 @@ class HypersimDataset(FolderDataset):
             chosen = self._split_keys()
             files = [file for file in files if _key(file) in chosen]
         kinds = {'depth_m': 'depth_meters', 'normals': 'normal_cam', 'labels': 'semantic'}
-        present = [name for name in kinds if files and _sibling(files[0], kinds[name]).is_file()]
+        present = [name for name in kinds if files and _beside(files[0], kinds[name]).is_file()]
         self.truths = tuple(present)
         return [
             FrameFiles(
                 _key(file),
-                {'image': _picture(file)}
-                | {name: _sibling(file, kinds[name]) for name in present},
+                {'image': _image_file(file)}
+                | {name: _beside(file, kinds[name]) for name in present},
             )
             for file in files
         ]
@@ -135,7 +135,7 @@ class HypersimDataset(FolderDataset):
         file = self.folder / SPLIT_FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"expected the authors' split at {file}, found none; copy it from "
+                f'expected the split of the authors at {file}, found none; copy it from '
                 'evermotion_dataset/analysis of their repository, or take every frame: '
                 f'{self.kind}:{self.folder}:all'
             )
@@ -151,10 +151,10 @@ def camera_rays(
     height: int, width: int, camera: NDArray[np.float64] | None = None
 ) -> NDArray[np.float32]:
     """
-    Return the ray through each pixel's centre, (H, W, 3): x right, y down, z 1 along the axis.
+    Return the ray through each pixel centre, (H, W, 3): x right, y down, z = 1 forward.
 
-    :param camera: the authors' M_cam_from_uv, (3, 3): from u right and v up, both -1..1 from edge
-        to edge, to their camera, whose y is up and whose z is backwards.
+    :param camera: M_cam_from_uv of the authors, (3, 3): from u (right) and v (up), both -1..1
+        from edge to edge, to their camera frame (y up, z backwards).
     """
     matrix = USUAL_CAMERA if camera is None else camera
     u = (np.arange(width) + 0.5) / width * 2 - 1
@@ -171,7 +171,7 @@ def _usual_rays(height: int, width: int) -> NDArray[np.float32]:
 
 def to_depth_m(distance_m: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Turn distances to the camera's centre into depth along its axis, infinite from 65 m on.
+    Convert distances from the camera centre to depth along its axis; infinite from 65 m on.
 
     NaN stays NaN.
     """
@@ -183,10 +183,10 @@ def to_depth_m(distance_m: NDArray[np.float32], rays: NDArray[np.float32]) -> ND
 
 def to_normals(normals: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArray[np.float32]:
     """
-    Turn normals of the authors' camera (y up, z backwards) into the optical frame's.
+    Convert normals from the camera frame of the authors (y up, z backwards) to the optical frame.
 
-    Their meshes have faces that are seen from behind: those normals turn around, to face the
-    camera. NaN becomes (0, 0, 0).
+    Normals of faces that are visible from behind are flipped to face the camera. NaN becomes
+    (0, 0, 0).
     """
     optical = np.nan_to_num(normals) * np.array([1, -1, -1], np.float32)
     away = (optical * rays).sum(-1, keepdims=True) > 0
@@ -198,10 +198,10 @@ def to_normals(normals: NDArray[np.float32], rays: NDArray[np.float32]) -> NDArr
 
 def tone_mapped(light: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """
-    Turn linear colours into a picture as the authors do: the 90th percentile becomes 0.8.
+    Convert linear colours to sRGB as the authors do: the 90th percentile becomes 0.8.
 
-    :param light: (H, W, 3), 0 and more.
-    :param known: (H, W), where something was rendered.
+    :param light: (H, W, 3), linear, not negative.
+    :param known: (H, W) mask of rendered pixels.
     """
     gamma = 1 / 2.2
     brightness = light @ np.array([0.3, 0.59, 0.11], np.float32)
@@ -238,11 +238,11 @@ def _key(depth: Path) -> str:
     return f'{depth.parents[2].name}/{camera}/{depth.name.split(".")[1]}'
 
 
-def _sibling(depth: Path, what: str) -> Path:
-    return depth.with_name(depth.name.replace('depth_meters', what))
+def _beside(depth: Path, content: str) -> Path:
+    return depth.with_name(depth.name.replace('depth_meters', content))
 
 
-def _picture(depth: Path) -> Path:
+def _image_file(depth: Path) -> Path:
     folder, frame = str(depth.parent).removesuffix('geometry_hdf5'), depth.name.split('.')[1]
     light = Path(f'{folder}final_hdf5', f'frame.{frame}.color.hdf5')
     preview = Path(f'{folder}final_preview', f'frame.{frame}.tonemap.jpg')

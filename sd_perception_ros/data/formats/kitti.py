@@ -1,4 +1,4 @@
-"""KITTI depth: streets with a lidar's depth, summed up (Uhrig et al., arXiv 1708.06500)."""
+"""KITTI depth: streets with accumulated lidar depth (Uhrig et al., arXiv 1708.06500)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GROUND_TRUTH = 'proj_depth/groundtruth'
 
 class KittiDataset(FolderDataset):
     """
-    Pictures of the raw recordings with the depth of the annotated ones, where it is known.
+    Images of the raw recordings, with sparse depth of the annotated ones.
 
-    :cvar splits: train and val are the folders; another name is that of a text file in the
-        folder, such as Eigen's list of test frames: one line for each, its picture first.
+    :cvar splits: train and val are folders; another name is a text file in the folder with the
+        path of an image at the start of each line, such as the test frames of Eigen.
     """
 
     kind = 'kitti'
@@ -47,7 +47,7 @@ class KittiDataset(FolderDataset):
         return [self._frame(file) for file in sorted(found)]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth, 1/256 metres along the axis, 0 unknown."""
+        """Read an image and its depth: 1/256 metres along the axis, 0: unknown."""
         levels = read_levels(frame.files['depth_m'], np.uint16, '1/256 metres')
         depth_m = (levels / 256).astype(np.float32)
         depth_m[levels == 0] = np.nan
@@ -62,7 +62,7 @@ class KittiDataset(FolderDataset):
         )
 
     def _listed(self, image: str) -> FrameFiles | None:
-        """Return the frame of a listed picture; a few of Eigen's have no depth."""
+        """Return the frame of a listed image; None without depth, as a few of Eigen's."""
         path = Path(image)
         camera, drive = path.parts[-3], path.parts[-4]
         name = path.with_suffix('.png').name

@@ -17,9 +17,9 @@ SPLIT_FILE = 'splits.mat'
 
 class NyuV2Dataset(FolderDataset):
     """
-    Pictures with the depth as it was measured, not the one with its holes filled.
+    Images with the measured depth, not the one with filled holes.
 
-    :cvar splits: train and test are those of the authors' splits.mat, in the folder.
+    :cvar splits: train and test need splits.mat of the authors, in the folder.
     """
 
     kind = 'nyuv2'
@@ -29,7 +29,7 @@ class NyuV2Dataset(FolderDataset):
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
-        """List the frames by number; all lie in one file."""
+        """List the frames by number; all are in one file."""
         file = self.folder if self.folder.is_file() else self.folder / FILE
         if not file.is_file():
             return []
@@ -39,7 +39,7 @@ class NyuV2Dataset(FolderDataset):
         return [FrameFiles(f'{number:04d}', {'image': file}) for number in chosen]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read one frame's part of the file; Matlab's columns come first in it."""
+        """Read a frame; Matlab stores columns first."""
         with self._open(frame.files['image']) as opened:
             image = opened['images'][int(frame.key)].transpose(2, 1, 0)
             depth_m = opened['rawDepths'][int(frame.key)].T.astype(np.float32)
@@ -47,7 +47,7 @@ class NyuV2Dataset(FolderDataset):
         return {'image': image, 'depth_m': depth_m}
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set."""
+        """Return a short hash of the data set."""
         return f'{super().fingerprint()[:12]}{len(self):04d}'
 
     def _open(self, file: Path) -> Any:
@@ -63,8 +63,8 @@ class NyuV2Dataset(FolderDataset):
 
         if not file.is_file():
             raise FileNotFoundError(
-                f"expected the authors' split at {file}, found none; download it from the page "
-                f'of the set, or take every frame: {self.kind}:{self.folder}'
+                f'expected the split of the authors at {file}, found none; download it from the '
+                f'page of the set, or take every frame: {self.kind}:{self.folder}'
             )
         numbers: NDArray[np.int64] = loadmat(file)[f'{self.split}Ndxs'].ravel().astype(np.int64)
         return numbers - 1

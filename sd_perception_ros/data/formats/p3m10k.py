@@ -1,9 +1,9 @@
-"""P3M-10k: people cut out softly, their faces blurred (Li et al., arXiv 2104.14222)."""
+"""P3M-10k: mattes of people with blurred faces (Li et al., arXiv 2104.14222)."""
 
 from __future__ import annotations
 
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
-from sd_perception_ros.data.files import find_files, read_rgb, read_shares
+from sd_perception_ros.data.files import find_files, read_alpha, read_rgb
 
 PICTURES = {
     'train': 'train/blurred_image',
@@ -13,7 +13,7 @@ PICTURES = {
 
 
 class P3m10kDataset(FolderDataset):
-    """Pictures with a matte of the person in them."""
+    """Images with a matte of their person."""
 
     kind = 'p3m10k'
     layout = 'train/blurred_image/NAME.jpg and train/mask/NAME.png'
@@ -22,7 +22,7 @@ class P3m10kDataset(FolderDataset):
     truths = ('matte',)
 
     def find(self) -> list[FrameFiles]:
-        """List the split's pictures."""
+        """List the split's images."""
         pictures = self.folder / PICTURES[self.split]
         return [
             FrameFiles(
@@ -33,8 +33,8 @@ class P3m10kDataset(FolderDataset):
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its matte."""
+        """Read an image and its matte."""
         return {
             'image': read_rgb(frame.files['image']),
-            'matte': read_shares(frame.files['matte']),
+            'matte': read_alpha(frame.files['matte']),
         }

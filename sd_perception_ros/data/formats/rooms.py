@@ -12,9 +12,9 @@ from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import find_files, read_json, read_levels, read_rgb
 from sd_perception_ros.skeleton import JOINTS, OUTSIDE
 
-NOTHING_IN_RANGE = 65535  # of a depth.png: the sky
-MOST_PEOPLE = 8
-LEAST_DEPTH_M = 0.1  # a joint beside the camera is nowhere in its picture plane
+NOTHING_IN_RANGE = 65535  # value in depth.png beyond the range: the sky
+MAX_PEOPLE = 8
+MIN_DEPTH_M = 0.1  # a joint beside the camera has no projection
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -22,9 +22,9 @@ class RoomsDataset(FolderDataset):
     """
     Frames `<key>.image.png` with depth, normals and labels beside them.
 
-    Shares of the foreground and of people, and joints, come with sets that have them: sets that
-    were rendered before there were any do not. The first frame decides for all. A frame counts
-    once its camera.json is there. Kept in memory, 256 x 192 pixels take 0.55 MB.
+    Foreground, mattes and joints are optional: older sets do not have them. The first frame
+    decides for all. A frame is complete once it has a camera.json. A cached frame of 256 x 192
+    pixels takes 0.55 MB.
     """
 
     kind = 'rooms'
@@ -48,7 +48,7 @@ class RoomsDataset(FolderDataset):
         return [FrameFiles(key, self._files(key)) for key in keys]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read the files as they are; joints come in u, v and flag."""
+        """Read the files without conversion, except joints: u, v and flag."""
         files = frame.files
         arrays: dict[str, NDArray[Any]] = {
             'image': read_rgb(files['image']),
@@ -57,14 +57,14 @@ class RoomsDataset(FolderDataset):
             'labels': read_levels(files['labels'], np.uint8, 'class ids'),
         }
         for name in files.keys() & {'foreground', 'matte'}:
-            arrays[name] = read_levels(files[name], np.uint8, 'shares of pixels')
+            arrays[name] = read_levels(files[name], np.uint8, 'fractions of pixels')
         if 'joints' in files:
             people, camera = (read_json(files[n]) for n in ('joints', 'camera'))
             arrays['joints'] = to_joints(people, camera)
         return arrays
 
     def decode(self, arrays: Arrays) -> Arrays:
-        """Turn levels into metres, vectors and shares."""
+        """Convert levels to metres, unit vectors and alpha."""
         decoded = dict(arrays)
         decoded['depth_m'] = to_depth_m(arrays['depth_m'])
         decoded['normals'] = to_normals(arrays['normals'])
@@ -96,7 +96,7 @@ class RoomsDataset(FolderDataset):
 
 
 def to_depth_m(depth_mm: Pixels) -> NDArray[np.float32]:
-    """Turn (H, W) millimetres into float32 metres, NaN unknown, +Inf nothing in range."""
+    """Convert (H, W) millimetres to float32 metres; NaN: unknown, +Inf: beyond the range."""
     depth_m: NDArray[np.float32] = (depth_mm / 1000).astype(np.float32)
     depth_m[depth_mm == 0] = np.nan
     depth_m[depth_mm == NOTHING_IN_RANGE] = np.inf
@@ -104,7 +104,7 @@ def to_depth_m(depth_mm: Pixels) -> NDArray[np.float32]:
 
 
 def to_normals(levels: Pixels) -> NDArray[np.float32]:
-    """Turn (H, W, 3) levels around 128 into float32 unit vectors, (0, 0, 0) unknown."""
+    """Convert (H, W, 3) levels around 128 to float32 unit vectors; (0, 0, 0): unknown."""
     vectors = levels.astype(np.float32) - 128
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = (vectors / np.maximum(length, 1)).astype(np.float32)
@@ -113,18 +113,18 @@ def to_normals(levels: Pixels) -> NDArray[np.float32]:
 
 def to_joints(people: list[dict[str, Any]], camera: dict[str, float]) -> NDArray[np.float32]:
     """
-    Turn a people.json, the nearest first, into (P, 17, 3) u, v and flag; zeros fill up.
+    Convert a people.json, nearest first, to (P, 17, 3) u, v and flag; unused rows are zeros.
 
-    Joints outside the picture come from their place in space; those beside or behind the camera
-    stay unknown.
+    Joints outside the image are projected from their 3D position; joints beside or behind the
+    camera stay unknown.
 
-    :param camera: fx, fy, cx and cy, as camera.json has them.
+    :param camera: fx, fy, cx and cy of camera.json.
     """
-    rows = np.zeros((MOST_PEOPLE, len(JOINTS), 3), np.float32)
+    rows = np.zeros((MAX_PEOPLE, len(JOINTS), 3), np.float32)
     for row, person in zip(rows, people, strict=False):
         row[:] = person['joints']
         x, y, z = np.array(person['joints_m'], np.float32).T
-        z = np.where(z > LEAST_DEPTH_M, z, np.nan)
+        z = np.where(z > MIN_DEPTH_M, z, np.nan)
         u, v = camera['fx'] * x / z + camera['cx'], camera['fy'] * y / z + camera['cy']
         outside = (row[:, 2] == 0) & np.isfinite(z)
         row[outside] = np.stack([u, v, np.full_like(u, OUTSIDE)], 1)[outside]

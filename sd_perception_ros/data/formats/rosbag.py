@@ -23,7 +23,7 @@ CAMERA = 'sensor_msgs/msg/CameraInfo'
 
 class RosbagDataset(FolderDataset):
     """
-    Images with the depth of the same time, from a folder with metadata.yaml or a single file.
+    Images with depth of the same time, from a folder with metadata.yaml or from a single file.
 
     The depth must be registered to the image: same viewpoint, same pixels.
 
@@ -31,9 +31,9 @@ class RosbagDataset(FolderDataset):
     """
 
     kind = 'rosbag'
-    layout = 'a recording (.mcap, .db3) of a topic of pictures and one of registered depth'
+    layout = 'a recording (.mcap, .db3) of an image topic and a topic of registered depth'
     signs = ('metadata.yaml', '*.mcap', '*.db3')
-    splits = ('', '<topic of pictures>,<topic of depth>')
+    splits = ('', '<image topic>,<depth topic>')
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
@@ -54,9 +54,9 @@ class RosbagDataset(FolderDataset):
                 self._received[str(stamp)] = (nearest, received)
         if not self._received:
             raise OSError(
-                f'{bag}: expected pictures on {color[0].topic} and depth on {depth[0].topic} '
+                f'{bag}: expected images on {color[0].topic} and depth on {depth[0].topic} '
                 f'within {SLOP_NS // 1_000_000} ms of each other, found {len(colors)} and '
-                f'{len(depths)} that never are; record both of one camera'
+                f'{len(depths)} without such pairs; record both topics of one camera'
             )
         return [FrameFiles(stamp, {'image': bag}) for stamp in self._received]
 
@@ -85,19 +85,19 @@ class RosbagDataset(FolderDataset):
             wanted = self.split.split(',')
             if len(wanted) != 2 or not set(wanted) <= topics.keys():
                 raise ValueError(
-                    f"expected two topics as 'picture,depth', got '{self.split}'; {self.folder} "
-                    f'has: {", ".join(sorted(topics)) or "no pictures"}'
+                    f"expected two topics as 'image,depth', got '{self.split}'; {self.folder} "
+                    f'has: {", ".join(sorted(topics)) or "no images"}'
                 )
             return topics[wanted[0]], topics[wanted[1]]
-        # Prefer the raw topic where it was recorded both raw and compressed.
+        # Prefer the raw topic if it was recorded raw and compressed.
         plain = {t: c for t, c in topics.items() if t.rpartition('/')[0] not in topics}
         depths = {t: c for t, c in plain.items() if is_depth(self._message(c))}
         colors = {t: c for t, c in plain.items() if t not in depths}
         if len(depths) != 1 or len(colors) != 1:
             raise ValueError(
-                f'{self.folder}: expected one topic of pictures and one of depth, got '
+                f'{self.folder}: expected one image topic and one depth topic, got '
                 f'[{", ".join(sorted(colors))}] and [{", ".join(sorted(depths))}]; choose two: '
-                f'{self.kind}:{self.folder}:<picture>,<depth>'
+                f'{self.kind}:{self.folder}:<image>,<depth>'
             )
         return next(iter(colors.values())), next(iter(depths.values()))
 
@@ -108,7 +108,7 @@ class RosbagDataset(FolderDataset):
         (k, *size), (other, *other_size) = ([c.k, c.width, c.height] for c in cameras)
         if size != other_size or not np.allclose(k, other, rtol=0.01, atol=1.0):
             raise ValueError(
-                f'{self.folder}: expected depth in the pixels of its picture, got other camera '
+                f'{self.folder}: expected depth registered to its image, got other camera '
                 f'parameters on {depth[0].topic} than on {color[0].topic}; record the registered '
                 'depth, such as aligned_depth_to_color/image_raw or depth_registered/image_raw'
             )
@@ -139,7 +139,7 @@ class RosbagDataset(FolderDataset):
 
 def _parts(bag: Path) -> list[Path]:
     """
-    Return what to open: the folder if its metadata.yaml names a storage, else its files.
+    Return the paths to open: the folder if its metadata.yaml names a storage, else its files.
 
     :raises OSError: there is neither, or metadata.yaml is not YAML.
     """
@@ -184,8 +184,8 @@ def _open(parts: list[Path]) -> Any:
         reader.open()
     except AnyReaderError as error:
         raise OSError(
-            f'{parts[0]}: expected a whole recording ({error}); try ros2 bag reindex, or copy it '
-            'again'
+            f'{parts[0]}: expected a complete recording ({error}); try ros2 bag reindex, or copy '
+            'it again'
         ) from error
     return reader
 

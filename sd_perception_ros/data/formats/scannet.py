@@ -1,4 +1,4 @@
-"""ScanNet: rooms walked through with a depth camera (Dai et al., arXiv 1702.04405)."""
+"""ScanNet: rooms recorded with a depth camera (Dai et al., arXiv 1702.04405)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from sd_perception_ros.data.files import find_files, read_levels, read_rgb, read
 
 class ScanNetDataset(FolderDataset):
     """
-    Frames as the authors' reader exports them; pictures are brought to the size of their depth.
+    Frames exported by the reader of the authors; images are resized to the size of their depth.
 
-    :cvar splits: all, or a text file in the folder, such as scannetv2_train, with a scene on each
-        line, or a frame: scene0406_02/color/000300.jpg, which is also what lists of evaluations
-        begin their lines with.
+    :cvar splits: all, or a text file in the folder, such as scannetv2_train; each line starts
+        with a scene or a frame (scene0406_02/color/000300.jpg), as in lists for evaluation.
     """
 
     kind = 'scannet'
@@ -53,19 +52,19 @@ class ScanNetDataset(FolderDataset):
         return frames
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth, millimetres along the axis, 0 unknown."""
+        """Read an image and its depth: millimetres along the axis, 0: unknown."""
         levels = read_levels(frame.files['depth_m'], np.uint16, 'millimetres')
         depth_m = (levels / 1000).astype(np.float32)
         depth_m[levels == 0] = np.nan
         image = read_rgb(frame.files['image'])
         height, width = depth_m.shape
-        # The colour camera sees twice as fine; both look from the same place after export.
+        # Colour has twice the resolution; after export both have the same viewpoint.
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
         return {'image': image, 'depth_m': depth_m}
 
 
 def _listed(line: str) -> str:
-    """Return the scene or the frame (scene/number) that a line of a list begins with."""
+    """Return the scene or frame (scene/number) at the start of a line of a list."""
     path = Path(line.split()[0])
     scene = next((part for part in path.parts if part.startswith('scene')), path.name)
     return f'{scene}/{_number(path.stem)}' if path.suffix else scene

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files that a cluster reads in long pieces, written from any set."""
+"""WebDataset shards: tar files for sequential reading, written from any data set."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sd_perception_ros.data.files import AGAIN, array_of, existing, find_files, 
 from sd_perception_ros.safe_save import write_text
 
 ABOUT = 'dataset.json'
-BEGUN = '.shards_begun'  # its tar files are ours, and not all of them are there
-# Numbers that need fewer bits than float32: unit vectors, shares of pixels, class ids.
-_NARROW: dict[str, type[np.generic]] = {
+BEGUN = '.shards_begun'  # marks an incomplete set: its tar files may be replaced
+# Values that need fewer bits than float32: unit vectors, alpha, class ids.
+_DTYPES: dict[str, type[np.generic]] = {
     'normals': np.float16,
     'foreground': np.float16,
     'matte': np.float16,
@@ -30,7 +30,7 @@ _NARROW: dict[str, type[np.generic]] = {
 }
 
 
-class _Place(NamedTuple):
+class _Member(NamedTuple):
     file: Path
     offset: int
     size: int
@@ -40,8 +40,8 @@ class ShardsDataset(FolderDataset):
     """
     Frames `<key>.image.png` and `<key>.<truth>.npy` within NNNNNN.tar files.
 
-    Frames are drawn from anywhere, by the places that the heads in the tar files tell, so that
-    a training from shards goes on exactly like any other. Each frame lies in one piece.
+    Frames are read in any order, by their offsets in the tar files, so that a training from
+    shards is equal to one from the original files. The files of a frame are adjacent.
     """
 
     kind = 'shards'
@@ -49,7 +49,7 @@ class ShardsDataset(FolderDataset):
     signs = ('*.tar',)
 
     def find(self) -> list[FrameFiles]:
-        """Read the heads of all members of all files, not the members."""
+        """Read the headers of all tar files, not the contents."""
         file = self.folder / ABOUT
         if not file.is_file():
             return []
@@ -58,27 +58,28 @@ class ShardsDataset(FolderDataset):
             raise OSError(f'{file}: expected truths, classes and frames; {AGAIN}')
         self.truths = tuple(about['truths'])
         self.classes = tuple(about['classes'])
-        self._places: dict[str, dict[str, _Place]] = {}
+        self._members_of: dict[str, dict[str, _Member]] = {}
         for shard in find_files(self.folder, '*.tar'):
-            for name, place in _members(shard):
+            for name, member in _members(shard):
                 key, _, rest = name.partition('.')
-                self._places.setdefault(key, {})[rest.rpartition('.')[0]] = place
-        if len(self._places) != about['frames']:
+                self._members_of.setdefault(key, {})[rest.rpartition('.')[0]] = member
+        if len(self._members_of) != about['frames']:
             raise OSError(
                 f'{self.folder}: expected {about["frames"]} frames in its tar files, as {ABOUT} '
-                f'says, got {len(self._places)}; {AGAIN}'
+                f'says, got {len(self._members_of)}; {AGAIN}'
             )
         return [
-            FrameFiles(key, {'image': p['image'].file}) for key, p in sorted(self._places.items())
+            FrameFiles(key, {'image': p['image'].file})
+            for key, p in sorted(self._members_of.items())
         ]
 
     def read(self, frame: FrameFiles) -> Arrays:
         """Read the members of a frame."""
         arrays: dict[str, NDArray[Any]] = {}
-        for name, place in self._places[frame.key].items():
-            with place.file.open('rb') as opened:
-                opened.seek(place.offset)
-                data = opened.read(place.size)
+        for name, member in self._members_of[frame.key].items():
+            with member.file.open('rb') as opened:
+                opened.seek(member.offset)
+                data = opened.read(member.size)
             if name == 'image':
                 pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
                 arrays[name] = np.ascontiguousarray(pixels[..., ::-1])
@@ -87,18 +88,20 @@ class ShardsDataset(FolderDataset):
         return arrays
 
     def fingerprint(self) -> str:
-        """Return a short name of this very set."""
-        sizes = [f'{frame.key} {self._places[frame.key]["image"].size}' for frame in self.frames]
+        """Return a short hash of the data set."""
+        sizes = [
+            f'{frame.key} {self._members_of[frame.key]["image"].size}' for frame in self.frames
+        ]
         return hashlib.sha256('\n'.join(sizes).encode()).hexdigest()[:16]
 
 
 def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[int]:
     """
-    Write every frame of a set; yields the frames that are done.
+    Write every frame of a data set; yields the number of frames done.
 
-    :param folder: becomes a set of its own, `shards:folder`, of which dataset.json tells the
-        truths; it is written last, so half of a set is none.
-    :param frames_each: frames of a tar file.
+    :param folder: readable as `shards:folder`; dataset.json, which has the names of the ground
+        truth, is written last, so that an incomplete set is not read.
+    :param frames_each: frames per tar file.
     :raises OSError: the folder holds shards or other tar files, or cannot be written.
     """
     from webdataset import ShardWriter
@@ -111,7 +114,7 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
         raise OSError(f'{folder} holds {tars[0].name}, which is not ours; choose another folder')
     begun.touch()
     for file in folder.glob(f'{6 * "[0-9]"}.tar'):
-        file.unlink()  # of a run that was stopped
+        file.unlink()  # of an interrupted run
     names: set[str] = set()
     pattern = str(folder / '%06d.tar').replace('%', '%%', str(folder).count('%'))
     with ShardWriter(pattern, maxcount=frames_each, verbose=0) as writer:
@@ -133,13 +136,13 @@ def write_shards(dataset: Dataset, folder: Path, frames_each: int) -> Iterator[i
     begun.unlink()
 
 
-def _members(shard: Path) -> Iterator[tuple[str, _Place]]:
+def _members(shard: Path) -> Iterator[tuple[str, _Member]]:
     try:
         with tarfile.open(existing(shard), 'r:') as opened:
             for member in opened:
-                yield member.name, _Place(shard, member.offset_data, member.size)
+                yield member.name, _Member(shard, member.offset_data, member.size)
     except tarfile.TarError as error:
-        raise OSError(f'{shard}: expected a whole tar file ({error}); {AGAIN}') from error
+        raise OSError(f'{shard}: expected a complete tar file ({error}); {AGAIN}') from error
 
 
 def _bytes(name: str, value: Tensor) -> bytes:
@@ -148,7 +151,7 @@ def _bytes(name: str, value: Tensor) -> bytes:
         array = array.transpose(1, 2, 0)
         array = array if name == 'normals' else array[..., 0]
     stream = io.BytesIO()
-    np.save(stream, array.astype(_NARROW.get(name, np.float32)))
+    np.save(stream, array.astype(_DTYPES.get(name, np.float32)))
     return stream.getvalue()
 
 

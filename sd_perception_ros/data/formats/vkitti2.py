@@ -9,13 +9,13 @@ import numpy as np
 from sd_perception_ros.data.dataset import Arrays, FolderDataset, FrameFiles
 from sd_perception_ros.data.files import find_files, read_levels, read_rgb
 
-# From here on everything is as far as the sky: beyond it, GenPercept and Marigold count nothing
-# among the quantiles of a target. The sky itself is 65535 cm.
+# Depth from here on is infinite, as the sky (65535 cm): GenPercept and Marigold exclude it from
+# the quantiles of a target.
 FAR_CM = 8000
 
 
 class VirtualKitti2Dataset(FolderDataset):
-    """Pictures and depth; unpacked into one folder, or each archive into a folder of its name."""
+    """Images and depth; archives unpacked into one folder, or each into a folder of its name."""
 
     kind = 'vkitti2'
     layout = (
@@ -26,7 +26,7 @@ class VirtualKitti2Dataset(FolderDataset):
     truths = ('depth_m',)
 
     def find(self) -> list[FrameFiles]:
-        """List the pictures of every scene, variation and camera."""
+        """List the images of every scene, variation and camera."""
         pattern = 'Scene*/*/frames/rgb/Camera_*/rgb_*.jpg'
         found = [
             *find_files(self.folder, pattern),
@@ -35,7 +35,7 @@ class VirtualKitti2Dataset(FolderDataset):
         return [self._frame(file) for file in sorted(found)]
 
     def read(self, frame: FrameFiles) -> Arrays:
-        """Read a picture and its depth, centimetres along the axis; from 80 m on infinite."""
+        """Read an image and its depth: centimetres along the axis, infinite from 80 m on."""
         levels = read_levels(frame.files['depth_m'], np.uint16, 'centimetres')
         depth_m = (levels / 100).astype(np.float32)
         depth_m[levels == 0] = np.nan

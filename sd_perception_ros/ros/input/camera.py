@@ -79,7 +79,7 @@ class CameraInput:
 
     def decode(self, msg: Image | CompressedImage) -> UInt8:
         """
-        Convert an image to (H, W, 3) RGB; a picture in which nothing can be seen is reported.
+        Convert an image to (H, W, 3) RGB; black, saturated and uniform images are reported.
 
         :raises ValueError: see `rgb_from_message`.
         """
