@@ -76,7 +76,8 @@ def environment() -> dict[str, str]:
         'ROS_DOMAIN_ID': str(DOMAIN),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'ROS_PYTHON_CHECK_FIELDS': '1',
-        'PYTHONPATH': str(ROOT),
+        # With what setup.bash of a ROS installation has set.
+        'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
     }
     made |= transport_environment(made, ROOT / 'config' / 'fastdds.xml')
     return made | tuning_environment(made)

@@ -53,10 +53,21 @@ def message(header: Header, *detections: dict[str, Any]) -> Any:
     }
     if DETECTIONS is String:
         return String(data=json.dumps(values))
-    from rosidl_runtime_py.set_message import set_message_fields
+    from vision_msgs.msg import Detection2D, ObjectHypothesisWithPose
 
-    made = DETECTIONS()
-    set_message_fields(made, values)
+    made = DETECTIONS(header=header)
+    for found in detections:
+        box = Detection2D()
+        box.bbox.size_x = float(found['bbox']['size_x'])
+        box.bbox.size_y = float(found['bbox']['size_y'])
+        box.bbox.center.position.x = float(found['bbox']['center']['position']['x'])
+        box.bbox.center.position.y = float(found['bbox']['center']['position']['y'])
+        for result in found['results']:
+            hypothesis = ObjectHypothesisWithPose()
+            hypothesis.hypothesis.class_id = result['hypothesis']['class_id']
+            hypothesis.hypothesis.score = result['hypothesis']['score']
+            box.results.append(hypothesis)
+        made.detections.append(box)
     return made
 
 
