@@ -30,6 +30,7 @@ POINTER = (
 JUNK = {
     'empty': b'',
     'null': b'null',
+    'deep': b'[' * 100_000,
     'open brace': b'{',
     'list': b'[]',
     'page': b'<!DOCTYPE html><html>Sign in</html>',
@@ -103,6 +104,53 @@ def test_an_empty_or_broken_file_of_a_set_is_blamed_itself(
             if file.name != 'classes.txt':
                 torch.testing.assert_close(after, before, equal_nan=True)
         file.write_bytes(whole)
+
+
+def joints(values: Any) -> dict[str, Any]:
+    marks = {'id': 1, 'image_id': 1, 'category_id': 1, 'keypoints': values}
+    return {
+        'images': [{'id': 1, 'file_name': 'a.png'}],
+        'annotations': [marks],
+        'categories': [{'id': 1, 'name': 'person'}],
+    }
+
+
+ODD_JOINTS: dict[str, tuple[Any, str]] = {
+    'no list of images': ({'annotations': []}, r"format of COCO \(KeyError\('images'\)"),
+    'null annotations': (joints([]) | {'annotations': None}, 'format of COCO'),
+    'null categories': (joints([]) | {'categories': None}, 'format of COCO'),
+    'categories of words': (joints([]) | {'categories': ['person']}, 'format of COCO'),
+    'list': ([], 'format of COCO'),
+    'words': (joints(['x'] * 51), "51 numbers in one list, got 'x' among them"),
+    'triples': (joints([[1, 2, 2]] * 17), r'51 numbers in one list, got \[1, 2, 2\]'),
+    'joints of numbers': (
+        joints([]) | {'categories': [{'id': 1, 'name': 'person', 'keypoints': [1, 2]}]},
+        'expected the 17 joints of COCO .* got 1, 2; reorder',
+    ),
+    'another image': (
+        joints([]) | {'images': [{'id': 2, 'file_name': 'a.png'}]},
+        'expected an image for each annotation',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', ODD_JOINTS)
+def test_odd_keypoint_files_are_refused_with_what_is_odd(kind: str, tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    content, words = ODD_JOINTS[kind]
+    (tmp_path / 'keypoints.json').write_text(json.dumps(content))
+    with pytest.raises((OSError, ValueError), match=words) as caught:
+        frames('folder', tmp_path)
+    assert 'keypoints.json' in str(caught.value)
+
+
+def test_a_file_name_of_digits_in_a_keypoint_file_is_a_name(tmp_path: Path) -> None:
+    LAYOUTS['folder'](tmp_path)
+    file = tmp_path / 'keypoints.json'
+    content = json.loads(file.read_text())
+    content['images'].append({'id': 7, 'file_name': 7})
+    file.write_text(json.dumps(content))
+    assert 'joints' in frames('folder', tmp_path)[0]
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -223,7 +223,7 @@ def read_config(file: Path) -> CheckpointConfig:
     refuse_lfs_pointer(file)
     try:
         values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise ValueError(
             f'{file} is not YAML ({reason}); name a {FILE}, or the folder that holds it'

@@ -19,7 +19,7 @@ def read_json(file: Path) -> dict[str, Any]:
     refuse_lfs_pointer(file)
     try:
         values = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{file} is not JSON ({error}); copy it again') from None
     if not isinstance(values, dict):
         raise ValueError(f'{file}: expected a mapping of options, got {type(values).__name__}')

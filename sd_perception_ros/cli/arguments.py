@@ -134,7 +134,7 @@ def _recipe(file: Path) -> dict[str, Any]:
     refuse_lfs_pointer(file)
     try:
         options = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f'{file} is not YAML ({" ".join(str(error).split())})') from None
     if not isinstance(options, dict):
         raise ValueError(

@@ -63,7 +63,7 @@ def read_json(file: Path) -> Any:
     """
     try:
         return json.loads(read_text(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, OSError):
             raise
         raise _broken(file, f'JSON ({error})') from None

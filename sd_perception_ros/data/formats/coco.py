@@ -69,11 +69,11 @@ class AnnotatedPeople:
         try:
             content = json.loads(file.read_bytes())
             self._ids: dict[str, str] = {
-                row['file_name']: str(row['id']) for row in content['images']
+                str(row['file_name']): str(row['id']) for row in content['images']
             }
             # Exporters write ids as numbers in one list and as strings in another.
             for row in content['images']:
-                row['id'] = str(row['id'])
+                row['id'], row['file_name'] = str(row['id']), str(row['file_name'])
             for row in content['annotations']:
                 row['image_id'] = str(row['image_id'])
                 _complete(row)
@@ -81,7 +81,8 @@ class AnnotatedPeople:
                 self._coco = COCO()
                 self._coco.dataset = content
                 self._coco.createIndex()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            named = [c['keypoints'] for c in content.get('categories', []) if 'keypoints' in c]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise OSError(
                 f'{file}: expected people with keypoints in the format of COCO ({error!r}); '
                 f'{AGAIN}'
@@ -95,12 +96,11 @@ class AnnotatedPeople:
                 'correct image_id, or remove them'
             )
         self.unknown_joints = sum(row.pop('unknown_joints') for row in content['annotations'])
-        for category in self._coco.dataset.get('categories', []):
-            names = category.get('keypoints')
-            if names is not None and tuple(names) != JOINTS:
+        for names in named:
+            if names is not None and list(names) != list(JOINTS):
                 raise ValueError(
                     f'{file}: expected the 17 joints of COCO ({", ".join(JOINTS)}), got '
-                    f'{", ".join(names)}; reorder them, with flag 0 for missing ones'
+                    f'{", ".join(map(str, names))}; reorder them, with flag 0 for missing ones'
                 )
 
     def notes(self) -> list[str]:
@@ -175,6 +175,8 @@ def _complete(row: dict[str, Any]) -> None:
     area: Any = row.get('area')
     row['area'] = float(area) if _is_finite(area) else 0.0
     numbers = row.get('keypoints') or []
+    if odd := [number for number in numbers if isinstance(number, str | list | dict)]:
+        raise TypeError(f'keypoints are 51 numbers in one list, got {odd[0]!r} among them')
     row['unknown_joints'] = 0
     if all(map(_is_finite, numbers)):
         return

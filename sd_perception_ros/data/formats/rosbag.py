@@ -163,7 +163,7 @@ def _storage(metadata: Path) -> str:
     try:
         content = yaml.safe_load(read_text(metadata))
         return str(content['rosbag2_bagfile_information']['storage_identifier'] or '')
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         raise OSError(
             f'{metadata}: expected the metadata of a recording, got {type(error).__name__}; '
             f'remove it to read the files beside it, or run ros2 bag reindex {metadata.parent}'

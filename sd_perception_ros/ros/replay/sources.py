@@ -245,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding='utf-8'))
     except GitLfsPointerError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f'{path} cannot be read as JSON: {error}') from None
     if not isinstance(values, dict):
         raise ValueError(f'{path} must contain a JSON object, got {type(values).__name__}')
