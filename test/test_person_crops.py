@@ -341,6 +341,19 @@ def test_impossible_trainings_on_crops_are_refused(
         train_command.main([*no_people, '--sizes', '32x24'])
 
 
+def test_crops_of_another_size_than_that_of_a_second_look_are_told(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pictures have 128 x 96 pixels."""
+    base = save_tiny(tmp_path / 'base', {'human_pose': 'light'})
+    for number, sizes in enumerate((['64x48'], ['64x48', '128x96'])):
+        more = ('--crops', 0.5, '--sizes', *sizes)
+        assert train_command.main(words(base, coco, tmp_path / str(number), *more)) == 0
+        shown = capsys.readouterr().out
+        told = 'crops in training are up to 64 px high, those of a second look 128 px' in shown
+        assert told == (number == 0)
+
+
 def test_a_crop_is_turned_around_the_middle_of_its_region() -> None:
     warp = warp_of(Region(10, 20, 30, 40), 31, 41, 90)
     np.testing.assert_allclose(warp @ (25, 40, 1), (15, 20), atol=1e-9)

@@ -26,7 +26,7 @@ from sd_perception_ros.data.latents import latents_of
 from sd_perception_ros.data.opening import open_data
 from sd_perception_ros.data.resident import resident
 from sd_perception_ros.model import Model
-from sd_perception_ros.people.crops import ASPECT
+from sd_perception_ros.people.crops import ASPECT, second_look_size
 from sd_perception_ros.skeleton import JOINTS
 from sd_perception_ros.tasks.person_pose import PersonPose
 from sd_perception_ros.tasks.task import Task
@@ -83,6 +83,8 @@ def run(
         print(_where(arguments.out, config))
         _warn_of_small_windows(max(arguments.sizes[-1]), long_side_px, windows)
         _note_untrained_joints(model.tasks.values())
+        if windows.crops and not crop_px:
+            _note_size_of_crops(max(map(max, arguments.sizes)), long_side_px)
     shown = dataset if validation is None else validation.dataset
     losses = follow(
         title,
@@ -240,6 +242,16 @@ def _note_untrained_joints(tasks: Iterable[Task]) -> None:
                 f'note: data sets have {len(JOINTS)} of the {task.channels} joints; the others '
                 'are not trained, and change as the denoiser does'
             )
+
+
+def _note_size_of_crops(window_px: int, long_side_px: int) -> None:
+    """Say where people are seen smaller in training than a second look will show them."""
+    (trained, _), (served, _) = second_look_size(window_px), second_look_size(long_side_px)
+    if trained != served:
+        print(
+            f'note: crops in training are up to {trained} px high, those of a second look '
+            f'{served} px; choose --sizes with a longer side of {long_side_px} px, or --fit cover'
+        )
 
 
 def _long_side(dataset: Dataset, window: tuple[int, int], fit: str) -> int:
