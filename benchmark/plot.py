@@ -14,8 +14,6 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from sd_perception_ros.paths import user_path
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -27,6 +25,7 @@ from matplotlib.axes import Axes  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmark.common import run_command  # noqa: E402
+from sd_perception_ros.paths import user_path  # noqa: E402
 
 RESULTS = Path(__file__).parent / 'results'
 OURS, THEIRS, GREY = '#3b7dd8', '#d8572a', '#8c8c8c'

@@ -289,7 +289,7 @@ class Engine:
         images = list(_noise(count, height, width))
         with contextlib.ExitStack() as stack:
             for model in self._all_gpu_models():
-                stack.enter_context(model.without_orders())
+                stack.enter_context(model.without_builds())
             # With CUDA graphs, the first call runs plainly, the second records, the third replays.
             for _ in range(3 if self._cuda_graphs else 1):
                 for _, name, raw, grid in self._run(images, self._image_tasks):
@@ -302,7 +302,7 @@ class Engine:
         """
         Wait for the engines that `runtime` builds in the background while torch serves.
 
-        They are ordered by the first image of a size in `predict`, not by `warm_up`.
+        The first image of a size in `predict` requests them; `warm_up` does not.
 
         :returns: whether all of them are finished or have failed.
         """
@@ -377,7 +377,7 @@ class Engine:
     def _run_batch(self, images: list[ImageArray], tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """Run images of one size: {task: (B, channels, h, w) float32 on the device}."""
         try:
-            changed = [model.adopt() for model in self._gpu_models]
+            changed = [model.use_finished() for model in self._gpu_models]
             if any(changed) and self._cuda_graphs is not None:
                 self._cuda_graphs.clear()
             image = to_batch(images, self.device)

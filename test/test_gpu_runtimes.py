@@ -35,7 +35,7 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.model import Model
 from sd_perception_ros.runtimes import background, onnxruntime_gpu
-from sd_perception_ros.runtimes.background import BackgroundSession, compare, EngineMaker
+from sd_perception_ros.runtimes.background import BackgroundSession, compare, EngineBuilder
 from sd_perception_ros.runtimes.build_engine import build_environment
 from sd_perception_ros.runtimes.choice import Choice, choose
 from sd_perception_ros.runtimes.exporting import gpu_graph
@@ -58,20 +58,42 @@ STANDINS = Path(__file__).parent / 'standins'
 # Of our operators, those in https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md, and
 # inputs that are constants there.
 PARSED = {
-    *(
-        'Add',
-        'BatchNormalization',
-        'Cast',
-        'Clip',
-        'Concat',
-        'Constant',
-        'ConstantOfShape',
-        'Conv',
-    ),
-    *('ConvTranspose', 'DepthToSpace', 'Div', 'Equal', 'Erf', 'Expand', 'Gather', 'Identity'),
-    *('InstanceNormalization', 'LayerNormalization', 'MatMul', 'Mod', 'Mul', 'Pad', 'ReduceMax'),
-    *('ReduceMean', 'ReduceMin', 'Relu', 'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice'),
-    *('Softmax', 'Sub', 'Transpose', 'Unsqueeze', 'Where'),
+    'Add',
+    'BatchNormalization',
+    'Cast',
+    'Clip',
+    'Concat',
+    'Constant',
+    'ConstantOfShape',
+    'Conv',
+    'ConvTranspose',
+    'DepthToSpace',
+    'Div',
+    'Equal',
+    'Erf',
+    'Expand',
+    'Gather',
+    'Identity',
+    'InstanceNormalization',
+    'LayerNormalization',
+    'MatMul',
+    'Mod',
+    'Mul',
+    'Pad',
+    'ReduceMax',
+    'ReduceMean',
+    'ReduceMin',
+    'Relu',
+    'Reshape',
+    'Resize',
+    'Shape',
+    'Sigmoid',
+    'Slice',
+    'Softmax',
+    'Sub',
+    'Transpose',
+    'Unsqueeze',
+    'Where',
 }
 CONSTANT_INPUTS = {
     'Conv': (1, 2),
@@ -538,76 +560,76 @@ def test_a_build_does_not_import_torch() -> None:
 # In the background
 
 
-class Maker(EngineMaker):
+class Builder(EngineBuilder):
     """Makes 'engines' that are torch's own modules, times a factor."""
 
     factor, error = 1.0, None
 
-    def make(self, order):
+    def build(self, request):
         if self.error is not None:
             raise self.error
 
         def session(*tensors: Tensor) -> tuple[Tensor, ...]:
-            self.ran.append((order.session.part.name, len(tensors[0])))
-            return tuple(each * self.factor for each in order.session.part.module(*tensors))
+            self.ran.append((request.session.part.name, len(tensors[0])))
+            return tuple(each * self.factor for each in request.session.part.module(*tensors))
 
         return session
 
 
 @pytest.fixture
-def maker() -> Maker:
-    made = Maker(folded(), 'tensorrt', CPU)
+def builder() -> Builder:
+    made = Builder(folded(), 'tensorrt', CPU)
     made.ran = []
     yield made
     made.stop()
     made.join()
 
 
-def part_of(maker: Maker) -> BackgroundSession:
-    return BackgroundSession(parts_of(maker._model)[0], maker)
+def part_of(builder: Builder) -> BackgroundSession:
+    return BackgroundSession(parts_of(builder._model)[0], builder)
 
 
 def images(batch: int = 1, width: int = 56) -> Tensor:
     return torch.rand(batch, 3, 40, width, generator=torch.Generator().manual_seed(0))
 
 
-def test_torch_serves_until_the_engine_is_ready_and_adopted(maker: Maker) -> None:
-    part, x = part_of(maker), images()
+def test_torch_serves_until_the_engine_is_ready_and_used(builder: Builder) -> None:
+    part, x = part_of(builder), images()
     expected = part.part.module(x)[0]
     torch.testing.assert_close(part(x)[0], expected)
-    assert maker.wait(60)
-    assert maker.ran == [('encoder', 1)]  # compared with torch
+    assert builder.wait(60)
+    assert builder.ran == [('encoder', 1)]  # compared with torch
     part(x)
-    assert maker.ran == [('encoder', 1)]  # not yet: the change is between two frames
-    assert part.adopt()
-    assert not part.adopt()
+    assert builder.ran == [('encoder', 1)]  # not yet: the change is between two frames
+    assert part.use_finished()
+    assert not part.use_finished()
     torch.testing.assert_close(part(x)[0], expected)
-    assert maker.ran == [('encoder', 1)] * 2
+    assert builder.ran == [('encoder', 1)] * 2
 
 
-def test_a_larger_batch_is_torch_s_until_there_is_an_engine_for_it(maker: Maker) -> None:
-    part = part_of(maker)
+def test_a_larger_batch_is_torch_s_until_there_is_an_engine_for_it(builder: Builder) -> None:
+    part = part_of(builder)
     for batch in (1, 3, 4, 2):
         part(images(batch))
-        assert maker.wait(60)
-        part.adopt()
-        maker.ran.clear()
+        assert builder.wait(60)
+        part.use_finished()
+        builder.ran.clear()
     for batch in (4, 1):
         part(images(batch))
     assert [each.batch for each in part._engines.values()] == [4]
-    assert maker.ran == [('encoder', 4), ('encoder', 1)]
+    assert builder.ran == [('encoder', 4), ('encoder', 1)]
 
 
 def test_each_size_has_an_engine_up_to_a_limit(
-    maker: Maker, caplog: pytest.LogCaptureFixture
+    builder: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    part = part_of(maker)
-    for width in (16, 24, 32, 40, 48, 48):
+    part = part_of(builder)
+    for width in (16, 24, 32, 40, 48, 48, 64):
         part(images(width=width))
-    assert maker.wait(60)
+    assert builder.wait(60)
     assert len(part._finished) == background.MOST_SIZES == 4
-    [line] = [each for each in caplog.messages if 'which is the limit' in each]
-    assert line.startswith('tensorrt does not run encoder at 48x40, torch does: 4 sizes')
+    [line] = [each for each in caplog.messages if 'torch does' in each]
+    assert line.endswith('each of 4 sizes has an engine, other sizes get none')
 
 
 @pytest.mark.parametrize(
@@ -620,31 +642,31 @@ def test_each_size_has_an_engine_up_to_a_limit(
     ],
 )
 def test_an_engine_that_fails_or_differs_leaves_torch_serving_with_the_reason(
-    maker: Maker,
+    builder: Builder,
     caplog: pytest.LogCaptureFixture,
     error: Exception | None,
     factor: float,
     why: str,
 ) -> None:
-    maker.error, maker.factor = error, factor
-    part, x = part_of(maker), images()
+    builder.error, builder.factor = error, factor
+    part, x = part_of(builder), images()
     expected = part.part.module(x)[0]
     for _ in range(3):
         torch.testing.assert_close(part(x)[0], expected)
-        assert maker.wait(60)
-        assert not part.adopt()
+        assert builder.wait(60)
+        assert not part.use_finished()
     [line] = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert why in line
     assert not part.is_ready
 
 
 def test_an_engine_that_fails_while_it_serves_costs_nothing_but_itself(
-    maker: Maker, caplog: pytest.LogCaptureFixture
+    builder: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    part, x = part_of(maker), images()
+    part, x = part_of(builder), images()
     part(x)
-    assert maker.wait(60)
-    part.adopt()
+    assert builder.wait(60)
+    part.use_finished()
 
     def fails(*tensors: Tensor) -> tuple[Tensor, ...]:
         raise RuntimeError('CUDA error')
@@ -672,9 +694,9 @@ def test_a_comparison_tells_shapes_and_limits_of_each_number_format() -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Make an engine on the CPU whose parts go to the makers of these tests."""
-    monkeypatch.setattr('sd_perception_ros.runtimes.prepare.EngineMaker', Maker)
-    Maker.ran = []
+    """Make an engine on the CPU whose parts go to the builders of these tests."""
+    monkeypatch.setattr('sd_perception_ros.runtimes.prepare.EngineBuilder', Builder)
+    Builder.ran = []
 
     def prepare(model: Model, choice: Choice, device: torch.device, dtype: torch.dtype):
         return GpuModel(model.eval(), 'tensorrt', device), Choice('tensorrt', 'as asked', False)
@@ -682,7 +704,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(engine_module, 'prepare', prepare)
     model = tiny_model({'depth': 'light', 'normals': 'light'}).requires_grad_(False)
     yield Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
-    Maker.error = None
+    Builder.error = None
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -699,18 +721,18 @@ def test_frames_are_the_same_before_and_after_the_engines_serve(engine: Engine) 
     assert 'tensorrt (as asked) (all parts)' in engine.summary()
 
 
-def test_noise_of_a_warm_up_orders_no_engine(engine: Engine) -> None:
+def test_noise_of_a_warm_up_requests_no_engine(engine: Engine) -> None:
     """Its size may never come; an engine costs minutes and a copy of the weights."""
     engine.warm_up(48, 64)
     assert engine.wait_for_engines(0)
-    assert Maker.ran == []
+    assert Builder.ran == []
     engine.predict([picture()])
     assert engine.wait_for_engines(60)
-    assert len(Maker.ran) == 4
+    assert len(Builder.ran) == 4
 
 
 def test_the_summary_says_what_torch_runs_and_why(engine: Engine) -> None:
-    Maker.error = ValueError('no tactic')
+    Builder.error = ValueError('no tactic')
     engine.predict([picture()], ['depth'])
     assert engine.wait_for_engines(60)
     engine.predict([picture()], ['depth'])
@@ -721,10 +743,10 @@ def test_the_summary_says_what_torch_runs_and_why(engine: Engine) -> None:
 
 def test_a_model_that_is_gone_ends_its_thread(engine: Engine) -> None:
     [served] = engine._models
-    maker = served.model._maker
+    builder = served.model._builder
     engine.predict([picture()])
     engine.wait_for_engines(60)
-    thread = maker._thread
+    thread = builder._thread
     engine._models.clear()
     engine._gpu_models.clear()
     del served

@@ -1,9 +1,9 @@
 """
-A model on a GPU that moves from torch to another runtime while it serves.
+Change from torch to another runtime on a GPU, without a break.
 
-torch serves from the first frame on. For each part and size of its input, a thread writes the
-ONNX graph, makes the engine, and compares it with torch on the input that asked for it. From the
-next frame on the engine serves. What fails stays in torch, with the reason in the log.
+torch runs the model from the first frame on. For each part and each size of its input, a thread
+writes the ONNX graph, builds the engine, and compares it with torch on that input. From the next
+frame on the engine is used. Where a step fails, torch goes on, and the log has the reason.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ ERRORS = (
 Size = tuple[int, ...]
 
 
-class Ready(NamedTuple):
+class BuiltEngine(NamedTuple):
     """
     A session for inputs of one size.
 
-    :ivar session: of the part.
-    :ivar batch: the largest that it takes.
+    :ivar session: session of the part.
+    :ivar batch: largest batch that it takes.
     """
 
     session: Callable[..., Tensors]
     batch: int
 
 
-class Order(NamedTuple):
+class BuildRequest(NamedTuple):
     """
-    An engine to make.
+    An engine to build.
 
-    :ivar session: gets the engine.
+    :ivar session: session that uses the engine.
     :ivar size: height and width of the part's first input; () for any.
-    :ivar batch: largest one.
-    :ivar example: inputs that asked for it.
+    :ivar batch: largest batch.
+    :ivar example: inputs of this size, to compare the engine with torch.
     """
 
     session: BackgroundSession
@@ -85,18 +85,18 @@ class BackgroundSession:
     """
     A part of a model that torch runs until an engine for the size of its input is ready.
 
-    :param part: on its device, in its number format.
-    :param maker: makes the engines.
+    :param part: part on its device, in its number format.
+    :param builder: builds the engines.
     :ivar problems: why there is no engine, by size.
     """
 
-    def __init__(self, part: ModelPart, maker: EngineMaker) -> None:
+    def __init__(self, part: ModelPart, builder: EngineBuilder) -> None:
         self.part = part
         self.problems: dict[Size, str] = {}
-        self._maker = maker
-        self._asked: dict[Size, int] = {}
-        self._engines: dict[Size, Ready] = {}
-        self._finished: deque[tuple[Size, Ready]] = deque()
+        self._builder = builder
+        self._requested: dict[Size, int] = {}
+        self._engines: dict[Size, BuiltEngine] = {}
+        self._finished: deque[tuple[Size, BuiltEngine]] = deque()
 
     @property
     def is_ready(self) -> bool:
@@ -106,10 +106,10 @@ class BackgroundSession:
     def __call__(self, *tensors: Tensor, frugal: bool = False) -> Tensors:
         """Run on tensors of the device, in the order of the inputs."""
         batch, _, *size = tensors[0].shape
-        key = tuple(size) if self._maker.fixes_size else ()
+        key = tuple(size) if self._builder.fixes_size else ()
         engine = self._engines.get(key)
         if engine is None or batch > engine.batch:
-            self._order(key, tensors)
+            self._request(key, tensors)
         else:
             try:
                 return engine.session(*tensors)
@@ -119,55 +119,54 @@ class BackgroundSession:
         answer: Tensors = self.part.module(*tensors)
         return answer
 
-    def adopt(self) -> bool:
-        """Let finished engines serve from now on; return whether there are any."""
+    def use_finished(self) -> bool:
+        """Use finished engines from now on; return whether there are any."""
         changed = bool(self._finished)
         while self._finished:
             size, engine = self._finished.popleft()
             self._engines[size] = engine
         return changed
 
-    def finish(self, size: Size, engine: Ready) -> None:
-        """Take an engine, from another thread."""
+    def finish(self, size: Size, engine: BuiltEngine) -> None:
+        """Hand over an engine, from another thread."""
         self._finished.append((size, engine))
 
     def fail(self, size: Size, error: Exception) -> None:
-        """Stay in torch for a size, and log the reason."""
+        """Leave inputs of this size to torch, and log the reason."""
         reason = ' '.join(str(error).split()) or type(error).__name__
         self.problems[size] = reason
         where = f' at {"x".join(map(str, reversed(size)))}' if size else ''
-        LOGGER.warning(
-            '%s does not run %s%s, torch does: %s',
-            self._maker.runtime, self.part.name, where, reason,
-        )  # fmt: skip
+        runtime, name = self._builder.runtime, self.part.name
+        LOGGER.warning('%s does not run %s%s, torch does: %s', runtime, name, where, reason)
 
-    def _order(self, size: Size, tensors: Tensors) -> None:
-        """Order an engine for inputs of these shapes, unless it has been ordered or has failed."""
+    def _request(self, size: Size, tensors: Tensors) -> None:
+        """Request an engine for these shapes, unless it was requested before or has failed."""
         # Batches vary from frame to frame: few engines serve all of them.
         batch = 1 << (len(tensors[0]) - 1).bit_length()
-        is_ordered = self._asked.get(size, 0) >= batch
-        if is_ordered or size in self.problems or not self._maker.takes_orders:
+        is_requested = self._requested.get(size, 0) >= batch
+        if is_requested or size in self.problems or not self._builder.accepts_requests:
             return
-        if size not in self._asked and len(self._asked) >= MOST_SIZES:
-            text = f'{MOST_SIZES} sizes have engines, which is the limit'
-            self.fail(size, ValueError(text))
+        if size not in self._requested and len(self._requested) >= MOST_SIZES:
+            if () not in self.problems:
+                text = f'each of {MOST_SIZES} sizes has an engine, other sizes get none'
+                self.fail((), ValueError(text))
             return
-        self._asked[size] = batch
+        self._requested[size] = batch
         example = tuple(tensor.clone() for tensor in tensors)
         if example[0].is_cuda:  # another stream reads them
             torch.cuda.current_stream(example[0].device).synchronize()
-        self._maker.order(Order(self, size, batch, example))
+        self._builder.request(BuildRequest(self, size, batch, example))
 
 
-class EngineMaker:
+class EngineBuilder:
     """
-    Makes engines in a thread, one after the other.
+    Builds engines in a thread, one after the other.
 
-    :param model: folded, on its device, in its number format.
+    :param model: folded model, on its device, in its number format.
     :param runtime: 'tensorrt' or 'onnxruntime'.
-    :param device: of the model.
+    :param device: device of the model.
     :ivar fixes_size: whether an engine takes one size of inputs only.
-    :ivar takes_orders: False while a model is warmed up, on noise of a size that may never come.
+    :ivar accepts_requests: False during a warm-up, whose size may differ from that of the camera.
     """
 
     def __init__(self, model: Model, runtime: str, device: torch.device) -> None:
@@ -175,46 +174,46 @@ class EngineMaker:
         self._model, self._device = model, device
         self._provider = gpu_provider() if runtime == 'onnxruntime' else ''
         self.fixes_size = runtime == 'tensorrt' or self._provider == TENSORRT
-        self.takes_orders = True
+        self.accepts_requests = True
         self._digests: dict[str, str] = {}
         self._process = BuildProcess()
-        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[BuildRequest | None] = queue.SimpleQueue()
         self._waiting = 0
         self._idle = threading.Condition()
         self._thread: threading.Thread | None = None
-        _MAKERS.add(self)
+        _BUILDERS.add(self)
 
-    def order(self, order: Order) -> None:
-        """Make an engine after those that were ordered before."""
+    def request(self, request: BuildRequest) -> None:
+        """Build an engine, after those requested before."""
         with self._idle:
             self._waiting += 1
-        self._orders.put(order)
+        self._requests.put(request)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name='engines', daemon=True)
             self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything ordered so far is made or has failed; return whether it is."""
+        """Wait until all engines are built or have failed; return whether they are."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._waiting, timeout_s)
 
     def stop(self) -> None:
-        """End the build that runs, and make no more engines."""
+        """End the current build, and build no more engines."""
         self._process.stop()
-        self._orders.put(None)
+        self._requests.put(None)
 
     def join(self) -> None:
         """Wait for the end of the thread, after `stop`."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def make(self, order: Order) -> GpuSession:
+    def build(self, request: BuildRequest) -> GpuSession:
         """
-        Make the session of an order.
+        Build the session of a request.
 
         :raises ValueError: it cannot be built, or differs from torch.
         """
-        part = order.session.part
+        part = request.session.part
         # A graph for TensorRT has standard operators only.
         fuses_attention = self.runtime == 'onnxruntime' and self._provider != TENSORRT
         if not self._digests:
@@ -222,8 +221,8 @@ class EngineMaker:
         digest = self._digests[part.name]
         graph = gpu_graph(self._model, part, digest, fuses_attention)
         inputs = {
-            name: [order.batch, *tensor.shape[1:]]
-            for name, tensor in zip(part.inputs, order.example, strict=True)
+            name: [request.batch, *tensor.shape[1:]]
+            for name, tensor in zip(part.inputs, request.example, strict=True)
         }
         spec = PartSpec(part.name, graph, digest, inputs, part.outputs, self._device)
         if self.runtime == 'tensorrt':
@@ -237,41 +236,41 @@ class EngineMaker:
                 stack.enter_context(torch.cuda.device(self._device))
                 side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 stack.enter_context(torch.cuda.stream(side))
-            while (order := self._orders.get()) is not None:
-                self._carry_out(order)
-                del order
+            while (request := self._requests.get()) is not None:
+                self._handle(request)
+                del request
                 with self._idle:
                     self._waiting -= 1
                     self._idle.notify_all()
 
-    def _carry_out(self, order: Order) -> None:
+    def _handle(self, request: BuildRequest) -> None:
         if self._process.is_stopped:
             return
         try:
-            session = self.make(order)
-            compare(session, order.session.part.module, order.example)
+            session = self.build(request)
+            compare(session, request.session.part.module, request.example)
             if self._device.type == 'cuda':
                 torch.cuda.current_stream(self._device).synchronize()
         except ERRORS as error:
             if not self._process.is_stopped:
-                order.session.fail(order.size, error)
+                request.session.fail(request.size, error)
             return
-        batch = order.batch if self.fixes_size else 2**31
-        order.session.finish(order.size, Ready(session, batch))
-        LOGGER.info('%s now runs %s', self.runtime, order.session.part.name)
+        batch = request.batch if self.fixes_size else 2**31
+        request.session.finish(request.size, BuiltEngine(session, batch))
+        LOGGER.info('%s now runs %s', self.runtime, request.session.part.name)
 
 
-_MAKERS: weakref.WeakSet[EngineMaker] = weakref.WeakSet()
+_BUILDERS: weakref.WeakSet[EngineBuilder] = weakref.WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
     """End all threads: Python aborts if it ends with a thread inside torch."""
-    makers = list(_MAKERS)
-    for maker in makers:
-        maker.stop()
-    for maker in makers:
-        maker.join()
+    builders = list(_BUILDERS)
+    for builder in builders:
+        builder.stop()
+    for builder in builders:
+        builder.join()
 
 
 def compare(

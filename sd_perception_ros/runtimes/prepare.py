@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sd_perception_ros.config import GPU_RUNTIMES
 from sd_perception_ros.model import Model
-from sd_perception_ros.runtimes.background import BackgroundSession, EngineMaker
+from sd_perception_ros.runtimes.background import BackgroundSession, EngineBuilder
 from sd_perception_ros.runtimes.choice import Choice, serves_without_torch
 from sd_perception_ros.runtimes.compiled import compile_model
 from sd_perception_ros.runtimes.exporting import sessions_of
@@ -95,34 +95,36 @@ class GpuModel(SessionModel):
     """
 
     def __init__(self, model: Model, runtime: str, device: torch.device) -> None:
-        self._maker = EngineMaker(model, runtime, device)
-        self._parts = {part.name: BackgroundSession(part, self._maker) for part in parts_of(model)}
+        self._builder = EngineBuilder(model, runtime, device)
+        self._parts = {
+            part.name: BackgroundSession(part, self._builder) for part in parts_of(model)
+        }
         super().__init__(model, self._parts, '')
         self._model = model
         self.is_recordable = runtime == 'tensorrt'
-        weakref.finalize(self, self._maker.stop)
+        weakref.finalize(self, self._builder.stop)
 
     def encoder_id(self) -> str:
         """Return the name of the encoder's weights."""
         return self._model.encoder_id()
 
-    def adopt(self) -> bool:
-        """Let finished engines serve from the next frame on; return whether there are any."""
-        changed = [part.adopt() for part in self._parts.values()]
+    def use_finished(self) -> bool:
+        """Use finished engines from the next frame on; return whether there are any."""
+        changed = [part.use_finished() for part in self._parts.values()]
         return any(changed)
 
     @contextlib.contextmanager
-    def without_orders(self) -> Iterator[None]:
-        """Order no engines within this context."""
-        self._maker.takes_orders = False
+    def without_builds(self) -> Iterator[None]:
+        """Request no engines within this context."""
+        self._builder.accepts_requests = False
         try:
             yield
         finally:
-            self._maker.takes_orders = True
+            self._builder.accepts_requests = True
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the engines ordered so far are finished; return whether they are."""
-        return self._maker.wait(timeout_s)
+        """Wait until all requested engines are built or have failed; return whether they are."""
+        return self._builder.wait(timeout_s)
 
     def state(self) -> str:
         """Return which parts torch still runs, and why."""
