@@ -32,11 +32,11 @@ def test_jpeg_is_that_of_libjpeg_to_a_few_levels(quality: int) -> None:
     assert np.abs(theirs - levels).mean() > 2 * np.abs(ours - theirs).mean()
 
 
-def test_jpeg_takes_pictures_whose_sides_are_no_multiples_of_8() -> None:
+def test_jpeg_works_for_sides_that_are_no_multiples_of_8() -> None:
     assert jpeg(scene()[..., :27, :35], 50).shape == (1, 3, 27, 35)
 
 
-def test_a_vignette_leaves_the_middle_and_darkens_the_corners() -> None:
+def test_a_vignette_darkens_the_corners_only() -> None:
     gains = vignette(9, 11, 0.4)
     assert gains[0, 0, 4, 5] == 1
     assert gains[0, 0, 0, 0].item() == pytest.approx(0.6)
@@ -49,7 +49,7 @@ def test_a_camera_that_moves_to_the_right_blurs_along_the_rows() -> None:
     assert (motion_kernel(4, math.pi / 2).sum(0) > 0).sum() == 1
 
 
-def test_the_same_generators_make_the_same_faults_whatever_is_beside() -> None:
+def test_faults_of_an_image_do_not_depend_on_the_rest_of_the_batch() -> None:
     images = scene().expand(6, -1, -1, -1) * 2 - 1
     together = camera_faults(images, [np.random.default_rng(seed) for seed in range(6)])
     assert together.shape == images.shape

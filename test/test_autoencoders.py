@@ -94,7 +94,7 @@ def tiny(folder: Path) -> tuple[Tensor, Tensor]:
     ids=lambda value: ' and '.join(value) if isinstance(value, dict) else value.__name__,
 )
 @pytest.mark.parametrize('folded', [False, True])
-def test_each_half_gives_the_numbers_of_diffusers(
+def test_each_half_computes_what_diffusers_computes(
     folder: Path, keys: dict[str, str], encodes: Any, decodes: Any, folded: bool
 ) -> None:
     """The KL latent is scaled by 0.18215; the tiny encoder's output is the scaled latent."""
@@ -107,7 +107,7 @@ def test_each_half_gives_the_numbers_of_diffusers(
     torch.testing.assert_close(pixels, decodes(folder)[1], atol=1e-5, rtol=1e-5)
 
 
-def test_the_decoder_head_averages_the_channels_of_the_tiny_picture(folder: Path) -> None:
+def test_the_decoder_head_averages_the_channels_of_the_tiny_decoder(folder: Path) -> None:
     """RGB in -1..1 averaged and clipped, as with the KL decoder; normals are all three."""
     model = checkpoint.load(str(with_keys(folder, tiny_decoder='taesd')))[0]
     _, pixels = tiny(folder)
@@ -133,7 +133,7 @@ def test_the_halves_that_do_not_run_are_not_in_memory(folder: Path) -> None:
     assert size('tiny_decoder') - size() == decoder
 
 
-def test_the_encoder_id_is_that_of_the_encoder_that_runs(folder: Path) -> None:
+def test_the_encoder_id_is_that_of_the_tiny_encoder(folder: Path) -> None:
     before = loaded(folder).encoder_id()
     decodes = loaded(with_keys(folder, tiny_decoder='taesd')).encoder_id()
     encodes = loaded(with_keys(folder, tiny_encoder='taesd')).encoder_id()
@@ -143,7 +143,7 @@ def test_the_encoder_id_is_that_of_the_encoder_that_runs(folder: Path) -> None:
 
 @pytest.mark.parametrize('runtime', sorted(SESSIONS))
 @pytest.mark.parametrize('key', ['vae', 'tiny_encoder', 'tiny_decoder'])
-def test_a_runtime_gives_the_numbers_of_torch(folder: Path, key: str, runtime: str) -> None:
+def test_a_runtime_computes_what_torch_computes(folder: Path, key: str, runtime: str) -> None:
     """
     At 56 x 40, neither the traced size nor the one at which graphs are checked.
 
@@ -283,7 +283,7 @@ def test_a_tiny_decoder_without_weights_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize('key', ['vae', 'tiny_decoder'])
-def test_a_fine_tuned_decoder_is_not_replaced_in_silence(folder: Path, key: str) -> None:
+def test_a_fine_tuned_decoder_is_not_silently_replaced(folder: Path, key: str) -> None:
     """An experiment of GenPercept whose decoder was fine-tuned lies around the denoiser."""
     for part in ('decoder', 'post_quant_conv'):
         path = folder / f'vae_{part}' / 'diffusion_pytorch_model.safetensors'

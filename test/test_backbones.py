@@ -74,7 +74,7 @@ def official(backbone: LatentBackbone, shown: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def test_the_output_is_that_of_diffusers_forward(backbone: LatentBackbone) -> None:
+def test_the_output_equals_forward_of_diffusers(backbone: LatentBackbone) -> None:
     latent = torch.randn(2, 4, 8, 8)
     shown = backbone.denoiser_input(latent)
     output, _ = backbone.denoise(shown)
@@ -85,7 +85,7 @@ def test_the_output_is_that_of_diffusers_forward(backbone: LatentBackbone) -> No
 
 @pytest.mark.parametrize('size', [(8, 8), (6, 14), (7, 13), (5, 8), (22, 12)])
 @torch.inference_mode()
-def test_a_latent_of_any_size_comes_back_clean_with_levels_that_lie_on_it(
+def test_the_clean_latent_has_the_size_of_the_input_and_levels_match_it(
     backbone: LatentBackbone, size: tuple[int, int]
 ) -> None:
     latent = torch.randn(1, 4, *size)
@@ -102,7 +102,7 @@ def test_a_latent_of_any_size_comes_back_clean_with_levels_that_lie_on_it(
 
 
 @torch.inference_mode()
-def test_pictures_of_a_batch_do_not_see_one_another(backbone: LatentBackbone) -> None:
+def test_images_of_a_batch_are_independent(backbone: LatentBackbone) -> None:
     latent = torch.randn(3, 4, 6, 9)
     together = backbone.step(latent)
     for index in range(3):
@@ -117,7 +117,7 @@ def size_of(module: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def test_folding_changes_the_size_and_not_the_answer(backbone: LatentBackbone) -> None:
+def test_folding_reduces_the_size_and_keeps_the_output(backbone: LatentBackbone) -> None:
     folded = copy.deepcopy(backbone)
     folded.fold(decodes=True)
     folded.fold(decodes=True)  # a second time does nothing
@@ -134,7 +134,7 @@ def test_folding_changes_the_size_and_not_the_answer(backbone: LatentBackbone) -
 
 
 @torch.inference_mode()
-def test_what_is_frozen_matters(backbone: LatentBackbone) -> None:
+def test_the_frozen_condition_affects_the_output(backbone: LatentBackbone) -> None:
     """Else folding would agree whatever it did."""
     latent = torch.randn(1, 4, 6, 8)
     before = backbone.step(latent).latent
@@ -149,7 +149,7 @@ def test_what_is_frozen_matters(backbone: LatentBackbone) -> None:
 
 
 @pytest.mark.parametrize('head', ['light', 'dpt', 'decoder'])
-def test_each_head_reads_each_backbone_and_moves_all_of_it(base: Path, head: str) -> None:
+def test_each_head_works_on_each_backbone_and_trains_all_of_it(base: Path, head: str) -> None:
     model = model_to_finetune(base, ['depth'], head).train()
     [backbone] = model.backbones.values()
     backbone.trainable().requires_grad_(True)
@@ -165,7 +165,7 @@ def test_each_head_reads_each_backbone_and_moves_all_of_it(base: Path, head: str
 
 
 @pytest.mark.parametrize('head', ['light', 'decoder'])
-def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, head: str) -> None:
+def test_a_saved_model_is_loaded_unchanged(base: Path, tmp_path: Path, head: str) -> None:
     torch.manual_seed(3)
     model = model_to_finetune(base, ['depth', 'normals'], head).eval()
     about = CheckpointConfig(license='Apache-2.0', long_side_px=64)
@@ -185,7 +185,7 @@ def test_a_saved_model_reads_back_as_the_same_model(base: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     'options', [{'gradient_checkpointing': True}, {'trainable': 'lora', 'lora_rank': 2}]
 )
-def test_training_moves_it_and_leaves_a_plain_model(
+def test_training_changes_the_weights_and_saves_a_plain_model(
     base: Path, frames: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     model = model_to_finetune(base, ['depth'], 'light')
@@ -202,7 +202,7 @@ def test_training_moves_it_and_leaves_a_plain_model(
     assert not any('.vae.' in name for name in moved)
 
 
-def test_checkpointing_gives_the_gradients_of_no_checkpointing(base: Path) -> None:
+def test_gradients_are_equal_with_gradient_checkpointing(base: Path) -> None:
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(4)
@@ -232,7 +232,7 @@ TUNED = {
 
 
 @pytest.mark.parametrize('kind', DENOISERS)
-def test_each_kind_is_tuned_where_its_prediction_is_a_latent_of_unit_size(
+def test_each_prediction_type_is_fine_tuned_at_its_balanced_step(
     tmp_path: Path, kind: str
 ) -> None:
     [backbone] = model_to_finetune(
@@ -244,7 +244,7 @@ def test_each_kind_is_tuned_where_its_prediction_is_a_latent_of_unit_size(
     assert step.output_coefficient == pytest.approx(output, abs=5e-3)
 
 
-def test_positions_of_a_larger_picture_are_the_same_table_stretched() -> None:
+def test_positions_of_a_larger_image_are_the_stretched_table() -> None:
     """Stable Diffusion 3's table has an end; here a cell's position is its own column."""
     torch.manual_seed(0)
     prompt = Prompt(torch.zeros(1, 1, 8), torch.zeros(1, 6))
@@ -271,7 +271,7 @@ def test_positions_of_a_larger_picture_are_the_same_table_stretched() -> None:
     steps_offset=st.integers(0, 2),
     clips=st.sampled_from([(), ('clip_sample',), ('thresholding',)]),
 )
-def test_the_step_is_ddim_s_only_step_or_refused_by_name(
+def test_the_step_equals_the_single_ddim_step_or_is_refused_by_name(
     prediction_type: str,
     set_alpha_to_one: bool,
     zero_snr: bool,
@@ -371,7 +371,7 @@ def test_pndm_ends_where_ddim_does() -> None:
 
 
 @pytest.mark.parametrize('shift', [1.0, 3.0])
-def test_a_flow_goes_all_the_way_in_one_step_as_diffusers_goes(shift: float) -> None:
+def test_a_flow_step_equals_that_of_diffusers(shift: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(1)
     shown, output = torch.randn(2, 1, 4, 3, 3)
@@ -460,7 +460,7 @@ def test_a_prompt_of_another_model_is_refused(
         base_backbone(base)
 
 
-def test_a_model_of_diffusers_that_is_no_denoiser_of_ours_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_model_of_diffusers_is_refused(tmp_path: Path) -> None:
     base = save_base(tmp_path, 'dit')
     file = base / 'transformer/config.json'
     file.write_text(file.read_text().replace('DiTTransformer2DModel', 'FluxTransformer2DModel'))
@@ -475,7 +475,7 @@ def test_transformers_give_four_levels_from_evenly_spaced_blocks(tmp_path: Path)
     assert backbone.feature_channels == (16, 16, 16, 16)
 
 
-def test_the_small_denoiser_has_the_levels_that_are_asked_for() -> None:
+def test_the_small_denoiser_has_the_requested_levels() -> None:
     unet = small_unet((16, 24, 32))
     assert [block.resnets[-1].out_channels for block in unet.up_blocks] == [32, 24, 16]
     assert unet(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 1, PROMPT_WIDTH)).sample.std() > 0
@@ -496,7 +496,7 @@ def test_a_finer_denoiser_keeps_the_trained_levels_as_its_coarsest() -> None:
     assert _same(finer.mid_block, trained.mid_block)
 
 
-def test_a_denoiser_of_the_same_levels_is_taken_over_whole_and_one_of_more_is_refused() -> None:
+def test_a_denoiser_with_the_same_levels_is_copied_entirely_and_one_with_more_is_refused() -> None:
     trained, same = small_unet((16, 24, 32)), small_unet((16, 24, 32))
     assert take_over(same, trained) == 1
     assert _same(same, trained)

@@ -67,13 +67,13 @@ def measured(
         ({'scene': FAST, 'period_s': 0.09, 'runtime': 'openvino'}, True),
     ],
 )
-def test_it_passes_only_when_nothing_is_lost_and_the_node_is_quick(run, passes):
+def test_it_passes_only_if_nothing_is_lost_and_the_node_is_fast(run, passes):
     result = measured(**run)
     assert result['passes'] == passes
     assert ('FAILS' in THROUGH_ROS['table'](result)) != passes
 
 
-def test_a_scene_tells_rate_jitter_processor_and_memory():
+def test_a_run_has_rate_jitter_cpu_and_memory():
     result = measured()
     assert result['rate_hz'] == pytest.approx(5.0)
     assert result['topics']['depth/relative']['jitter_ms'] == 2.0  # 20 and 24 ms in turn
@@ -81,7 +81,7 @@ def test_a_scene_tells_rate_jitter_processor_and_memory():
     assert result['memory_mib'] == 310.0
 
 
-def test_the_table_shows_a_topic_on_which_nothing_came():
+def test_the_table_has_topics_without_messages():
     lines = THROUGH_ROS['table'](measured(arrived=0)).splitlines()
     [points] = [line for line in lines if 'depth/points' in line]
     assert points.split() == ['depth/points', 'nan', 'nan', 'nan', '20']
@@ -114,7 +114,7 @@ def test_task_cost_measures_tasks_cameras_and_sizes(tmp_path):
         (0.39, 29, 1.2, False),
     ],
 )
-def test_a_family_passes_only_if_it_beats_the_guess_and_a_frozen_denoiser(
+def test_a_family_passes_only_if_it_beats_the_baseline_and_a_frozen_denoiser(
     abs_rel: float, mean_deg: float, loss: float, beats: bool
 ) -> None:
     losses = {'loss_after': loss, 'loss_frozen': 1.1}
@@ -132,7 +132,7 @@ def test_one_family_learns_for_two_steps_and_is_measured(frames: Path, tmp_path:
     assert row['depth.abs_rel'] > 0
 
 
-def test_arithmetic_is_counted_as_on_paper():
+def test_arithmetic_is_counted_as_by_hand():
     """A picture of 8x6; 3x3 from 3 to 4 channels, every other pixel; then 1x1 from 4 to 2."""
     first = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, device='meta')
     second = torch.nn.Conv2d(4, 2, 1, device='meta')
@@ -173,7 +173,7 @@ def test_every_stage_of_a_frame_is_measured_and_drawn(
     assert cv2.imread(str(file.with_suffix('.png'))).std() > 10
 
 
-def test_every_file_of_results_that_is_a_benchmark_s_is_drawn(tmp_path: Path) -> None:
+def test_every_result_of_a_benchmark_is_plotted(tmp_path: Path) -> None:
     results = sorted((FOLDER / 'results').glob('epyc_*.json'))
     assert PLOT['main']([*map(str, results), '--out', str(tmp_path)]) == 0
     assert [p.stem for p in sorted(tmp_path.glob('*.png'))] == [p.stem for p in results]
@@ -186,7 +186,7 @@ def test_every_file_of_results_that_is_a_benchmark_s_is_drawn(tmp_path: Path) ->
         ('transfer/plot.py', '[]', 'expected a run of transfer.py in '),
     ],
 )
-def test_a_file_that_no_benchmark_wrote_is_not_drawn(
+def test_a_file_that_is_no_benchmark_result_is_refused(
     command: str, text: str, message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / 'result.json'
@@ -228,7 +228,9 @@ def test_runs_of_other_options_have_no_spread_in_common(tmp_path: Path) -> None:
         (['official.py', '--work', '/dev/null/x', '--tiny'], "'/dev/null/x"),
     ],
 )
-def test_a_mistake_with_a_benchmark_is_one_line(words: list[str], message: str) -> None:
+def test_a_wrong_command_line_of_a_benchmark_gives_one_error_line(
+    words: list[str], message: str
+) -> None:
     command = [sys.executable, str(FOLDER / words[0]), *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

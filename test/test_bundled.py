@@ -40,13 +40,13 @@ def test_it_has_every_task(figures: dict[str, dict[str, float]]) -> None:
         ('matting', 'mad', 0.15),
     ],
 )
-def test_its_error_is_less_than_two_thirds_of_a_guess(
+def test_its_error_is_less_than_two_thirds_of_a_constant_baseline(
     figures: dict[str, dict[str, float]], task: str, figure: str, guess: float
 ) -> None:
     assert figures[task][figure] < 2 / 3 * guess
 
 
-def test_it_finds_people_and_where_their_joints_are(figures: dict[str, dict[str, float]]) -> None:
+def test_it_finds_people_and_their_joints(figures: dict[str, dict[str, float]]) -> None:
     """Most of the joints are still wrong: the model card says so."""
     assert figures['segmentation']['iou_person'] > 0.4
     assert figures['human_pose']['pck_0.2'] > 0.2

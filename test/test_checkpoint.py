@@ -41,7 +41,7 @@ def edit(folder: Path, **values: object) -> None:
 
 
 @pytest.mark.parametrize('head', ['light', 'decoder'])
-def test_a_saved_model_reads_back_as_the_same_model(tmp_path: Path, head: str) -> None:
+def test_a_saved_model_is_loaded_unchanged(tmp_path: Path, head: str) -> None:
     model = tiny_model({'depth': head, 'normals': head})
     checkpoint.save(tmp_path, model, CheckpointConfig(), torch.float32)
     again, _ = checkpoint.load(str(tmp_path))
@@ -51,7 +51,7 @@ def test_a_saved_model_reads_back_as_the_same_model(tmp_path: Path, head: str) -
             torch.testing.assert_close(again(image)[name], raw)
 
 
-def test_half_precision_files_serve_in_single_precision(folder: Path) -> None:
+def test_half_precision_files_are_loaded_in_single_precision(folder: Path) -> None:
     assert load_file(folder / UNET)['conv_in.weight'].dtype == torch.float16
     model, _ = checkpoint.load(str(folder))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -63,7 +63,7 @@ def test_a_checkpoint_is_found_by_folder_file_and_known_name(folder: Path) -> No
     assert resolve('bundled').is_file()
 
 
-def test_a_home_that_is_not_there_is_a_checkpoint_that_is_not_there() -> None:
+def test_the_home_of_an_unknown_user_is_a_missing_checkpoint() -> None:
     with pytest.raises(FileNotFoundError, match="got '~nosuchuser/model'"):
         resolve('~nosuchuser/model')
 
@@ -96,7 +96,7 @@ def test_an_autoencoder_from_before_2023_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ('old', 'new', 'alpha'), [('velocity', 'v_prediction', 0.25), ('flow', 'flow_prediction', 0.5)]
 )
-def test_a_file_with_the_keys_of_the_release_before_is_the_same_model(
+def test_a_file_with_keys_of_the_previous_release_is_the_same_model(
     folder: Path, caplog: pytest.LogCaptureFixture, old: str, new: str, alpha: float
 ) -> None:
     edit(folder, prediction_type=new, alpha=alpha)
@@ -115,7 +115,7 @@ def test_a_file_with_the_keys_of_the_release_before_is_the_same_model(
         assert f"'{old_name}' is now called '{new_name}'" in caplog.text
 
 
-def test_the_task_name_of_the_release_before_is_read_with_a_warning(
+def test_the_task_name_of_the_previous_release_is_read_with_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks = yaml.safe_load((folder / 'checkpoint.yaml').read_text())['tasks']
@@ -124,7 +124,9 @@ def test_the_task_name_of_the_release_before_is_read_with_a_warning(
     assert "'pose' is now called 'human_pose'" in caplog.text
 
 
-def test_a_denoiser_without_config_takes_the_base_s(folder: Path, tmp_path: Path) -> None:
+def test_a_denoiser_without_config_uses_the_config_of_its_base(
+    folder: Path, tmp_path: Path
+) -> None:
     """The official GenPercept folders hold the weights alone."""
     (folder / 'task').mkdir()
     shutil.copy(folder / UNET, folder / 'task')
@@ -141,14 +143,14 @@ def test_prompts_are_read_from_npy_files_and_never_unpickled(folder: Path) -> No
         checkpoint.load(str(folder))
 
 
-def test_a_cut_off_file_is_named(folder: Path) -> None:
+def test_an_error_names_a_truncated_file(folder: Path) -> None:
     file = folder / UNET
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r'unet.*not an intact safetensors file.*copy it again'):
         checkpoint.load(str(folder))
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_an_error_names_a_missing_file(folder: Path) -> None:
     (folder / UNET).unlink()
     with pytest.raises(FileNotFoundError, match=r'found none at .*unet'):
         checkpoint.load(str(folder))
@@ -188,7 +190,7 @@ def test_a_prompt_of_another_text_encoder_is_refused(folder: Path) -> None:
         ({'tasks': {'depth': 'unet'}}, "expected a mapping of options, got 'unet'"),
     ],
 )
-def test_a_mistake_in_the_file_is_answered_with_what_may_be_there(
+def test_an_error_in_checkpoint_yaml_lists_the_allowed_values(
     folder: Path, values: dict[str, object], message: str
 ) -> None:
     edit(folder, **values)
@@ -196,7 +198,7 @@ def test_a_mistake_in_the_file_is_answered_with_what_may_be_there(
         checkpoint.load(str(folder))
 
 
-def test_a_misspelt_known_name_gets_a_guess() -> None:
+def test_a_misspelt_known_name_gets_a_suggestion() -> None:
     with pytest.raises(FileNotFoundError, match="got 'bundle'; did you mean 'bundled'"):
         resolve('bundle')
 
@@ -216,7 +218,7 @@ def test_a_file_that_is_not_yaml_is_one_line(folder: Path) -> None:
     assert '\n' not in str(caught.value)
 
 
-def test_a_folder_without_checkpoint_yaml_says_what_to_write(tmp_path: Path) -> None:
+def test_an_error_says_what_to_write_into_checkpoint_yaml(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'has no checkpoint\.yaml: write one'):
         checkpoint.load(str(tmp_path))
 

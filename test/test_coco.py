@@ -126,7 +126,7 @@ def whole_set(images: Sequence[tuple[list[Person], Joints, Joints | None]]) -> l
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
-def test_images_one_by_one_give_what_cocoeval_gives_for_all(seed: int) -> None:
+def test_results_of_single_images_equal_cocoeval_on_all(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = [image(rng) for _ in range(12)]
     figures = people_summary([measure_people(*one) for one in images])
@@ -137,7 +137,7 @@ def test_images_one_by_one_give_what_cocoeval_gives_for_all(seed: int) -> None:
 
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
-def test_with_outlines_their_areas_count_and_crowds_and_people_without_marks_do_not(
+def test_outlines_give_areas_and_crowds_and_unlabelled_people_are_ignored(
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -161,7 +161,7 @@ def exact(joints: Joints, score: float) -> Person:
     return Person(joints, np.ones(17, bool), score)
 
 
-def test_a_missed_person_halves_recall_and_a_surer_nobody_halves_precision() -> None:
+def test_a_missed_person_halves_recall_and_a_confident_false_positive_halves_precision() -> None:
     true = np.stack([standing(0), standing(300)])
     rows = measure_people([exact(standing(0), 0.5), exact(standing(800), 0.9)], true)
     figures = people_summary([rows])
@@ -170,7 +170,7 @@ def test_a_missed_person_halves_recall_and_a_surer_nobody_halves_precision() -> 
     assert figures['ap'] == pytest.approx(0.5 * 51 / 101)
 
 
-def test_whoever_is_hidden_entirely_is_neither_missed_nor_wrong() -> None:
+def test_fully_hidden_people_are_ignored() -> None:
     hidden = standing(300)
     hidden[:, 2] = 1
     true = np.stack([standing(0), hidden, np.zeros((17, 3), np.float32)])
@@ -185,7 +185,7 @@ def test_without_people_there_is_no_precision() -> None:
     assert all(math.isnan(value) for value in figures.values())
 
 
-def test_who_is_found_in_a_crowd_is_not_wrong() -> None:
+def test_a_prediction_in_a_crowd_is_ignored() -> None:
     joints = standing(0)[None]
     bodies = np.array([[0, 0, 100, 200, 9000, 0], [300, 0, 300, 300, 50000, 1]], np.float32)
     people = [exact(standing(0), 0.5), exact(standing(400), 0.9), exact(standing(900), 0.4)]
@@ -194,7 +194,7 @@ def test_who_is_found_in_a_crowd_is_not_wrong() -> None:
     assert KeypointMatch.summarize(keypoint_matches(people, joints))['precision'] == 1 / 3
 
 
-def test_ten_pixels_count_for_more_on_a_smaller_outline() -> None:
+def test_an_error_of_ten_pixels_counts_more_on_a_smaller_outline() -> None:
     beside = exact(standing(0) + np.array([10, 0, 0], np.float32), 0.5)
     for area in (9000.0, 900.0):
         expected = np.exp(-100 / (2 * area * (2 * SIGMAS) ** 2)).mean()

@@ -23,7 +23,7 @@ SLOW = ('torch', 'diffusers', 'transformers', 'rcl_interfaces')  # the last: of 
 
 
 @pytest.mark.parametrize('name', OFFLINE)
-def test_every_command_explains_itself_with_an_example(
+def test_the_help_of_every_command_has_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -57,7 +57,7 @@ def imported(words: list[str], folder: Path) -> tuple[set[str], int, str]:
 
 
 @pytest.mark.parametrize('name', COMMANDS)
-def test_help_is_there_before_torch_and_ros_are_imported(name: str, tmp_path: Path) -> None:
+def test_help_needs_neither_torch_nor_ros(name: str, tmp_path: Path) -> None:
     slow, code, text = imported([name, '--help'], tmp_path)
     assert (slow, code) == (set(), 0)
     assert text.startswith(f'usage: python -m sd_perception_ros {name} ')
@@ -119,7 +119,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize('words', ['--help', 'perception --help', 'train --help'])
-def test_a_reader_that_leaves_early_gets_no_traceback(words: str) -> None:
+def test_a_closed_pipe_gives_no_traceback(words: str) -> None:
     command = [sys.executable, '-m', 'sd_perception_ros', *words.split()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
@@ -132,7 +132,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(words: str) -> None:
     assert errors == b''
 
 
-def test_only_what_can_be_resumed_says_so(
+def test_only_commands_that_can_be_resumed_say_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(argv: list[str]) -> int:
@@ -169,7 +169,7 @@ def test_only_what_can_be_resumed_says_so(
         (['export', '--out', '/dev/null/graphs'], "'/dev/null/graphs' cannot be used (Not a dir"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_an_error_is_one_line(
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -193,7 +193,7 @@ def test_a_size_is_two_positive_multiples_of_eight(text: str) -> None:
 @pytest.mark.parametrize(
     ('number', 'workers'), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
 )
-def test_a_stopped_rendering_says_that_it_goes_on(
+def test_an_interrupted_rendering_says_that_it_can_be_resumed(
     number: signal.Signals, workers: int, tmp_path: Path
 ) -> None:
     command = [sys.executable, '-m', 'sd_perception_ros', 'synthesize', '--assets', 'none']

@@ -83,7 +83,7 @@ def test_replays_keep_sizes_and_tasks_apart(tiny_checkpoint: Path) -> None:
     assert replayed.summary().count('with CUDA graphs') == 1
 
 
-def test_a_prediction_outlives_the_next_replay(tiny_checkpoint: Path) -> None:
+def test_a_prediction_is_kept_after_the_next_replay(tiny_checkpoint: Path) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cuda')
     engine.warm_up(48, 64)
     first = engine.predict([picture(48, 64, 1)])[0]['depth'].values
@@ -92,7 +92,7 @@ def test_a_prediction_outlives_the_next_replay(tiny_checkpoint: Path) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_what_cannot_be_recorded_runs_as_it_is() -> None:
+def test_what_cannot_be_recorded_runs_without_graphs() -> None:
     def waits(image: Tensor, tasks: tuple[str, ...]) -> Tensor:
         return image * (2 if image.sum().item() > 3 else 1)
 

@@ -102,7 +102,7 @@ def test_a_good_jpeg_is_decoded_as_opencv_decodes_it(name, capfd):
 
 
 @pytest.mark.parametrize('extra', [b'\x00', b'\x12\x34', b'\xff\xff'])
-def test_the_few_bytes_that_some_webcams_append_are_no_damage(extra):
+def test_a_few_appended_bytes_are_not_damage(extra):
     data = saved(scene())
     jpeg.decode(data[:-2] + extra + data[-2:])
 
@@ -139,7 +139,7 @@ def test_a_jpeg_in_cmyk_that_lost_data_is_refused():
             compressed_to_rgb(compressed(bad))
 
 
-def test_a_jpeg_of_tables_alone_holds_no_picture():
+def test_a_jpeg_with_tables_only_has_no_image():
     data = saved(scene())
     tables = data[: data.index(b'\xff\xda')] + b'\xff\xd9'
     with pytest.raises(ValueError, match='holds tables and no picture data'):
@@ -149,7 +149,7 @@ def test_a_jpeg_of_tables_alone_holds_no_picture():
         jpeg.decode(scan)
 
 
-def test_restart_markers_must_all_be_there_and_in_their_order():
+def test_restart_markers_must_be_complete_and_in_order():
     data = with_restarts(scene(), 5)
     marks = [at for at in range(len(data) - 1) if data[at] == 255 and 0xD0 <= data[at + 1] < 0xD8]
     assert len(marks) == (96 // 16) * (128 // 16) // 5
@@ -241,7 +241,7 @@ def test_the_order_of_colours_is_that_of_the_format(format_, expected):
 
 
 @pytest.mark.parametrize('encoding', ['16UC1', '32FC1'])
-def test_compressed_depth_is_no_colour_picture(encoding):
+def test_compressed_depth_is_not_a_colour_image(encoding):
     data = cv2.imencode('.png', np.full((4, 4), 1500, np.uint16))[1].tobytes()
     msg = compressed(data, f'{encoding}; png compressed ')
     with pytest.raises(ValueError, match=f"the encoding '{encoding}'; this is a depth image"):

@@ -22,7 +22,7 @@ def block(language: str) -> str:
     return found[1]
 
 
-def test_the_example_makes_a_set_that_is_inspected_and_trained_on(
+def test_the_example_writes_a_data_set_that_can_be_inspected_and_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

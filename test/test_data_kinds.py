@@ -35,7 +35,7 @@ def made(kind: str, folder: Path, split: str = '') -> Dataset:
 
 
 @pytest.mark.parametrize('kind', LAYOUTS)
-def test_a_folder_is_recognized_by_what_is_in_it(kind: str, tmp_path: Path) -> None:
+def test_a_folder_is_recognized_by_its_files(kind: str, tmp_path: Path) -> None:
     LAYOUTS[kind](tmp_path)
     folder = f'{tmp_path}'
     if kind == 'diode':  # no train in this one
@@ -46,7 +46,7 @@ def test_a_folder_is_recognized_by_what_is_in_it(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize('kind', LAYOUTS)
-def test_a_sample_is_as_types_py_says(kind: str, tmp_path: Path) -> None:
+def test_a_sample_follows_the_conventions_of_types_py(kind: str, tmp_path: Path) -> None:
     dataset = made(kind, tmp_path, ':val' if kind == 'diode' else '')
     sample = dataset[0]
     height, width = sample['image'].shape[-2:]
@@ -68,9 +68,7 @@ def test_a_sample_is_as_types_py_says(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', LAYOUTS)
-def test_a_file_that_is_missing_or_cut_off_is_named_before_a_training(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_missing_or_truncated_file_is_named_before_a_training(kind: str, tmp_path: Path) -> None:
     dataset = made(kind, tmp_path, ':val' if kind == 'diode' else '')
     for file in {file for frame in dataset.frames for file in frame.files.values()}:
         whole = file.read_bytes()
@@ -106,7 +104,7 @@ def test_hypersim_distances_along_rays_become_depth_along_the_axis(tmp_path: Pat
     assert depth_m[10, 10].isnan()
 
 
-def test_hypersim_normals_turn_to_the_optical_frame_and_face_the_camera(tmp_path: Path) -> None:
+def test_hypersim_normals_are_in_the_optical_frame_and_face_the_camera(tmp_path: Path) -> None:
     normals = made('hypersim', tmp_path)[0]['normals'][0]
     for place in ((100, 100), (5, 5)):  # the second one is seen from behind
         torch.testing.assert_close(
@@ -122,7 +120,7 @@ def test_hypersim_classes_start_at_the_wall_and_unknown_is_255(tmp_path: Path) -
     assert labels[10, 10] == 255
 
 
-def test_hypersim_pictures_are_as_bright_as_the_authors_make_them(tmp_path: Path) -> None:
+def test_hypersim_images_have_the_tone_mapping_of_the_authors(tmp_path: Path) -> None:
     image = made('hypersim', tmp_path)[0]['image'][0, 0]
     # The 90th percentile becomes 0.8 of white, 204 of 255, and -1 .. 1 has it at 0.6.
     assert image[700, 500].item() == pytest.approx(0.6, abs=1e-6)
@@ -144,7 +142,7 @@ def test_a_tilted_hypersim_camera_has_its_own_rays() -> None:
     assert to_depth_m(distance_m, rays)[1, 1] == pytest.approx(1 / ray)
 
 
-def test_hypersim_without_its_split_says_where_it_is(tmp_path: Path) -> None:
+def test_hypersim_without_its_split_file_says_where_to_get_it(tmp_path: Path) -> None:
     LAYOUTS['hypersim'](tmp_path)
     assert len(open_data([f'hypersim:{tmp_path}:train'])) == 1
     with pytest.raises(FileNotFoundError, match='expected ai_VVV_NNN'):
@@ -165,7 +163,7 @@ def test_virtual_kitti_depth_is_in_centimetres_and_its_sky_infinitely_far(tmp_pa
     assert dataset.key(0) == 'Scene01/clone/Camera_0/rgb_00007'
 
 
-def test_from_80_m_of_a_street_and_65_m_of_a_room_on_everything_is_as_far_as_the_sky(
+def test_depth_from_80_m_on_streets_and_65_m_in_rooms_on_is_infinite(
     tmp_path: Path,
 ) -> None:
     LAYOUTS['vkitti2'](tmp_path)
@@ -188,7 +186,7 @@ def test_from_80_m_of_a_street_and_65_m_of_a_room_on_everything_is_as_far_as_the
     assert to_depth_m(np.full((2, 2), 100, np.float32), rays).min() == math.inf
 
 
-def test_virtual_kitti_may_lie_in_the_folders_of_its_archives(tmp_path: Path) -> None:
+def test_virtual_kitti_may_be_in_the_folders_of_its_archives(tmp_path: Path) -> None:
     LAYOUTS['vkitti2'](tmp_path)
     for what in ('rgb', 'depth'):
         target = tmp_path / f'vkitti_2.0.3_{what}' / 'Scene01' / 'clone' / 'frames'
@@ -199,7 +197,7 @@ def test_virtual_kitti_may_lie_in_the_folders_of_its_archives(tmp_path: Path) ->
     assert first_depths(dataset) == pytest.approx([2.5, math.inf, 5.12])
 
 
-def test_nyu_frames_stand_upright_and_holes_of_the_sensor_stay_unknown(tmp_path: Path) -> None:
+def test_nyu_frames_are_upright_and_holes_of_the_sensor_are_unknown(tmp_path: Path) -> None:
     dataset = made('nyuv2', tmp_path)
     assert dataset[1]['image'].shape == (1, 3, 6, 8)
     assert dataset[1]['depth_m'][0, 0, 0, :3].tolist() == pytest.approx(
@@ -210,7 +208,7 @@ def test_nyu_frames_stand_upright_and_holes_of_the_sensor_stay_unknown(tmp_path:
     assert open_data([f'nyuv2:{tmp_path}:test']).fingerprint() != dataset.fingerprint()
 
 
-def test_a_matlab_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+def test_a_truncated_matlab_file_is_named(tmp_path: Path) -> None:
     LAYOUTS['nyuv2'](tmp_path)
     file = tmp_path / 'nyu_depth_v2_labeled.mat'
     file.write_bytes(file.read_bytes()[:1000])
@@ -223,7 +221,7 @@ def test_kitti_depth_is_in_256ths_of_a_metre_and_0_unknown(tmp_path: Path) -> No
     assert first_depths(dataset) == pytest.approx([math.nan, 1, 2.5], nan_ok=True)
 
 
-def test_a_list_of_kitti_pictures_is_a_split_of_those_that_have_depth(tmp_path: Path) -> None:
+def test_a_list_of_kitti_images_is_a_split_of_those_with_depth(tmp_path: Path) -> None:
     LAYOUTS['kitti'](tmp_path)
     drive = '2011_09_26/2011_09_26_drive_0001_sync/image_02/data'
     (tmp_path / 'eigen.txt').write_text(
@@ -233,7 +231,7 @@ def test_a_list_of_kitti_pictures_is_a_split_of_those_that_have_depth(tmp_path: 
     assert len(open_data([f'kitti:{tmp_path}:eigen'])) == 1
 
 
-def test_scannet_frames_come_in_order_and_pictures_in_the_size_of_their_depth(
+def test_scannet_frames_are_sorted_and_images_have_the_size_of_their_depth(
     tmp_path: Path,
 ) -> None:
     dataset = made('scannet', tmp_path)
@@ -250,7 +248,7 @@ def test_scannet_frames_come_in_order_and_pictures_in_the_size_of_their_depth(
         open_data([f'scannet:{tmp_path}:mine'])
 
 
-def test_eth3d_depth_has_no_head_and_infinity_is_unknown(tmp_path: Path) -> None:
+def test_eth3d_depth_has_no_header_and_infinity_is_unknown(tmp_path: Path) -> None:
     dataset = made('eth3d', tmp_path)
     assert first_depths(dataset) == pytest.approx([math.nan, 1.5, 4], nan_ok=True)
     file = dataset.frames[0].files['depth_m']
@@ -259,7 +257,7 @@ def test_eth3d_depth_has_no_head_and_infinity_is_unknown(tmp_path: Path) -> None
         dataset[0]
 
 
-def test_a_public_picture_is_read_as_it_is_stored_and_one_of_your_own_as_viewers_show_it(
+def test_exif_orientation_is_ignored_in_public_data_and_applied_to_own_images(
     tmp_path: Path,
 ) -> None:
     upright = np.zeros((6, 8, 3), np.uint8)
@@ -276,7 +274,7 @@ def test_a_public_picture_is_read_as_it_is_stored_and_one_of_your_own_as_viewers
     assert turned[0, 0, :, 0].max() < -0.8
 
 
-def test_diode_depth_counts_where_its_mask_says(tmp_path: Path) -> None:
+def test_diode_depth_is_known_where_its_mask_is_set(tmp_path: Path) -> None:
     dataset = made('diode', tmp_path, ':val')
     assert first_depths(dataset) == pytest.approx([3, math.nan, 3], nan_ok=True)
     assert len(open_data([f'diode:{tmp_path}:val/indoors'])) == 1
@@ -284,14 +282,14 @@ def test_diode_depth_counts_where_its_mask_says(tmp_path: Path) -> None:
         open_data([f'diode:{tmp_path}:val/outdoor'])
 
 
-def test_dis5k_and_p3m_tell_the_share_of_each_pixel(tmp_path: Path) -> None:
+def test_dis5k_and_p3m_have_the_alpha_of_each_pixel(tmp_path: Path) -> None:
     thing = made('dis5k', tmp_path / 'dis')[0]['foreground'][0, 0, 0]
     assert thing.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     people = made('p3m10k', tmp_path / 'p3m')[0]['matte'][0, 0, 0]
     assert people.tolist() == pytest.approx([0, 0, 0, 0.2, 0, 0, 0, 0])
 
 
-def test_coco_gives_the_largest_person_first_and_forgets_pictures_without_joints(
+def test_coco_has_the_largest_person_first_and_leaves_out_images_without_joints(
     tmp_path: Path,
 ) -> None:
     dataset = made('coco', tmp_path)
@@ -303,7 +301,9 @@ def test_coco_gives_the_largest_person_first_and_forgets_pictures_without_joints
     assert joints[1].count_nonzero() == 3
 
 
-def test_to_be_measured_coco_gives_every_picture_and_everybodys_outline(tmp_path: Path) -> None:
+def test_for_evaluation_coco_has_every_image_and_the_outlines_of_all_people(
+    tmp_path: Path,
+) -> None:
     LAYOUTS['coco'](tmp_path)
     dataset = open_data([f'coco:{tmp_path}'], measuring=True)
     assert [dataset[i]['joints'].shape[1] for i in range(len(dataset))] == [2, 0]
@@ -312,7 +312,7 @@ def test_to_be_measured_coco_gives_every_picture_and_everybodys_outline(tmp_path
     assert dataset[1]['bodies'].shape == (1, 0, 6)
 
 
-def test_to_be_measured_your_own_people_have_their_outlines_too(tmp_path: Path) -> None:
+def test_for_evaluation_own_images_have_outlines_of_people_too(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     dataset = open_data([f'folder:{tmp_path}'], measuring=True)
     assert dataset[0]['bodies'][0, :, 4:].tolist() == [[20, 0]]
@@ -320,7 +320,7 @@ def test_to_be_measured_your_own_people_have_their_outlines_too(tmp_path: Path) 
     assert 'bodies' not in open_data([f'folder:{tmp_path}'])[0]
 
 
-def test_a_box_that_is_none_is_named_before_it_is_measured_with(tmp_path: Path) -> None:
+def test_an_invalid_box_is_an_error_with_its_image(tmp_path: Path) -> None:
     LAYOUTS['coco'](tmp_path)
     [file] = (tmp_path / 'annotations').glob('*.json')
     file.write_text(file.read_text().replace('"area": 20', '"area": 20, "bbox": [1, 2, 3]'))
@@ -328,7 +328,7 @@ def test_a_box_that_is_none_is_named_before_it_is_measured_with(tmp_path: Path) 
         open_data([f'coco:{tmp_path}'], measuring=True)[0]
 
 
-def test_people_whom_nobody_marked_are_unknown_in_coco(tmp_path: Path) -> None:
+def test_unlabelled_people_are_unknown_in_coco(tmp_path: Path) -> None:
     matte = made('coco', tmp_path)[0]['matte'][0, 0, 3]
     assert matte[:2].tolist() == [1, 1]
     assert matte[3:6].tolist() == [0, 0, 0]
@@ -346,7 +346,7 @@ def test_annotations_of_other_joints_are_refused(tmp_path: Path) -> None:
         open_data([f'coco:{tmp_path}'])
 
 
-def test_a_folder_of_ones_own_has_the_truths_that_have_a_folder(tmp_path: Path) -> None:
+def test_a_folder_of_own_images_has_the_ground_truth_of_its_folders(tmp_path: Path) -> None:
     dataset = made('folder', tmp_path)
     assert dataset.truths == ('depth_m', 'normals', 'labels', 'foreground', 'matte', 'joints')
     assert dataset.classes == ('grass', 'path')
@@ -367,7 +367,7 @@ def test_a_folder_of_ones_own_has_the_truths_that_have_a_folder(tmp_path: Path) 
     assert open_data([str(tmp_path)]).truths == ('depth_m', 'normals')
 
 
-def test_a_folder_whose_names_do_not_fit_together_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_names_that_do_not_match_is_refused(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     (tmp_path / 'keypoints.json').write_text(coco_file([], 'a.png', 'images/b.png'))
     with pytest.raises(ValueError, match=r'without people; 1 are not, such as b.png: correct'):
@@ -378,7 +378,7 @@ def test_a_folder_whose_names_do_not_fit_together_is_refused(tmp_path: Path) -> 
         open_data([f'folder:{tmp_path}'])
 
 
-def test_a_jpeg_of_a_phone_may_carry_a_film_behind_it_and_a_preview_in_it(tmp_path: Path) -> None:
+def test_a_jpeg_may_have_a_video_appended_and_a_thumbnail_inside(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     small, large = (cv2.imencode('.jpg', p)[1].tobytes() for p in (pixels[:8, :8], pixels))
     preview = b'\xff\xe1' + (len(small) + 2).to_bytes(2, 'big') + small
@@ -490,7 +490,7 @@ def test_the_matte_of_a_cut_out_is_its_alpha_channel(tmp_path: Path) -> None:
     assert (read_alpha(file)[0] * 255).tolist() == pytest.approx([0, 1, 2, 3])
 
 
-def test_tiff_is_read_and_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+def test_tiff_is_read_and_unreadable_images_are_counted(tmp_path: Path) -> None:
     picture(tmp_path / 'image' / 'a.tif')
     picture(tmp_path / 'image' / 'b.TIFF')
     for name in 'ab':
@@ -505,7 +505,7 @@ def test_tiff_is_read_and_pictures_that_cannot_be_read_are_counted(tmp_path: Pat
         open_data([str(tmp_path)])
 
 
-def test_a_null_area_and_joints_without_numbers_are_taken_as_unknown_and_counted(
+def test_a_null_area_and_joints_without_finite_numbers_are_unknown_and_counted(
     tmp_path: Path,
 ) -> None:
     LAYOUTS['folder'](tmp_path)
@@ -527,7 +527,7 @@ def test_a_null_area_and_joints_without_numbers_are_taken_as_unknown_and_counted
         )
 
 
-def test_ids_of_pictures_match_as_numbers_and_as_strings(tmp_path: Path) -> None:
+def test_ids_of_images_match_as_numbers_and_as_strings(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     file = tmp_path / 'keypoints.json'
     text = file.read_text()
@@ -548,7 +548,7 @@ def test_ids_of_pictures_match_as_numbers_and_as_strings(tmp_path: Path) -> None
         ('alpha', np.eye(6, 8, dtype=np.uint8), 'matte from 0 to 255, got at most 1 in 2 frames'),
     ],
 )
-def test_inspect_and_the_check_before_a_training_refuse_a_truth_that_teaches_nothing(
+def test_inspect_and_the_check_before_a_training_refuse_useless_ground_truth(
     truth: str,
     levels: np.ndarray,
     words: str,
@@ -573,7 +573,7 @@ def test_inspect_and_the_check_before_a_training_refuse_a_truth_that_teaches_not
     assert ('note: 1 of 2 frames read have no known' in printed) == (truth in ('depth', 'labels'))
 
 
-def test_a_header_of_60000_x_60000_is_one_line(tmp_path: Path) -> None:
+def test_an_image_header_of_60000_x_60000_gives_one_error_line(tmp_path: Path) -> None:
     data = cv2.imencode('.bmp', np.zeros((4, 4, 3), np.uint8))[1]
     data[18:26].view('<i4')[:] = 60_000
     (tmp_path / 'image').mkdir()
@@ -582,7 +582,7 @@ def test_a_header_of_60000_x_60000_is_one_line(tmp_path: Path) -> None:
         open_data([str(tmp_path)])[0]
 
 
-def test_a_folder_of_ones_own_takes_numbers_too(tmp_path: Path) -> None:
+def test_a_folder_of_own_images_may_have_npy_files(tmp_path: Path) -> None:
     picture(tmp_path / 'image' / 'a.jpg')
     (tmp_path / 'depth').mkdir()
     (tmp_path / 'normals').mkdir()
@@ -597,7 +597,7 @@ def test_a_folder_of_ones_own_takes_numbers_too(tmp_path: Path) -> None:
     assert sample['normals'][0, :, 3, 3].tolist() == [0, 0, -1]
 
 
-def test_a_truth_of_another_kind_or_size_is_refused_with_its_file(tmp_path: Path) -> None:
+def test_ground_truth_of_another_kind_or_size_is_refused_with_its_file(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     picture(tmp_path / 'depth' / 'a.png')
     with pytest.raises(ValueError, match=r'depth/a.png: expected millimetres .* 16 bits'):
@@ -628,7 +628,7 @@ def test_an_hdf5_file_of_something_else_is_refused(tmp_path: Path) -> None:
         dataset[0]
 
 
-def test_a_pickle_in_disguise_is_not_read(tmp_path: Path) -> None:
+def test_a_pickle_inside_a_npy_file_is_not_read(tmp_path: Path) -> None:
     dataset = made('diode', tmp_path, ':val')
     np.save(dataset.frames[0].files['depth_m'], np.array({'a': 1}, dtype=object))
     with pytest.raises(OSError, match='expected an array of numpy'):

@@ -101,7 +101,7 @@ def rgbd(first: int = 10**9) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize('storage', StoragePlugin)
-def test_a_recording_gives_pictures_with_the_depth_of_their_moment(
+def test_a_recording_has_images_with_depth_of_the_same_time(
     storage: StoragePlugin, tmp_path: Path
 ) -> None:
     bag = record(tmp_path / 'bag', rgbd(), storage)
@@ -115,7 +115,7 @@ def test_a_recording_gives_pictures_with_the_depth_of_their_moment(
     assert open_data([str(bag)]).fingerprint() == dataset.fingerprint()
 
 
-def test_depth_in_metres_keeps_its_infinity_and_forgets_what_is_too_near(tmp_path: Path) -> None:
+def test_depth_in_metres_keeps_infinity_and_too_near_is_unknown(tmp_path: Path) -> None:
     depth_m = np.full((6, 8), 2.5, np.float32)
     depth_m[0, :3] = math.nan, -math.inf, math.inf
     topics = rgbd() | {DEPTH: [image(10**9, '32FC1', depth_m)]}
@@ -124,7 +124,7 @@ def test_depth_in_metres_keeps_its_infinity_and_forgets_what_is_too_near(tmp_pat
     assert values.tolist() == pytest.approx(expected, nan_ok=True)
 
 
-def test_compressed_pictures_and_depth_are_read(tmp_path: Path) -> None:
+def test_compressed_images_and_depth_are_read(tmp_path: Path) -> None:
     _, png = cv2.imencode('.png', bgr())
     _, depth = cv2.imencode('.png', depth_mm())
     head = np.frombuffer(struct.pack('<iff', 0, 0.0, 0.0), np.uint8)
@@ -151,9 +151,7 @@ def test_quantized_depth_is_the_inverse_of_its_levels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('encoding', ENCODINGS)
-def test_a_recording_holds_pictures_in_every_encoding_that_the_node_takes(
-    encoding: str, tmp_path: Path
-) -> None:
+def test_a_recording_may_have_every_encoding_of_the_node(encoding: str, tmp_path: Path) -> None:
     item_bytes, channels, _, chroma, _ = ENCODINGS[encoding]
     rows = round(6 * (1 + chroma))  # a plane of colour behind the picture
     levels = np.random.default_rng(0).integers(0, 256, (rows, 8 * channels * item_bytes), np.uint8)
@@ -186,7 +184,7 @@ def test_depth_that_is_not_registered_is_refused(tmp_path: Path) -> None:
         open_data([str(record(tmp_path / 'bag', topics))])
 
 
-def test_topics_that_never_meet_are_refused(tmp_path: Path) -> None:
+def test_topics_without_common_stamps_are_refused(tmp_path: Path) -> None:
     topics = rgbd() | {DEPTH: rgbd(10**12)[DEPTH]}
     with pytest.raises(
         OSError, match=r'within 20 ms of each other, found 3 and 2 without such pairs'
@@ -195,7 +193,7 @@ def test_topics_that_never_meet_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('storage', StoragePlugin)
-def test_files_of_a_recording_without_metadata_are_read_by_themselves(
+def test_files_of_a_recording_without_metadata_are_read(
     storage: StoragePlugin, tmp_path: Path
 ) -> None:
     bag = record(tmp_path / 'bag', rgbd(), storage)
@@ -241,7 +239,7 @@ def shards(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / 'mine', tmp_path / 'shards'
 
 
-def test_shards_give_the_samples_that_they_were_written_from(shards: tuple[Path, Path]) -> None:
+def test_shards_have_the_samples_of_their_source(shards: tuple[Path, Path]) -> None:
     original, written = (open_data([str(folder)]) for folder in shards)
     written.check()
     assert (written.truths, written.classes) == (original.truths, original.classes)
@@ -265,7 +263,7 @@ def test_webdataset_itself_reads_the_shards(shards: tuple[Path, Path]) -> None:
     assert read[1]['depth_m.npy'].shape == (12, 10)
 
 
-def test_shards_that_are_cut_off_or_missing_are_named(shards: tuple[Path, Path]) -> None:
+def test_truncated_and_missing_shards_are_named(shards: tuple[Path, Path]) -> None:
     file = shards[1] / '000001.tar'
     whole = file.read_bytes()
     file.write_bytes(whole[:700])
@@ -276,12 +274,12 @@ def test_shards_that_are_cut_off_or_missing_are_named(shards: tuple[Path, Path])
         open_data([str(shards[1])])
 
 
-def test_shards_are_not_written_over_shards(shards: tuple[Path, Path]) -> None:
+def test_existing_shards_are_not_overwritten(shards: tuple[Path, Path]) -> None:
     with pytest.raises(OSError, match='holds shards; choose another folder'):
         next(write_shards(open_data([str(shards[0])]), shards[1], 1))
 
 
-def test_only_tar_files_of_a_stopped_run_give_way_to_shards(
+def test_only_tar_files_of_an_interrupted_run_are_replaced(
     shards: tuple[Path, Path], tmp_path: Path
 ) -> None:
     dataset, downloads = open_data([str(shards[0])]), tmp_path / 'downloads'
@@ -310,7 +308,7 @@ def test_the_command_writes_shards_of_one_size(
     assert json.loads((tmp_path / 'shards' / 'dataset.json').read_text())['frames'] == 2
 
 
-def test_inspect_draws_every_truth_and_says_what_is_in_it(
+def test_inspect_draws_every_ground_truth_and_prints_its_statistics(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LAYOUTS['folder'](tmp_path / 'mine')
@@ -355,7 +353,7 @@ def test_inspect_names_every_broken_frame(
     assert 'error: 1 of 2 frames are broken' in errors
 
 
-def test_statistics_of_nothing_known_are_words_not_numbers() -> None:
+def test_statistics_without_known_values_have_no_numbers() -> None:
     statistics = DataStatistics()
     nothing = torch.full((1, 1, 2, 2), math.nan)
     statistics.add(

@@ -55,7 +55,7 @@ def column(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32).expand(1, 1, 2, -1).clone()
 
 
-def test_depth_and_classes_of_a_smaller_picture_are_those_of_some_pixel() -> None:
+def test_resized_depth_and_classes_are_those_of_the_nearest_pixel() -> None:
     sample = {
         'image': column(1, 1, -1, -1).expand(1, 3, 2, 4),
         'depth_m': column(1, 2, math.nan, math.inf),
@@ -71,7 +71,7 @@ def test_depth_and_classes_of_a_smaller_picture_are_those_of_some_pixel() -> Non
     assert half['matte'][0, 0, 0].isfinite().all()
 
 
-def test_what_is_mostly_unknown_stays_unknown_and_the_rest_is_a_mean_of_what_is_known() -> None:
+def test_mostly_unknown_pixels_stay_unknown_and_others_are_means_of_known_values() -> None:
     matte = torch.full((1, 1, 8, 8), 0.5)
     matte[..., :5] = math.nan
     sample = resize_sample({'image': torch.zeros(1, 3, 8, 8), 'matte': matte}, 2, 2)
@@ -79,7 +79,7 @@ def test_what_is_mostly_unknown_stays_unknown_and_the_rest_is_a_mean_of_what_is_
     assert sample['matte'][0, 0, :, 1].tolist() == [0.5, 0.5]
 
 
-def test_normals_of_a_smaller_picture_are_unit_vectors() -> None:
+def test_resized_normals_are_unit_vectors() -> None:
     normals = torch.zeros(1, 3, 4, 8)
     normals[:, 0, :, :4] = -1
     normals[:, 2, :, 4:] = -1
@@ -94,7 +94,7 @@ def test_normals_of_a_smaller_picture_are_unit_vectors() -> None:
     assert between[2] < 0
 
 
-def test_a_joint_stays_on_its_edge_when_the_picture_grows() -> None:
+def test_a_joint_at_the_edge_stays_at_the_edge_after_resizing() -> None:
     joints = torch.zeros(1, 1, 17, 3)
     joints[0, 0, INDEX['nose']] = torch.tensor([-0.5, 1.5, 2])  # the corner at the lower left
     joints[0, 0, INDEX['left_eye']] = torch.tensor([1.0, 0.5, 1])
@@ -107,9 +107,7 @@ def test_a_joint_stays_on_its_edge_when_the_picture_grows() -> None:
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), side=st.integers(1, 24))
-def test_any_picture_covers_any_window_and_no_more_than_needed(
-    height: int, width: int, side: int
-) -> None:
+def test_a_resized_image_just_covers_the_window(height: int, width: int, side: int) -> None:
     size = (side, 2 * side)
     sample: Sample = {
         'image': torch.zeros(1, 3, height, width),
@@ -124,7 +122,7 @@ def test_any_picture_covers_any_window_and_no_more_than_needed(
     assert larger == ((height, width) if height >= size[0] and width >= size[1] else covered)
 
 
-def test_samples_with_more_and_with_fewer_people_are_a_batch() -> None:
+def test_samples_with_different_numbers_of_people_are_collated() -> None:
     one, none = torch.ones(1, 2, 17, 3), torch.zeros(1, 0, 17, 3)
     image = torch.zeros(1, 3, 2, 2)
     joints = collate([{'image': image, 'joints': one}, {'image': image, 'joints': none}])['joints']
@@ -133,7 +131,7 @@ def test_samples_with_more_and_with_fewer_people_are_a_batch() -> None:
     assert (joints[1] == 0).all()
 
 
-def test_of_a_mixture_of_9_to_1_nine_in_ten_pictures_come_from_the_first(
+def test_in_a_mixture_of_9_to_1_nine_in_ten_images_are_from_the_first_set(
     sets: tuple[Path, Path],
 ) -> None:
     mixture = open_data([f'folder:{sets[0]}@9', f'{sets[1]}@1'])
@@ -154,7 +152,7 @@ def test_of_a_mixture_of_9_to_1_nine_in_ten_pictures_come_from_the_first(
         mixture[5]
 
 
-def test_a_mixture_has_what_all_its_sets_have(sets: tuple[Path, Path]) -> None:
+def test_a_mixture_has_the_ground_truth_common_to_all_sets(sets: tuple[Path, Path]) -> None:
     mixture = open_data([str(folder) for folder in sets])
     assert mixture.truths == ('depth_m',)
     assert set(mixture[0]) == set(mixture[4]) == {'image', 'depth_m'}
@@ -163,7 +161,7 @@ def test_a_mixture_has_what_all_its_sets_have(sets: tuple[Path, Path]) -> None:
     assert other.fingerprint() != mixture.fingerprint()
 
 
-def test_class_ids_that_mean_different_things_are_not_mixed(
+def test_class_ids_of_different_classes_are_not_mixed(
     sets: tuple[Path, Path], frames: Path
 ) -> None:
     mixture = open_data([str(sets[0]), str(frames)])
@@ -171,7 +169,7 @@ def test_class_ids_that_mean_different_things_are_not_mixed(
     assert mixture.sets_without('labels') == [mixture.name]
 
 
-def test_rooms_in_a_mixture_of_one_are_drawn_as_ever(frames: Path) -> None:
+def test_a_mixture_of_one_set_draws_the_same_frames_as_the_set(frames: Path) -> None:
     rng = np.random.default_rng(1)
     drawn = [open_data([str(frames)]).draw(rng) for _ in range(5)]
     rng = np.random.default_rng(1)
@@ -190,12 +188,12 @@ def test_rooms_in_a_mixture_of_one_are_drawn_as_ever(frames: Path) -> None:
         ('dis5k:data:DIS-T', r"dis5k has no split 'DIS-T' .* choose one of: DIS-TR, DIS-VD"),
     ],
 )
-def test_a_wrong_word_is_refused_with_what_was_meant(word: str, message: str) -> None:
+def test_a_wrong_data_argument_is_refused_with_a_suggestion(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_data([word])
 
 
-def test_a_path_may_hold_what_the_words_are_parted_by(tmp_path: Path) -> None:
+def test_a_path_may_contain_colons_and_at_signs(tmp_path: Path) -> None:
     for name in ('me@home', 'at 9:15', 'v@2.x'):
         picture(tmp_path / name / 'image' / 'a.png')
         assert len(open_data([str(tmp_path / name)])) == 1
@@ -211,7 +209,7 @@ def test_a_folder_whose_name_ends_like_a_weight_is_a_folder(tmp_path: Path) -> N
     assert mixture.weights == [1, 3]
 
 
-def test_a_tilde_is_the_home_folder_also_behind_a_kind(
+def test_a_tilde_is_the_home_folder_also_after_a_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture(tmp_path / 'set' / 'image' / 'a.png')
@@ -220,7 +218,7 @@ def test_a_tilde_is_the_home_folder_also_behind_a_kind(
         assert open_data([name]).name == f'folder:{tmp_path}/set'
 
 
-def test_pictures_of_different_sizes_train_together(
+def test_images_of_different_sizes_are_trained_together(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     mixture = open_data([f'{sets[0]}@3', str(sets[1])])
@@ -233,7 +231,7 @@ def test_pictures_of_different_sizes_train_together(
     assert [[image.shape for image in row] for row in rows] == [[(24, 24, 3)] * 3] * 2
 
 
-def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
+def test_different_numbers_of_people_are_trained_together(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)
     people = [
         person(1, keypoints(nose=(3, 2, 2), left_hip=(4, 4, 2))),
@@ -248,7 +246,7 @@ def test_people_of_different_pictures_train_together(tmp_path: Path) -> None:
     assert math.isfinite(losses['human_pose'])
 
 
-def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) -> None:
+def test_prefetching_threads_do_not_change_the_result(frames: Path, tmp_path: Path) -> None:
     losses = []
     for workers in (0, 3):
         torch.manual_seed(0)
@@ -273,7 +271,7 @@ def test_threads_that_read_ahead_change_nothing(frames: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ('fit', 'size'), [('crop', (24, 32)), ('cover', (24, 32)), ('cover', (72, 96))]
 )
-def test_frames_that_lie_on_the_device_train_in_windows_of_any_size(
+def test_resident_frames_are_trained_in_windows_of_any_size(
     fit: str, size: tuple[int, int], frames: Path, tmp_path: Path
 ) -> None:
     resident = ResidentDataset(RoomsDataset(frames), torch.device('cpu'))
@@ -283,7 +281,7 @@ def test_frames_that_lie_on_the_device_train_in_windows_of_any_size(
     assert math.isfinite(losses['depth'])
 
 
-def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive() -> None:
+def test_the_prefetcher_loads_each_item_once_and_raises_its_errors() -> None:
     made: list[tuple[int, int]] = []
     lock = threading.Lock()
 
@@ -302,7 +300,7 @@ def test_things_are_made_once_each_before_they_are_asked_for_and_errors_arrive()
     assert len(made) == len(set(made))
 
 
-def test_frames_are_kept_while_there_is_room_and_given_back(
+def test_frames_are_cached_while_there_is_memory_and_can_be_released(
     frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, read = RoomsDataset(frames, keep=True), []
@@ -326,7 +324,7 @@ def test_frames_are_kept_while_there_is_room_and_given_back(
     assert len(read) == 5
 
 
-def test_a_set_without_a_tasks_truth_is_named_at_once(
+def test_a_data_set_without_the_ground_truth_of_a_task_is_refused_at_once(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     mixture = open_data([str(folder) for folder in sets])
@@ -356,7 +354,7 @@ def test_classes_of_another_meaning_are_refused_at_once(
     assert task.target(dataset[0])[0].shape[1] == 2
 
 
-def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
+def test_images_of_different_sizes_can_be_pretrained_on_with_a_frame_size(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     dataset = open_data([str(sets[0])])
@@ -371,7 +369,7 @@ def test_pictures_of_different_sizes_pretrain_and_one_size_is_made_of_them(
     assert framed.fingerprint() != dataset.fingerprint()
 
 
-def test_zoom_shows_the_whole_picture_to_a_half_of_it_and_fills_the_window() -> None:
+def test_zoom_covers_the_window_with_half_to_all_of_the_image() -> None:
     sample = {'image': torch.zeros(1, 3, 48, 64), 'joints': torch.tensor([[[[32.0, 24, 2]]]])}
     widths = set()
     for seed in range(40):
@@ -387,7 +385,7 @@ def test_zoom_shows_the_whole_picture_to_a_half_of_it_and_fills_the_window() -> 
     ] == (24, 32)
 
 
-def test_windows_of_random_sizes_with_pastes_and_camera_faults_train(tmp_path: Path) -> None:
+def test_training_works_with_random_sizes_pasting_and_camera_faults(tmp_path: Path) -> None:
     data = open_data([f'rooms:{DEMO}'])
     windows = WindowConfig(fit='zoom', size_order='random', appearance='camera', paste=0.5)
     assert not windows.cuts_latents
@@ -399,7 +397,7 @@ def test_windows_of_random_sizes_with_pastes_and_camera_faults_train(tmp_path: P
     assert all(math.isfinite(loss) for _, losses in steps for loss in losses.values())
 
 
-def test_paste_is_refused_where_nobody_knows_the_outlines(sets: tuple[Path, Path]) -> None:
+def test_paste_is_refused_without_mattes(sets: tuple[Path, Path]) -> None:
     data = open_data([f'folder:{sets[1]}'])
     windows = WindowConfig(fit='cover', paste=0.5)
     model, config = tiny_model({'depth': 'light'}), TrainingConfig(steps=1, batch_size=1)

@@ -71,7 +71,7 @@ def cell(picture: np.ndarray, row: int, column: int) -> np.ndarray:
     return picture[top : top + HEIGHT, left : left + WIDTH].astype(int)
 
 
-def test_every_input_gets_a_picture(demo: Path) -> None:
+def test_every_input_gets_an_image(demo: Path) -> None:
     made = {path.name for path in demo.iterdir()}
     expected = {f'photo_{name}.png' for name in PHOTOS} | {'rooms_0000.png'}
     expected |= {'overview.png', 'overview.jpg', 'overview.webp', 'rooms.mp4', 'table.txt'}
@@ -102,9 +102,7 @@ def test_the_true_normals_are_those_of_the_file(demo: Path) -> None:
     assert np.abs(shown - expected)[known].max() <= 1
 
 
-def test_the_depth_and_normals_columns_are_what_the_engine_says(
-    demo: Path, tiny_checkpoint: Path
-) -> None:
+def test_the_depth_and_normals_columns_equal_the_engine(demo: Path, tiny_checkpoint: Path) -> None:
     engine = Engine.load(str(tiny_checkpoint), device='cpu')
     [predictions] = engine.predict([read(FIRST.with_name('000000_0.image.jpg'))])
     row = read(demo / 'rooms_0000.png')
@@ -145,7 +143,7 @@ def test_the_table_counts_every_message(demo: Path) -> None:
     assert 'error against ground truth, 6 frames' in photos
 
 
-def test_a_checkpoint_that_is_not_there_is_one_error_with_the_nodes_own_words(
+def test_a_missing_checkpoint_is_one_error_with_the_log_of_the_node(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path / 'printed', 'demo', '--checkpoint', 'no/such', *PATIENTLY) as process:
@@ -155,7 +153,7 @@ def test_a_checkpoint_that_is_not_there_is_one_error_with_the_nodes_own_words(
         assert 'Traceback' not in process.output
 
 
-def test_a_node_that_never_gets_ready_is_an_error_after_the_patience(tmp_path: Path) -> None:
+def test_a_node_that_is_not_ready_in_time_is_an_error(tmp_path: Path) -> None:
     recorder = Recorder()
     try:
         player = Player(recorder, Processes({}, tmp_path), tqdm(disable=True), 0.5)
@@ -167,7 +165,9 @@ def test_a_node_that_never_gets_ready_is_an_error_after_the_patience(tmp_path: P
         recorder.close()
 
 
-def test_an_interrupt_ends_every_process_quietly(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_interrupt_ends_every_process_without_traceback(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     arguments = ('demo', '--only', 'rooms', '--checkpoint', str(tiny_checkpoint), *PATIENTLY)
     with running(tmp_path / 'printed', *arguments) as process:
         log = tmp_path / 'demo_output' / 'camera.log'
@@ -229,7 +229,7 @@ def test_a_frame_with_one_output_missing_is_not_answered(played) -> None:
 
 
 @pytest.mark.parametrize('late', [INPUT, 'depth/points'])
-def test_a_round_begins_when_every_topic_is_connected(played, late: str) -> None:
+def test_the_recording_starts_when_every_topic_is_connected(played, late: str) -> None:
     _, pictures = played
     stamps = [10**18 + number * 200 * 10**6 for number in range(8)]
     came = [
@@ -279,7 +279,7 @@ def test_predictions_that_are_the_truth_have_no_error(tmp_path: Path) -> None:
     assert figures['baseline']['normals']['mean_deg'] > 20
 
 
-def test_errors_are_written_below_one_another() -> None:
+def test_errors_of_predictors_are_rows_of_one_table() -> None:
     ours, baseline = {'depth': {'abs_rel': 0.125}}, {'depth': {'abs_rel': 0.5}}
     text = error_table({'published': ours, 'baseline': baseline}, 60)
     assert [line.split() for line in text.splitlines()] == [
@@ -290,13 +290,13 @@ def test_errors_are_written_below_one_another() -> None:
     ]
 
 
-def test_the_next_answered_frame_replaces_one_that_was_dropped() -> None:
+def test_the_next_answered_frame_replaces_a_dropped_one() -> None:
     assert pictured([n for n in range(26) if n != 10], 10) == [0, 11, 20]
     assert pictured([3], 10) == [3]
     assert pictured([], 10) == []
 
 
-def test_pictures_in_a_row_keep_their_pixels() -> None:
+def test_images_in_a_row_keep_their_pixels() -> None:
     red, blue = np.zeros((20, 50, 3), np.uint8), np.zeros((20, 70, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
     row = grid([[('red', red), ('blue', blue)]])
@@ -342,7 +342,7 @@ def test_a_jpeg_gets_smaller_until_it_fits(tmp_path: Path) -> None:
     assert (tmp_path / 'large.jpg').stat().st_size > 30_000
 
 
-def test_a_film_has_the_colours_of_its_pictures(tmp_path: Path) -> None:
+def test_a_film_has_the_colours_of_its_images(tmp_path: Path) -> None:
     red = np.zeros((33, 65, 3), np.uint8)  # an odd size is cut by a pixel
     red[..., 0] = 200
     path = write_video(tmp_path / 'film', [red] * 3, 5.0)
@@ -352,12 +352,12 @@ def test_a_film_has_the_colours_of_its_pictures(tmp_path: Path) -> None:
     np.testing.assert_allclose(frame.mean(axis=(0, 1)), [0, 0, 200], atol=12)
 
 
-def test_no_pictures_make_no_film(tmp_path: Path) -> None:
+def test_without_images_there_is_no_film(tmp_path: Path) -> None:
     assert write_video(tmp_path / 'film', [], 5.0) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_keypoints_become_the_people_again_that_they_were_made_of() -> None:
+def test_keypoints_are_converted_back_to_people() -> None:
     joints = np.full((17, 3), np.nan, np.float32)
     joints[:, 2] = 0
     joints[5], joints[16] = (10.5, 20.25, 0.75), (30, 40, 0.25)

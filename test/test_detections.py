@@ -71,7 +71,7 @@ def message(header: Header, *detections: dict[str, Any]) -> Any:
     return made
 
 
-def test_boxes_are_centre_and_size_of_the_people_who_are_sure_enough() -> None:
+def test_boxes_are_those_of_people_above_the_minimum_score() -> None:
     header = Header(frame_id='lens')
     header.stamp.sec, header.stamp.nanosec = 3, 4
     sent = message(
@@ -117,7 +117,7 @@ def test_a_text_that_is_no_detection_message_is_refused(text: str) -> None:
         read_detections(String(data=text))
 
 
-def test_the_nearest_message_counts_if_it_is_near_enough() -> None:
+def test_the_nearest_message_is_used_if_it_is_near_enough() -> None:
     messages: StampedMessages[str] = StampedMessages('/topic', 'max_offset_s', 0.2)
     with pytest.raises(ValueError, match='no message was received on /topic'):
         messages.nearest(0)
@@ -236,7 +236,7 @@ def test_two_detected_people_come_back_as_keypoints_of_the_whole_body(
         np.testing.assert_allclose(own['score'], person.joints[own['joint'], 2], atol=1e-3)
 
 
-def test_a_picture_without_detections_gives_no_people_and_says_why(
+def test_an_image_without_detections_gives_no_people_and_a_warning(
     peer: Peer, camera: FakeCamera
 ) -> None:
     peer.listen('/human_pose/keypoints', PointCloud2)
@@ -249,7 +249,7 @@ def test_a_picture_without_detections_gives_no_people_and_says_why(
     assert not peer.received['/human_pose/keypoints']
 
 
-def test_nobody_detected_is_an_empty_message(peer: Peer, camera: FakeCamera) -> None:
+def test_no_detected_people_give_an_empty_message(peer: Peer, camera: FakeCamera) -> None:
     detector = peer.node.create_publisher(DETECTIONS, '/detections', 10)
     assert peer.until(detector.get_subscription_count)
 
@@ -329,7 +329,7 @@ def test_boxes_from_the_segmentation_of_another_checkpoint(sdpose: Path, tmp_pat
         assert '/detections' not in process.output
 
 
-def test_a_node_looks_a_second_time(tmp_path: Path) -> None:
+def test_a_node_takes_a_second_look(tmp_path: Path) -> None:
     main = save_tiny(tmp_path / 'main', {'human_pose': 'light'})
     with serving(
         tmp_path / 'log', checkpoint=main, device='cpu', human_pose__top_down__second_look=True

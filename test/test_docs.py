@@ -52,7 +52,7 @@ def test_generated_pages_are_what_the_generator_writes(name: str) -> None:
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     assert list(broken_links(page)) == []
 
 

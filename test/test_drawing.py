@@ -44,7 +44,7 @@ def test_every_bone_has_a_side():
     assert bone_side((INDEX['nose'], INDEX['left_eye'])) == 'left'
 
 
-def test_the_picture_itself_is_left_as_it_is():
+def test_the_input_image_is_not_modified():
     before = np.full((48, 64, 3), 7, np.uint8)
     before.flags.writeable = False
     after = draw_people(before, Poses((somebody(nose=(5, 5)),), 48, 64))
@@ -62,7 +62,7 @@ def test_the_picture_itself_is_left_as_it_is():
         (somebody(left_knee=(-500, -500)),),
     ],
 )
-def test_nobody_and_joints_outside_leave_the_picture_as_it_is(people):
+def test_no_people_and_joints_outside_do_not_change_the_image(people):
     assert not drawn(*people).any()
 
 

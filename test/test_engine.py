@@ -29,7 +29,7 @@ def engine(tiny_checkpoint: Path) -> Engine:
 
 
 @pytest.mark.parametrize('size', [(48, 64), (1, 1), (1, 300), (97, 31), (480, 640)])
-def test_predictions_have_the_size_of_the_picture(engine: Engine, size: tuple[int, int]) -> None:
+def test_predictions_have_the_size_of_the_image(engine: Engine, size: tuple[int, int]) -> None:
     prediction = engine.predict([picture(*size)])[0]
     depth, normals = prediction['depth'], prediction['normals']
     assert isinstance(depth, DepthMap)
@@ -41,12 +41,12 @@ def test_predictions_have_the_size_of_the_picture(engine: Engine, size: tuple[in
     np.testing.assert_allclose(np.linalg.norm(normals.values, axis=-1), 1, atol=1e-4)
 
 
-def test_the_same_picture_gives_the_same_numbers_twice(engine: Engine) -> None:
+def test_predictions_are_deterministic(engine: Engine) -> None:
     first, second = (engine.predict([picture(48, 64)])[0]['depth'].values for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_batch_gives_what_single_pictures_give_in_their_order(engine: Engine) -> None:
+def test_a_batch_gives_the_results_of_single_images_in_order(engine: Engine) -> None:
     pictures = [picture(48, 64, 1), picture(32, 40, 2), picture(48, 64, 3)]
     together = engine.predict(pictures)
     for one, prediction in zip(pictures, together, strict=True):
@@ -54,7 +54,7 @@ def test_a_batch_gives_what_single_pictures_give_in_their_order(engine: Engine) 
         np.testing.assert_allclose(prediction['depth'].values, alone['depth'].values, atol=1e-5)
 
 
-def test_no_pictures_give_no_predictions(engine: Engine) -> None:
+def test_no_images_give_no_predictions(engine: Engine) -> None:
     assert engine.predict([]) == []
 
 
@@ -84,12 +84,12 @@ def counted(engine: Engine, **arguments: object) -> Counter[str]:
 FIVE = dict.fromkeys(('depth', 'normals', 'segmentation', 'matting', 'human_pose'), 'light')
 
 
-def test_five_tasks_on_one_denoiser_run_it_once_and_encode_once(tmp_path: Path) -> None:
+def test_five_tasks_on_one_denoiser_run_denoiser_and_encoder_once(tmp_path: Path) -> None:
     engine = Engine.load(str(save_tiny(tmp_path, FIVE)), device='cpu')
     assert counted(engine) == {'encoder': 1, 'denoiser 0 unet': 1}
 
 
-def test_a_task_with_a_denoiser_of_its_own_shares_the_encoder(tmp_path: Path) -> None:
+def test_a_task_with_a_separate_denoiser_shares_the_encoder(tmp_path: Path) -> None:
     """In one checkpoint with two UNets, and over two checkpoints with equal encoders."""
     first, second = (save_tiny(tmp_path / name, FIVE) for name in 'ab')
     shutil.copytree(first / 'unet', first / 'unet_human_pose')
@@ -106,13 +106,13 @@ def test_a_task_with_a_denoiser_of_its_own_shares_the_encoder(tmp_path: Path) ->
     assert counted(engine, tasks=['human_pose']) == {'encoder': 1, 'denoiser 0 unet_human_pose': 1}
 
 
-def test_a_checkpoint_with_another_encoder_encodes_for_itself(tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_encoder_encodes_separately(tmp_path: Path) -> None:
     first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
     engine = Engine.load(str(first), device='cpu', checkpoints={'human_pose': str(second)})
     assert counted(engine)['encoder'] == 2
 
 
-def test_a_task_of_another_checkpoint_gives_what_that_checkpoint_gives(tmp_path: Path) -> None:
+def test_a_task_of_another_checkpoint_gives_the_results_of_that_checkpoint(tmp_path: Path) -> None:
     first, second = (save_tiny(tmp_path / name, FIVE, seed) for seed, name in enumerate('ab'))
     mixed = Engine.load(str(first), device='cpu', checkpoints={'depth': str(second)})
     alone = Engine.load(str(second), device='cpu')
@@ -121,7 +121,7 @@ def test_a_task_of_another_checkpoint_gives_what_that_checkpoint_gives(tmp_path:
 
 
 @pytest.mark.parametrize('size', [(48, 64), (1, 1), (97, 31), (480, 640)])
-def test_every_prediction_of_every_task_is_of_the_picture_s_size(
+def test_predictions_of_every_task_have_the_size_of_the_image(
     tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int]
 ) -> None:
     folder = save_tiny(tmp_path_factory.mktemp('all'), dict.fromkeys(TASKS, 'light'))
@@ -133,13 +133,13 @@ def test_every_prediction_of_every_task_is_of_the_picture_s_size(
     assert (prediction['human_pose'].height, prediction['human_pose'].width) == size
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones(engine: Engine) -> None:
+def test_the_error_for_an_unknown_task_lists_the_known_ones(engine: Engine) -> None:
     with pytest.raises(ValueError, match=r"unknown tasks \['human_pose'\]; choose from"):
         engine.predict([picture(48, 64)], tasks=['human_pose'])
 
 
 @pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
-def test_a_network_that_gives_one_bad_number_is_an_error_and_not_a_picture(value: float) -> None:
+def test_one_value_that_is_not_finite_is_an_error(value: float) -> None:
     """Of four output cells for each latent cell, one channel's bias is bad."""
     model = tiny_model({'depth': 'light'})
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_the_long_side_of_the_engine_overrides_the_checkpoint(tiny_checkpoint: P
     assert seen == [(1, 3, 24, 32)]
 
 
-def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
+def test_the_decoder_head_of_the_paper_supports_the_same_tasks() -> None:
     model = tiny_model({'depth': 'decoder', 'normals': 'decoder'})
     engine = Engine([(model, CheckpointConfig(long_side_px=64))], EngineConfig(device='cpu'))
     assert engine.predict([picture(50, 70)])[0]['normals'].values.shape == (50, 70, 3)
@@ -192,7 +192,7 @@ def test_the_paper_s_decoder_head_reads_the_same_tasks() -> None:
         ({'checkpoints': {'human_pose': 'nowhere'}}, "expected a checkpoint: .* got 'nowhere'"),
     ],
 )
-def test_a_wrong_option_says_what_may_be_there(
+def test_the_error_for_a_wrong_option_lists_the_allowed_values(
     tiny_checkpoint: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -35,7 +35,7 @@ def map_file(folder: Path, sun: float) -> Path:
     return file
 
 
-def test_light_comes_from_where_the_map_has_it() -> None:
+def test_light_comes_from_the_bright_direction_of_the_map() -> None:
     # One row above the horizon, one below; columns are the quarters of a turn from north.
     above, below = [[1.0] * 3, [2.0] * 3, [3.0] * 3, [4.0] * 3], [[0.0] * 3] * 4
     lit = Environment(np.array([above, below], np.float32))
@@ -47,7 +47,7 @@ def test_light_comes_from_where_the_map_has_it() -> None:
     assert turned.at(directions(around[1]))[0, 0] == 1  # what was north is east
 
 
-def test_light_from_above_falls_on_what_faces_it(tmp_path: Path) -> None:
+def test_light_from_above_falls_on_surfaces_that_face_up(tmp_path: Path) -> None:
     lit = read_environment(map_file(tmp_path, 1.0))  # a half sphere of one brightness
     up, level, down = lit.at(directions(UP, NORTH, DOWN))[:, 0]
     # The mean is 1, so the sky is 2: all of it above a floor, a half of it before a wall.
@@ -89,7 +89,7 @@ def test_infinite_light_is_the_brightest_and_unknown_light_is_none(tmp_path: Pat
         read_environment(file)
 
 
-def test_a_sun_lights_one_side_and_does_not_blind(tmp_path: Path) -> None:
+def test_a_sun_lights_one_side_and_is_clipped(tmp_path: Path) -> None:
     lit = read_environment(map_file(tmp_path, 1e5))  # high, a little to the east of north
     assert lit.received.max() < 8
     north, south = lit.at(directions((0, 0.7, 0.7), (0, -0.7, 0.7)))[:, 0]
@@ -104,7 +104,7 @@ def test_scenes_without_maps_have_no_environment(tmp_path: Path) -> None:
         environment_files(tmp_path)
 
 
-def test_a_part_of_the_scenes_has_one_of_the_maps_turned_at_random(tmp_path: Path) -> None:
+def test_some_scenes_have_a_map_with_random_rotation(tmp_path: Path) -> None:
     map_file(tmp_path, 2.0)
     files = environment_files(tmp_path)
     drawn = [random_environment(np.random.default_rng(seed), files) for seed in range(20)]

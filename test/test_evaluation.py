@@ -45,7 +45,7 @@ def counted(name: str, height: int, width: int) -> tuple[int, int, int, int]:
     return rows[0].item(), rows[-1].item(), columns[0].item(), columns[-1].item()
 
 
-def test_on_nyu_depth_counts_in_the_window_of_eigen() -> None:
+def test_on_nyu_depth_is_evaluated_in_the_window_of_eigen() -> None:
     assert counted('nyu', 480, 640) == (45, 470, 41, 600)
 
 
@@ -56,15 +56,13 @@ def test_on_nyu_depth_counts_in_the_window_of_eigen() -> None:
         ('kitti_garg', (0.40810811, 0.99189189, 0.03594771, 0.96405229)),
     ],
 )
-def test_on_kitti_it_counts_in_shares_of_the_benchmarks_frame(
-    name: str, shares: tuple[float, ...]
-) -> None:
+def test_on_kitti_windows_are_fractions_of_the_frame(name: str, shares: tuple[float, ...]) -> None:
     top, bottom, left, right = shares
     expected = (int(top * 352), int(bottom * 352) - 1, int(left * 1216), int(right * 1216) - 1)
     assert counted(name, 375, 1242) == expected
 
 
-def test_the_frame_of_kitti_is_cut_at_the_bottom_and_in_the_middle() -> None:
+def test_the_frame_of_kitti_is_cropped_at_the_bottom_centre() -> None:
     sample = flat(375, 1242)
     sample['image'][0, 0, 23, 13] = 1  # 375 - 352 rows above, 26 columns beside, 13 to the left
     cut = PROTOCOLS['kitti'].apply(sample)
@@ -72,7 +70,7 @@ def test_the_frame_of_kitti_is_cut_at_the_bottom_and_in_the_middle() -> None:
     assert cut['image'][0, 0, 0, 0] == 1
 
 
-def test_pictures_of_another_size_than_the_protocols_are_refused() -> None:
+def test_images_of_another_size_than_the_protocol_are_refused() -> None:
     with pytest.raises(ValueError, match='window of 640x480 images, got 320x240'):
         PROTOCOLS['nyu'].apply(flat(240, 320))
     with pytest.raises(ValueError, match='crops 1216x352 from every image, got 1242x300'):
@@ -98,7 +96,7 @@ def test_a_sample_without_depth_is_left_as_it_is() -> None:
     assert PROTOCOLS['diode'].apply(sample).keys() == sample.keys()
 
 
-def test_tasks_are_measured_where_the_data_has_their_truth(frames: Path) -> None:
+def test_tasks_are_evaluated_if_the_data_has_their_ground_truth(frames: Path) -> None:
     tasks = {name: make_task(name) for name in ('depth', 'human_pose')}
     assert list(measurable(tasks, RoomsDataset(frames))) == ['depth']
     with pytest.raises(
@@ -164,7 +162,7 @@ def test_intervals_are_those_of_scipys_paired_bootstrap() -> None:
     assert paired_bootstrap((task, task), rows, 4000, seed=1)['abs_rel'] == found
 
 
-def test_what_is_hard_for_both_does_not_hide_a_small_difference() -> None:
+def test_images_that_are_hard_for_both_do_not_hide_a_small_difference() -> None:
     hard = np.linspace(0.01, 1, 30)
     task = make_task('depth')
     rows = depth_rows(hard), depth_rows(hard + 0.002)
@@ -175,7 +173,7 @@ def test_what_is_hard_for_both_does_not_hide_a_small_difference() -> None:
     assert not found['delta1'].is_clear
 
 
-def test_a_class_that_few_pictures_have_is_compared_where_it_is_drawn() -> None:
+def test_a_rare_class_is_compared_in_the_resamples_that_have_it() -> None:
     task = make_task('segmentation', {'classes': ['a', 'b'], 'palette': '000000 ffffff'})
     common, rare = np.array([[9, 1], [0, 0]], 'f'), np.array([[5, 0], [2, 3]], 'f')
     perfect = np.array([[5, 0], [0, 5]], 'f')
@@ -184,13 +182,13 @@ def test_a_class_that_few_pictures_have_is_compared_where_it_is_drawn() -> None:
     assert found.low <= found.value <= found.high < 0
 
 
-def test_other_pictures_are_no_pairs() -> None:
+def test_different_images_cannot_be_compared() -> None:
     task = make_task('depth')
     with pytest.raises(ValueError, match='the same images for both, got 3 and 2'):
         paired_bootstrap((task, task), (depth_rows(np.ones(3)), depth_rows(np.ones(2))), 10, 0)
 
 
-def test_the_worst_pictures_come_first_and_those_without_a_score_not_at_all() -> None:
+def test_the_worst_images_come_first_and_those_without_a_score_are_left_out() -> None:
     errors = [{'abs_rel': value} for value in (0.1, 0.5, math.nan, 0.3)]
     assert worst(make_task('depth'), errors, 2) == [1, 3]
     right = [{'pck_0.2': value} for value in (0.1, 0.5, math.nan, 0.3)]
@@ -251,14 +249,14 @@ def test_a_checkpoint_is_no_better_than_itself(
         (['--pictures', __file__], 'exists'),
     ],
 )
-def test_what_would_fail_at_the_end_fails_before_anything_is_measured(
+def test_options_that_would_fail_at_the_end_fail_before_the_evaluation(
     words: list[str], error: str
 ) -> None:
     with pytest.raises((ValueError, FileExistsError), match=error):
         command.main(['--data', 'nowhere', *words])
 
 
-def test_tasks_that_the_data_has_no_truth_for_are_named(
+def test_tasks_without_ground_truth_in_the_data_are_named(
     frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_tiny(tmp_path, {'depth': 'light', 'human_pose': 'light'})
@@ -268,7 +266,7 @@ def test_tasks_that_the_data_has_no_truth_for_are_named(
     assert 'pck' not in out
 
 
-def test_a_line_of_a_sheet_shows_picture_truth_and_answer_and_blackens_the_unknown() -> None:
+def test_a_row_of_a_sheet_has_image_truth_and_prediction_and_unknown_is_black() -> None:
     truth = torch.ones(1, 1, 24, 32)
     truth[..., 16:] = torch.nan
     rgb = np.full((24, 32, 3), 200, np.uint8)
@@ -281,7 +279,7 @@ def test_a_line_of_a_sheet_shows_picture_truth_and_answer_and_blackens_the_unkno
     assert stack([line, line[:, :500]]).shape == (2 * len(line), 968, 3)
 
 
-def test_class_ids_are_told_apart_by_their_names_not_by_their_places(tmp_path: Path) -> None:
+def test_class_ids_are_matched_by_name(tmp_path: Path) -> None:
     LAYOUTS['folder'](tmp_path)  # grass and path; all of it is path
     dataset = open_data([str(tmp_path)])
     classes = ('unlabeled', 'tree', 'Path', 'grass')

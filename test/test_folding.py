@@ -79,7 +79,7 @@ def test_a_folded_backbone_gives_the_same_latent_and_levels(unet: str, prompt: s
     torch.testing.assert_close(ours.decode(latent), theirs.decode(latent))
 
 
-def test_the_prompt_and_the_timestep_matter_before_they_are_folded() -> None:
+def test_prompt_and_timestep_affect_the_output_before_folding() -> None:
     """Else the test above would pass with any condition."""
     latent = torch.randn(1, 4, 8, 8)
     answers = []
@@ -93,7 +93,7 @@ def test_the_prompt_and_the_timestep_matter_before_they_are_folded() -> None:
             assert (answers[one] - answers[other]).abs().max() > 1e-3
 
 
-def test_what_a_residual_block_and_an_attention_lose_is_what_they_no_longer_need() -> None:
+def test_folding_removes_timestep_and_prompt_projections() -> None:
     """
     The tiny UNet: levels of 16 and 32 channels, prompt of 8, one token.
 
@@ -107,7 +107,7 @@ def test_what_a_residual_block_and_an_attention_lose_is_what_they_no_longer_need
     assert count(backbone.unet) - count(folded(backbone).unet) == timestep + attention
 
 
-def test_an_encoder_ends_in_the_mean_alone() -> None:
+def test_a_folded_encoder_outputs_only_the_mean() -> None:
     """The last convolution, 8 channels to 8, and quant_conv, 8 to 8, become one of 8 to 4."""
     backbone = backbone_of(tiny_unet(), torch.zeros(1, 1, 8))
     lean = folded(backbone, decodes=False)
@@ -132,7 +132,7 @@ def test_stable_diffusion_21_loses_78_million_parameters_and_its_decoder() -> No
     assert count(backbone.vae) == encoder - 4 * (512 * 9 + 1)
 
 
-def test_folding_twice_is_folding_once() -> None:
+def test_folding_twice_equals_folding_once() -> None:
     backbone = folded(backbone_of(tiny_unet(), torch.zeros(1, 1, 8)))
     assert count(folded(backbone)) == count(backbone)
 
@@ -147,7 +147,7 @@ def test_two_denoisers_on_one_encoder_fold_it_once() -> None:
     torch.testing.assert_close(second.encode(image), before, atol=1e-5, rtol=1e-5)
 
 
-def test_a_unet_that_takes_its_condition_in_another_way_stays_as_it_is() -> None:
+def test_a_unet_with_another_condition_is_not_folded() -> None:
     odd = UNet2DConditionModel(
         **(dict(tiny_unet().config) | {'resnet_time_scale_shift': 'scale_shift'})
     )
@@ -159,7 +159,7 @@ def test_a_unet_that_takes_its_condition_in_another_way_stays_as_it_is() -> None
 
 @pytest.mark.parametrize('head', ['light', 'decoder', 'dpt'])
 @torch.inference_mode()
-def test_a_folded_model_answers_every_task_as_before(head: str) -> None:
+def test_a_folded_model_gives_the_same_output_for_every_task(head: str) -> None:
     model = tiny_model({'depth': head, 'normals': head})
     image = torch.rand(1, 3, 32, 40) * 2 - 1
     before = model(image)
@@ -168,7 +168,7 @@ def test_a_folded_model_answers_every_task_as_before(head: str) -> None:
         torch.testing.assert_close(raw, before[task], atol=1e-5, rtol=1e-5)
 
 
-def test_the_engine_serves_a_folded_model_and_says_what_that_saves() -> None:
+def test_the_engine_folds_models_and_logs_the_saved_parameters() -> None:
     loaded, _ = checkpoint.load('bundled')
     engine = Engine.load('bundled', device='cpu')
     served = sum(count(part.model) for part in engine._models)
@@ -176,7 +176,7 @@ def test_the_engine_serves_a_folded_model_and_says_what_that_saves() -> None:
     assert f'{served / 1e6:.1f} M parameters ({count(loaded) / 1e6:.1f} M' in engine.summary()
 
 
-def test_a_checkpoint_that_is_loaded_to_train_on_is_not_folded() -> None:
+def test_a_checkpoint_for_training_is_not_folded() -> None:
     model = model_to_finetune(Path('bundled'), ['depth'], 'light')
     [backbone] = model.backbones.values()
     assert isinstance(backbone.unet, UNet2DConditionModel)

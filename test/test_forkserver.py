@@ -32,7 +32,7 @@ sys.exit(7)
 """
 
 
-def test_it_sees_what_a_new_process_sees_and_ends_as_one(tmp_path: Path) -> None:
+def test_it_has_the_environment_of_a_new_process_and_its_exit_code(tmp_path: Path) -> None:
     process = Process(tmp_path / 'log', 'some', 'words', code=LOOK)
     code = process.wait()
     anew = subprocess.run(
@@ -58,7 +58,7 @@ def test_a_signal_that_ends_it_is_its_exit_code(tmp_path: Path, number: signal.S
     assert process.output == 'ready\n'
 
 
-def test_it_can_be_interrupted_and_killed_while_it_waits(tmp_path: Path) -> None:
+def test_it_can_be_interrupted_and_killed_while_waiting(tmp_path: Path) -> None:
     wait = 'import time; print("ready", flush=True); time.sleep(1000)'
     first, second = (Process(tmp_path / name, code=wait) for name in ('first', 'second'))
     for process in (first, second):

@@ -7,7 +7,7 @@ import torch
 from sd_perception_ros.heads.light import LightHead
 
 
-def test_an_untrained_light_head_paints_each_latent_cell_in_one_colour() -> None:
+def test_an_untrained_light_head_is_constant_within_each_latent_cell() -> None:
     """A checkerboard at the start would stay for thousands of steps."""
     torch.manual_seed(0)
     head = LightHead(channels=3, feature_channels=(8, 6), latent_channels=4, rise=4, width=16)

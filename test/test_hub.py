@@ -46,7 +46,7 @@ def test_a_malformed_location_is_refused(location: str) -> None:
         parse(location)
 
 
-def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
+def test_one_of_several_formats_is_needed_and_never_a_pickle() -> None:
     files = [
         'README.md',
         'model_index.json',
@@ -75,7 +75,7 @@ def test_of_several_formats_one_is_wanted_and_never_a_pickle() -> None:
     assert needed_files(files, f'unet/{WEIGHTS}') == [f'unet/{WEIGHTS}']
 
 
-def test_a_subfolder_comes_with_the_head_beside_it_and_the_card_above() -> None:
+def test_a_subfolder_needs_the_head_beside_it_and_the_card_above() -> None:
     files = [
         'README.md',
         f'unet_depth_v2/{WEIGHTS}',
@@ -90,19 +90,19 @@ def test_a_subfolder_comes_with_the_head_beside_it_and_the_card_above() -> None:
 
 
 @pytest.mark.parametrize('name', ['adapter_model', 'pytorch_lora_weights'])
-def test_adapters_of_peft_and_diffusers_are_wanted(name: str) -> None:
+def test_adapters_of_peft_and_diffusers_are_needed(name: str) -> None:
     files = ['README.md', 'adapter_config.json', f'{name}.bin', f'{name}.safetensors']
     wanted = needed_files(files, '')
     assert set(wanted) == {'README.md', 'adapter_config.json', f'{name}.safetensors'}
 
 
-def test_shards_are_wanted_instead_of_an_old_file_beside_them() -> None:
+def test_shards_are_needed_instead_of_an_old_file_beside_them() -> None:
     shards = [f'model-0000{i}-of-00002.safetensors' for i in (1, 2)]
     files = [*shards, 'model.safetensors', 'model.safetensors.index.json']
     assert set(needed_files(files, '')) == {*shards, 'model.safetensors.index.json'}
 
 
-def test_all_shards_of_one_format_are_wanted() -> None:
+def test_all_shards_of_one_format_are_needed() -> None:
     shards = [f'transformer/model-0000{i}-of-00002.safetensors' for i in (1, 2)]
     half = [shard.replace('model-', 'model.fp16-') for shard in shards]
     index = 'transformer/model.safetensors.index.json'
@@ -223,7 +223,7 @@ def load(folder: Path, places: list[str], endpoint: str) -> tuple[list[str], str
     return done.stdout.splitlines(), done.stderr
 
 
-def test_what_is_needed_is_fetched_once_and_then_comes_from_the_cache(
+def test_needed_files_are_downloaded_once_and_then_read_from_the_cache(
     tmp_path: Path, hub: str
 ) -> None:
     unknown = PLACE.replace(COMMIT, '1' * 40)
@@ -316,7 +316,9 @@ def test_a_download_that_differs_from_the_hub_s_hash_is_refused(tmp_path: Path, 
     assert 'the hub states fff' in error
 
 
-def test_every_known_checkpoint_offline_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_every_known_checkpoint_offline_has_an_error_that_names_its_location(
+    tmp_path: Path,
+) -> None:
     code, _, error = checkpoints(tmp_path, 'http://127.0.0.1:9', 'fetch', 'genpercept_depth')
     assert code == 1
     assert error.startswith('error: hub:guangkaixu/genpercept-models@main/unet_depth_v2 is not in')

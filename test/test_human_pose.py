@@ -72,7 +72,7 @@ def test_a_hidden_joint_is_placed_by_its_offset_and_is_not_visible() -> None:
     assert person.joints[ankle, 2] < 0.3
 
 
-def test_a_joint_outside_the_picture_is_not_invented() -> None:
+def test_a_joint_outside_the_image_is_not_detected() -> None:
     truth = person_at(100, 40)
     truth[INDEX['right_ankle']] = 0
     [person] = decoded(sample_of(truth)).people
@@ -80,7 +80,7 @@ def test_a_joint_outside_the_picture_is_not_invented() -> None:
     assert person.joints[INDEX['right_ankle'], 2] == 0
 
 
-def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there() -> None:
+def test_offsets_point_to_known_joints_outside_the_image() -> None:
     low, ankle = person_at(100, 140), INDEX['left_ankle']
     low[low[:, 1] > HEIGHT - 0.5, 2] = OUTSIDE
     target, _ = make_task('human_pose').target(sample_of(low))
@@ -107,17 +107,17 @@ def test_offsets_lead_out_of_the_picture_where_it_is_known_that_a_joint_is_there
     assert (column + x, row + y) == pytest.approx((-0.25 * 128, 1.25 * 96))
 
 
-def test_somebody_fully_behind_a_cupboard_does_not_count() -> None:
+def test_a_fully_hidden_person_is_ignored() -> None:
     hidden = person_at(100, 40, flag=1)
     assert decoded(sample_of(hidden)).people == ()
     assert len(keypoint_matches([], hidden[None].numpy())) == 0
 
 
-def test_nobody_gives_nobody() -> None:
+def test_no_people_give_no_people() -> None:
     assert decoded(sample_of()).people == ()
 
 
-def test_noise_that_is_hot_everywhere_gives_a_bounded_number_of_people() -> None:
+def test_high_heat_everywhere_gives_a_bounded_number_of_people() -> None:
     pose = make_task('human_pose')
     raw = torch.rand(pose.channels, 96, 128, generator=torch.Generator().manual_seed(0))
     prediction = pose.decode(raw)
@@ -125,7 +125,7 @@ def test_noise_that_is_hot_everywhere_gives_a_bounded_number_of_people() -> None
     assert 0 < len(prediction.people) <= 30
 
 
-def test_a_grid_scales_joints_to_a_larger_picture() -> None:
+def test_a_grid_scales_joints_to_a_larger_image() -> None:
     pose = make_task('human_pose')
     target, _ = pose.target(sample_of(person_at(100, 40)))
     prediction = pose.decode(target[0], Grid(480, 640, 5.0, 5.0))
@@ -134,7 +134,7 @@ def test_a_grid_scales_joints_to_a_larger_picture() -> None:
     np.testing.assert_allclose(prediction.people[0].joints[0, :2], [250.75, 100.75], atol=0.1)
 
 
-def test_people_in_the_padding_beside_the_picture_are_left_out() -> None:
+def test_people_in_the_padding_are_left_out() -> None:
     pose = make_task('human_pose')
     target, _ = pose.target(sample_of(person_at(200, 40)))
     prediction = pose.decode(target[0], Grid(192, 150, 2.0, 2.0))
@@ -175,7 +175,7 @@ def test_joints_within_a_fifth_of_the_torso_are_right() -> None:
         assert rows[0, KeypointMatch.RIGHT] == right
 
 
-def test_a_person_who_is_nobody_lowers_precision_and_one_who_is_missed_lowers_recall() -> None:
+def test_a_false_positive_lowers_precision_and_a_missed_person_lowers_recall() -> None:
     first, second = person_at(60, 40), person_at(180, 40)
     nobody = person_at(120, 90)
     rows = keypoint_matches([found(first), found(nobody)], torch.stack([first, second]).numpy())
@@ -185,13 +185,13 @@ def test_a_person_who_is_nobody_lowers_precision_and_one_who_is_missed_lowers_re
     assert figures['pck_0.2'] == 0.5
 
 
-def test_a_mirror_swaps_left_and_right_and_nothing_else() -> None:
+def test_mirroring_swaps_only_left_and_right() -> None:
     assert MIRRORED[INDEX['left_wrist']] == INDEX['right_wrist']
     assert MIRRORED[INDEX['nose']] == INDEX['nose']
     assert [MIRRORED[i] for i in MIRRORED] == list(range(17))
 
 
-def test_a_heat_of_a_tenth_where_nobody_is_costs_one_and_a_half() -> None:
+def test_a_heat_of_a_tenth_without_people_has_a_loss_of_one_and_a_half() -> None:
     pose = make_task('human_pose')
     target, valid = pose.target(sample_of())
     raw = torch.zeros_like(target)
@@ -203,7 +203,7 @@ def test_a_heat_of_a_tenth_where_nobody_is_costs_one_and_a_half() -> None:
     assert pose.loss(raw, target, valid).item() == pytest.approx(1.5)
 
 
-def test_offsets_a_cell_too_long_cost_three_sixteenths_of_a_unit() -> None:
+def test_offsets_that_are_a_cell_too_long_have_a_loss_of_three_sixteenths() -> None:
     pose = make_task('human_pose')
     target, valid = pose.target(sample_of(person_at(100, 40), person_at(180, 40)))
     raw = target.nan_to_num(0.0)

@@ -82,7 +82,7 @@ def test_big_endian_values_are_read_from_the_other_byte():
 
 
 @pytest.mark.parametrize('step', [7, 8, 13])
-def test_padding_behind_rows_does_not_count(step):
+def test_padding_after_rows_is_ignored(step):
     row = bytes([1, 2, 3, 4, 5, 6])
     padded = row + b'\xff' * (step - 6)
     rgb = image_to_rgb(message('rgb8', 2, 2, padded * 2, step))
@@ -101,7 +101,7 @@ def test_padding_behind_rows_does_not_count(step):
         ('nv24', 4, 2, 25),
     ],
 )
-def test_more_data_than_the_header_describes_is_refused(encoding, width, height, size):
+def test_data_of_another_size_than_in_the_header_is_refused(encoding, width, height, size):
     bytes_per_pixel = ENCODINGS[encoding].item_bytes * ENCODINGS[encoding].channels
     msg = message(encoding, width, height, bytes(size), width * bytes_per_pixel)
     with pytest.raises(ValueError, match=f'got {size}; width, height or step do not describe'):
@@ -196,7 +196,7 @@ def test_the_brightest_value_of_a_sensor_is_white(bits, encoding, big):
     assert set(rgb[:2].ravel().tolist()) == {128}
 
 
-def test_brightness_does_not_flicker_when_a_12_bit_camera_looks_into_the_dark():
+def test_a_dark_12_bit_image_is_not_brightened():
     range_so_far, shown = BitDepth(), []
     for level in (3000, 900, 200, 40, 3000, 900):
         msg = message('mono16', 8, 8, np.full(64, level, '<u2').tobytes())
@@ -205,7 +205,7 @@ def test_brightness_does_not_flicker_when_a_12_bit_camera_looks_into_the_dark():
     assert range_so_far.bits == 12
 
 
-def test_a_few_damaged_values_do_not_make_a_picture_dark():
+def test_a_few_damaged_values_do_not_darken_an_image():
     values = np.full((200, 200), 1000, '<u2')
     values[7, :3] = 65535
     rgb = image_to_rgb(message('mono16', 200, 200, values.tobytes()))
@@ -231,7 +231,7 @@ def test_a_few_damaged_values_do_not_make_a_picture_dark():
         ({'encoding': 'yuyv', 'width': 1}, 'must be even, got 1 x 2'),
     ],
 )
-def test_a_wrong_image_says_what_was_expected_and_what_came(change, words):
+def test_the_error_for_a_wrong_image_has_expected_and_received_values(change, words):
     msg = message('rgb8', 2, 2, bytes(12))
     for name, value in change.items():
         setattr(msg, name, value)
@@ -248,7 +248,7 @@ def test_a_wrong_image_says_what_was_expected_and_what_came(change, words):
     length=st.integers(0, 700),
     big=st.booleans(),
 )
-def test_any_image_gives_a_picture_of_its_size_or_a_value_error(
+def test_any_message_gives_an_array_of_its_size_or_a_value_error(
     encoding, width, height, step, length, big
 ):
     msg = Image(encoding=encoding, width=width, height=height, step=step, is_bigendian=int(big))
@@ -264,7 +264,9 @@ def test_any_image_gives_a_picture_of_its_size_or_a_value_error(
 @settings(deadline=None, max_examples=50)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99))
 @pytest.mark.parametrize('encoding', ['rgb8', 'mono8', '32FC1', '32FC3'])
-def test_arrays_survive_the_way_into_a_message(encoding, height, width, seed):
+def test_arrays_are_unchanged_after_conversion_to_a_message_and_back(
+    encoding, height, width, seed
+):
     dtype = np.float32 if encoding.startswith('32') else np.uint8
     shape = (height, width, 3) if encoding in ('rgb8', '32FC3') else (height, width)
     values = (np.random.default_rng(seed).random(shape) * 255).astype(dtype)
@@ -297,7 +299,7 @@ def test_broken_compressed_data_is_a_value_error(data):
         compressed_to_rgb(CompressedImage(format='jpeg', data=array.array('B', data)))
 
 
-def test_a_compressed_picture_over_the_limit_is_refused():
+def test_a_compressed_image_over_the_limit_is_refused():
     data = cv2.imencode('.png', flat(BLUE, 40, 40))[1].tobytes()
     with pytest.raises(ValueError, match='more than max_pixels = 100'):
         compressed_to_rgb(CompressedImage(format='png', data=array.array('B', data)), 100)
@@ -355,7 +357,7 @@ def test_wrong_compressed_depth_is_refused(kind, levels, words):
         depth_from_message(compressed_depth(levels, kind))
 
 
-def test_compressed_depth_cut_short_is_a_value_error():
+def test_truncated_compressed_depth_is_a_value_error():
     data = bytes(compressed_depth(np.ones((4, 4), np.uint16), '16UC1; compressedDepth').data)
     for length in (0, 11, 12, 30):
         msg = CompressedImage(format='16UC1; compressedDepth', data=data[:length])
@@ -400,9 +402,7 @@ def test_a_wrong_depth_message_is_refused(change, words):
     big=st.integers(0, 1),
     data=st.binary(max_size=400),
 )
-def test_no_depth_message_gives_anything_but_metres_or_a_reason(
-    width, height, step, encoding, big, data
-):
+def test_any_depth_message_gives_metres_or_a_value_error(width, height, step, encoding, big, data):
     msg = Image(width=width, height=height, step=step, encoding=encoding, is_bigendian=big)
     msg.data = data
     try:
@@ -431,7 +431,7 @@ def bridge():
 @pytest.mark.parametrize(
     'encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'bayer_rggb8', 'bayer_grbg8', 'yuv422']
 )
-def test_cv_bridge_reads_the_same_picture(bridge, encoding):
+def test_cv_bridge_reads_the_same_image(bridge, encoding):
     channels = ENCODINGS[encoding][1]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, channels), np.uint8)
     msg = message(encoding, 8, 6, pixels.tobytes())

@@ -33,19 +33,19 @@ sizes = st.integers(1, 60)
         ('picture.png', 'str'),
     ],
 )
-def test_what_is_not_a_picture_is_refused_by_what_it_is(rgb: object, came: str) -> None:
+def test_the_error_for_a_wrong_image_has_its_type_and_shape(rgb: object, came: str) -> None:
     with pytest.raises(ValueError, match=came):
         check_rgb(rgb)
 
 
-def test_a_read_only_view_of_a_message_is_a_picture() -> None:
+def test_a_read_only_view_of_a_message_is_accepted() -> None:
     rgb = np.frombuffer(bytes(range(12)), np.uint8).reshape(2, 2, 3)
     batch = to_batch([rgb], torch.device('cpu'))
     assert batch.shape == (1, 2, 2, 3)
     assert to_levels(batch)[0, :, 0, 1].tolist() == [3, 4, 5]
 
 
-def test_pictures_of_a_batch_keep_their_order() -> None:
+def test_images_of_a_batch_keep_their_order() -> None:
     pictures = [np.full((2, 3, 3), level, np.uint8) for level in (7, 8)]
     assert to_batch(pictures, torch.device('cpu'))[:, 0, 0, 0].tolist() == [7, 8]
 
@@ -62,15 +62,13 @@ def test_vga_at_a_long_side_of_256_is_192_rows() -> None:
     assert fitted_size(480, 640, 0) == (480, 640)
 
 
-def test_a_picture_one_pixel_high_stays_one_pixel_high() -> None:
+def test_an_image_one_pixel_high_stays_one_pixel_high() -> None:
     assert fitted_size(1, 1000, 256) == (1, 256)
 
 
 @given(sizes, sizes, st.sampled_from([1, 2, 8]))
 @settings(deadline=None)
-def test_padding_and_cutting_back_leaves_a_picture_as_it_was(
-    height: int, width: int, stride: int
-) -> None:
+def test_padding_and_cropping_gives_the_same_image(height: int, width: int, stride: int) -> None:
     image = torch.rand(1, 3, height, width)
     padded = pad_to_stride(image, stride)
     seen = (padded.shape[-2], padded.shape[-1])
@@ -83,7 +81,7 @@ def test_padding_repeats_the_border() -> None:
     assert padded[0, 0].tolist() == [[0, 1, 2, 2]] * 4
 
 
-def test_halving_the_size_averages_and_does_not_skip() -> None:
+def test_halving_the_size_averages_pixels() -> None:
     stripes = torch.tensor([0.0, 255.0]).repeat(8).view(1, 1, 1, 16).expand(1, 1, 16, 16)
     assert resize(stripes, 8, 8)[..., 2:-2].mean().item() == pytest.approx(127.5, abs=1)
 
@@ -94,7 +92,7 @@ def test_halving_the_size_averages_and_does_not_skip() -> None:
     more=st.integers(0, 50),
     wider=st.integers(0, 50),
 )
-def test_enlarging_on_a_processor_is_the_filter_of_the_official_pipeline(
+def test_enlarging_on_a_cpu_uses_the_filter_of_the_official_pipeline(
     height: int, width: int, more: int, wider: int
 ) -> None:
     image = torch.rand(2, 3, height, width).to(memory_format=torch.channels_last)

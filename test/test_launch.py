@@ -95,7 +95,7 @@ def test_launch_loads_it():
         ),
     ],
 )
-def test_only_what_is_given_stands_above_the_parameter_file(words, perception, camera):
+def test_only_given_arguments_override_the_parameter_file(words, perception, camera):
     pytest.importorskip('launch_ros', reason='launch has no wheel; it is part of ROS 2')
     module = runpy.run_path(str(LAUNCH))
     given = {name: default for name, (default, _) in module['ARGUMENTS'].items()} | words
@@ -104,7 +104,7 @@ def test_only_what_is_given_stands_above_the_parameter_file(words, perception, c
     assert overrides(given, ['use_sim_time']) == ([camera] if camera else [])
 
 
-def test_a_truth_that_is_neither_is_refused():
+def test_a_wrong_boolean_is_refused():
     pytest.importorskip('launch_ros', reason='launch has no wheel; it is part of ROS 2')
     with pytest.raises(ValueError, match="autostart must be true or false, got 'yes'"):
         runpy.run_path(str(LAUNCH))['truth']('autostart', 'yes')
@@ -118,7 +118,7 @@ def test_a_truth_that_is_neither_is_refused():
         ({'rviz': 'maybe'}, "rviz must be true or false, got 'maybe'"),
     ],
 )
-def test_a_wrong_argument_ends_the_launch_with_what_it_may_be(monkeypatch, words, error):
+def test_a_wrong_argument_ends_the_launch_with_the_allowed_values(monkeypatch, words, error):
     pytest.importorskip('launch_ros', reason='launch has no wheel; it is part of ROS 2')
     from launch import LaunchContext
 

@@ -156,11 +156,11 @@ def wide_catches(file: File) -> Iterator[str]:
                 yield f'line {node.lineno} catches {", ".join(sorted(names))}'
 
 
-def test_arrows_point_down() -> None:
+def test_imports_point_down() -> None:
     assert offenders(upward) == []
 
 
-def test_nodes_do_not_know_the_command_line() -> None:
+def test_nodes_do_not_import_the_command_line() -> None:
     assert [file.where for file in FILES if file.part == 'ros' and 'cli' in file.own_parts()] == []
 
 
@@ -197,11 +197,11 @@ def test_nothing_is_unpickled() -> None:
     assert offenders(pickle_options) == []
 
 
-def test_no_file_asks_which_task_it_has() -> None:
+def test_no_file_compares_task_names() -> None:
     assert offenders(asked_names) == []
 
 
-def test_no_error_is_caught_without_its_name() -> None:
+def test_no_bare_or_broad_except() -> None:
     assert offenders(lambda file: set(wide_catches(file))) == []
 
 
@@ -228,7 +228,7 @@ def bad(tmp_path: Path) -> File:
     return File(tmp_path, path)
 
 
-def test_the_rules_see_what_they_forbid(bad: File) -> None:
+def test_the_rules_detect_violations(bad: File) -> None:
     assert bad.imported() == {f'{NAME}.heads.light', f'{NAME}.tasks.task.Task', 'torch.nn'}
     assert upward(bad) == {'heads'}
     assert bad.calls() == {'print', 'torch.load'}

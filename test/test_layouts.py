@@ -183,19 +183,19 @@ def test_every_name_and_shape_of_a_layout_fits_at_full_size(
     assert isinstance(model.heads['depth'], DPTHead if has_head else DecoderHead)
 
 
-def test_a_model_without_numbers_still_tells_the_sizes_of_its_answers(folder: Path) -> None:
+def test_a_model_on_the_meta_device_has_output_shapes(folder: Path) -> None:
     describe(folder, **version_2_dpt(folder) | {'prompt': 'prompt.npy'})
     model, _ = checkpoint.load(str(folder), device='meta')
     assert model(torch.empty(1, 3, 64, 96, device='meta'))['depth'].shape == (1, 1, 64, 96)
 
 
-def test_a_head_ends_in_a_rectifier_where_the_official_one_does(folder: Path) -> None:
+def test_a_head_ends_in_a_relu_where_the_official_one_does(folder: Path) -> None:
     for layout, rectifies in ((version_1, True), (experiment_dpt, False)):
         describe(folder, **layout(folder))
         assert checkpoint.load(str(folder), device='meta')[0].heads['depth'].rectifies == rectifies
 
 
-def test_a_missing_tensor_and_a_foreign_shape_are_named(folder: Path) -> None:
+def test_an_error_names_missing_tensors_and_wrong_shapes(folder: Path) -> None:
     values = version_2(folder)
     describe(folder, **values)
     shapes = hollow.unet_shapes()
@@ -210,7 +210,7 @@ def test_a_missing_tensor_and_a_foreign_shape_are_named(folder: Path) -> None:
         checkpoint.load(str(folder), device='meta')
 
 
-def test_a_folder_of_something_else_says_what_was_looked_for(folder: Path) -> None:
+def test_an_error_lists_the_expected_layouts(folder: Path) -> None:
     (folder / 'things').mkdir()
     (folder / 'things/notes.txt').touch()
     describe(folder, base='sd', prompt='prompt.npy', tasks={'depth': {'unet': 'things'}})
@@ -223,7 +223,7 @@ def test_a_folder_of_something_else_says_what_was_looked_for(folder: Path) -> No
         checkpoint.load(str(folder), device='meta')
 
 
-def test_a_decoder_head_is_refused_where_the_vae_only_encodes(folder: Path) -> None:
+def test_a_decoder_head_is_refused_for_a_vae_without_decoder(folder: Path) -> None:
     values = version_1(folder)
     hollow.write(folder / 'v1/unet_depth_v1' / WEIGHTS, hollow.unet_shapes())
     describe(folder, **values)
@@ -266,7 +266,7 @@ def changed_unet(**changes: Any) -> UNet2DConditionModel:
 @pytest.mark.parametrize('prediction_type', ['v_prediction', 'epsilon', 'sample'])
 @pytest.mark.parametrize('zero_snr', [False, True])
 @pytest.mark.parametrize('set_alpha_to_one', [False, True])
-def test_two_latents_give_what_the_pipeline_of_diffusers_gives_from_zeros(
+def test_a_two_latent_model_equals_the_pipeline_of_diffusers_from_zeros(
     tmp_path: Path, prediction_type: str, zero_snr: bool, set_alpha_to_one: bool
 ) -> None:
     """E2E-FT's setting of Marigold: one step, trailing, and zeros for the noise."""
@@ -297,7 +297,7 @@ def test_two_latents_give_what_the_pipeline_of_diffusers_gives_from_zeros(
     assert expected.std() > 1e-3
 
 
-def test_lotus_answers_with_its_own_output_under_its_switch(tmp_path: Path) -> None:
+def test_lotus_outputs_the_clean_latent_with_its_task_embedding(tmp_path: Path) -> None:
     unet = changed_unet(**LOTUS)
     scheduler = marigold_scheduler(prediction_type='sample')
     folder = tiny_pipeline(tmp_path / 'lotus', unet, scheduler)
@@ -389,7 +389,7 @@ def test_a_class_embedding_is_lotus_s_if_the_options_say_its_step(tmp_path: Path
         served(tmp_path, 'other', timestep=999)
 
 
-def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_with_alpha_0(
+def test_the_pipeline_folder_of_genpercept_runs_at_timestep_1_with_alpha_0(
     tmp_path: Path,
 ) -> None:
     """Its scheduler has betas of 1; diffusers' own division by zero gives NaN there."""
@@ -402,7 +402,7 @@ def test_genpercept_s_own_pipeline_folder_runs_at_timestep_1_with_alpha_0(
     assert (backbone.one_step.latent_coefficient, backbone.one_step.output_coefficient) == (0, -1)
 
 
-def test_what_checkpoint_yaml_says_of_the_step_wins(tmp_path: Path) -> None:
+def test_the_step_in_checkpoint_yaml_has_priority(tmp_path: Path) -> None:
     tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler())
     values = {'timestep': 500, 'prediction_type': 'sample', 'alpha': 0.5}
     step = next(iter(served(tmp_path, 'e2e', **values).backbones.values())).one_step
@@ -623,7 +623,7 @@ def test_adapters_alone_need_a_base_and_one_that_fits(
         served(tmp_path, 'lora', base='base')
 
 
-def test_a_fine_tuned_decoder_paints_and_the_encoder_stays_the_base_s(tmp_path: Path) -> None:
+def test_a_fine_tuned_decoder_decodes_and_the_encoder_is_that_of_the_base(tmp_path: Path) -> None:
     folder = tiny_pipeline(tmp_path / 'base', tiny_unet(), marigold_scheduler())
     torch.manual_seed(5)
     tuned = tiny_vae()
@@ -642,7 +642,7 @@ def test_a_fine_tuned_decoder_paints_and_the_encoder_stays_the_base_s(tmp_path: 
         torch.testing.assert_close(backbone.encode(image), encoded)
 
 
-def test_two_pipelines_of_one_vae_serve_from_one_encoder_and_of_two_are_refused(
+def test_pipelines_with_one_vae_share_the_encoder_and_different_vaes_are_refused(
     tmp_path: Path,
 ) -> None:
     for name in 'ab':
@@ -677,7 +677,7 @@ def test_shards_are_read_as_one_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('index', ['index.json', 'index.fp16.json', 'fp16.index.json'])
-def test_shards_count_before_an_old_file_and_every_name_of_an_index_is_known(
+def test_shards_come_before_an_old_file_and_every_index_name_is_known(
     tmp_path: Path, index: str
 ) -> None:
     folder = tiny_pipeline(tmp_path / 'e2e', wide_unet(), marigold_scheduler()) / 'unet'
@@ -747,7 +747,7 @@ def test_an_empty_or_broken_file_of_a_pipeline_is_named(
 # Hashes and licences.
 
 
-def test_hashes_are_logged_and_those_given_are_held(
+def test_hashes_are_logged_and_expected_hashes_are_checked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = save_tiny(tmp_path)

@@ -131,7 +131,7 @@ def test_of_several_licences_the_strictest_counts() -> None:
 
 
 @pytest.mark.parametrize(('accept', 'warnings'), [(False, 1), (True, 0)])
-def test_a_non_commercial_licence_is_warned_of_until_it_is_accepted(
+def test_a_non_commercial_licence_gives_a_warning_until_it_is_accepted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, accept: bool, warnings: int
 ) -> None:
     folder = save_tiny(tmp_path)

@@ -50,7 +50,7 @@ def blobs(seed: int, shape: tuple[int, int] = (48, 64), sigma: float = 4) -> Map
 # Depth and disparity.
 
 
-def test_depth_errors_of_three_pixels_are_what_one_computes_by_hand() -> None:
+def test_depth_errors_of_three_pixels_equal_values_computed_by_hand() -> None:
     predicted, truth = np.array([[1.0, 3.0, 8.0]], 'f'), np.array([[1.0, 2.0, 10.0]], 'f')
     errors = depth_errors(predicted, truth, np.ones((1, 3), bool))
     assert errors == pytest.approx(
@@ -66,7 +66,7 @@ def test_depth_errors_of_three_pixels_are_what_one_computes_by_hand() -> None:
 
 
 @given(seed=st.integers(0, 99))
-def test_the_fit_is_the_one_of_polyfit(seed: int) -> None:
+def test_the_fit_equals_polyfit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, truth = rng.random((2, 8, 9)).astype(np.float32)
     valid = rng.random((8, 9)) < 0.7
@@ -88,7 +88,7 @@ def test_a_disparity_is_fitted_in_one_over_depth_and_a_depth_in_depth() -> None:
     assert fit['abs_rel'] == pytest.approx(np.mean(np.abs(line - depth_m) / depth_m), abs=1e-5)
 
 
-def test_a_disparity_of_nothing_but_zero_has_no_say_in_the_fit() -> None:
+def test_zero_disparity_is_excluded_from_the_fit() -> None:
     # Far away the answer is cut off at 0: a line through it would bend what is near.
     values, depth_m = np.array([[0.5, 1.0, 0.0, 0.0]], 'f'), [0.5, 1 / 3, 10.0, 20.0]
     row = measure_affine(values, depth_sample(depth_m), inverse=True)[0]
@@ -96,7 +96,7 @@ def test_a_disparity_of_nothing_but_zero_has_no_say_in_the_fit() -> None:
     assert row[0] == pytest.approx((0.9 + 0.95) / 4)
 
 
-def test_truth_out_of_range_does_not_count_and_a_fit_is_clipped_to_the_range() -> None:
+def test_truth_out_of_range_is_ignored_and_a_fit_is_clipped_to_the_range() -> None:
     values = np.array([[0.0, 1.0, 0.5, 0.5]], 'f')
     # Without 50 m the line through the others is exact, 2 m + 8 m * value.
     far = mean_depth_errors([measure_affine(values, depth_sample([2, 10, 6, 50], 1e-3, 12))])
@@ -108,7 +108,7 @@ def test_truth_out_of_range_does_not_count_and_a_fit_is_clipped_to_the_range() -
     assert clipped['rmse_m'] == pytest.approx(np.sqrt(np.mean((fit - steep) ** 2)), abs=1e-5)
 
 
-def test_a_mean_of_images_leaves_out_those_without_truth_and_of_none_it_is_not_a_number() -> None:
+def test_means_leave_out_images_without_truth_and_are_nan_without_images() -> None:
     values = np.array([[0.0, 1.0]], 'f')
     nothing = measure_affine(values, depth_sample([math.nan, math.inf]))
     perfect = measure_affine(values, depth_sample([1, 2]))
@@ -119,7 +119,7 @@ def test_a_mean_of_images_leaves_out_those_without_truth_and_of_none_it_is_not_a
 # Normals.
 
 
-def test_pooled_angles_have_the_median_and_the_shares_that_numpy_finds() -> None:
+def test_pooled_angles_have_the_median_and_fractions_of_numpy() -> None:
     rng = np.random.default_rng(0)
     images = [np.abs(rng.normal(0, spread, 5000)).astype(np.float32) for spread in (4, 20, 50)]
     images = [np.minimum(angles, 180) for angles in images]
@@ -132,7 +132,7 @@ def test_pooled_angles_have_the_median_and_the_shares_that_numpy_finds() -> None
         assert found[f'under_{limit:g}'] == pytest.approx((pooled < limit).mean())
 
 
-def test_a_quarter_turn_is_90_degrees_and_so_is_no_answer() -> None:
+def test_a_quarter_turn_and_a_zero_vector_are_90_degrees() -> None:
     facing = np.array([[0, 0, -1]] * 3, np.float32)
     answers = np.array([[0, 0, -1], [1, 0, 0], [0, 0, 0]], np.float32)
     np.testing.assert_allclose(angles_deg(answers, facing), [0, 90, 90], atol=1e-3)
@@ -141,7 +141,7 @@ def test_a_quarter_turn_is_90_degrees_and_so_is_no_answer() -> None:
 # Classes.
 
 
-def test_classes_of_a_whole_set_score_as_scikit_learn_says() -> None:
+def test_classes_of_a_whole_set_score_as_in_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, (4, 20, 30))
     truth[0] = 0  # the mean of each image's IoU would be another number
@@ -169,7 +169,7 @@ def test_unknown_pixels_have_no_class() -> None:
 # Foregrounds.
 
 
-def test_a_set_of_foregrounds_scores_as_pysodmetrics_says_of_the_whole_set() -> None:
+def test_foregrounds_of_a_whole_set_score_as_in_pysodmetrics() -> None:
     truths = [(blobs(seed) > 0.5).astype(np.float32) for seed in range(3)]
     alphas = [np.clip(0.6 * t + 0.4 * blobs(9 + i), 0, 1) for i, t in enumerate(truths)]
     with warnings.catch_warnings():
@@ -195,7 +195,7 @@ def test_a_set_of_foregrounds_scores_as_pysodmetrics_says_of_the_whole_set() -> 
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
-def test_unknown_pixels_are_background_of_answer_and_truth() -> None:
+def test_unknown_pixels_are_background_in_prediction_and_truth() -> None:
     truth = np.zeros((20, 20), np.float32)
     truth[5:15, :10] = 1
     alpha = truth.copy()
@@ -208,7 +208,7 @@ def test_unknown_pixels_are_background_of_answer_and_truth() -> None:
     assert math.isnan(foreground_summary([np.empty((0, 517), np.float32)])['s'])
 
 
-def test_a_thing_in_the_last_column_has_no_structure_measure_and_spoils_no_mean() -> None:
+def test_an_object_in_the_last_column_has_no_s_measure_and_is_left_out_of_means() -> None:
     edge, middle = np.zeros((2, 20, 20), np.float32)
     edge[:, -1], middle[5:15, 5:15] = 1, 1  # beside the last column there is no quarter to compare
     rows = [measure_foreground(truth, truth) for truth in (edge, middle)]
@@ -216,7 +216,7 @@ def test_a_thing_in_the_last_column_has_no_structure_measure_and_spoils_no_mean(
     assert foreground_summary(rows)['s'] == pytest.approx(1)
 
 
-def test_a_filled_hole_and_a_frame_share_a_border_as_one_counts_it() -> None:
+def test_the_boundary_iou_of_a_filled_hole_equals_the_count_by_hand() -> None:
     whole = np.ones((30, 40), bool)  # the diagonal is 50 px, 2 % of it 1 px
     border = 30 * 40 - 28 * 38
     holed = whole.copy()
@@ -237,7 +237,7 @@ def test_a_matte_half_as_bright_as_the_truth_has_errors_of_a_half() -> None:
     )
 
 
-def test_the_gradient_error_is_the_one_that_scipy_gives() -> None:
+def test_the_gradient_error_equals_scipy() -> None:
     alpha, truth = blobs(1), blobs(2)
 
     def slopes(matte: Map) -> Map:
@@ -272,7 +272,7 @@ def connectivity_by_the_book(alpha: Map, truth: Map) -> float:
 
 @given(seed=st.integers(0, 999), sigma=st.sampled_from([0.5, 1.5, 4]))
 @settings(max_examples=25, deadline=None)
-def test_the_connectivity_error_is_the_one_of_the_definition(seed: int, sigma: float) -> None:
+def test_the_connectivity_error_equals_its_definition(seed: int, sigma: float) -> None:
     # Levels between the thresholds, so that no rounding decides.
     alpha, truth = (np.floor(blobs(s, (24, 32), sigma) * 20) / 20 + 0.01 for s in (seed, seed + 1))
     alpha, truth = (np.minimum(matte, 1).astype(np.float32) for matte in (alpha, truth))
@@ -281,7 +281,7 @@ def test_the_connectivity_error_is_the_one_of_the_definition(seed: int, sigma: f
     )
 
 
-def test_a_part_that_hangs_on_nothing_is_an_error_of_connection_only() -> None:
+def test_a_disconnected_part_is_an_error_of_connectivity_only() -> None:
     truth = np.zeros((5, 9), np.float32)
     truth[1:4, 1:8] = 1
     alpha = truth.copy()
@@ -291,7 +291,7 @@ def test_a_part_that_hangs_on_nothing_is_an_error_of_connection_only() -> None:
     assert connectivity_error(truth * 0, truth) == pytest.approx(21)  # nothing found: all of it
 
 
-def test_unknown_pixels_of_a_matte_do_not_count() -> None:
+def test_unknown_pixels_of_a_matte_are_ignored() -> None:
     truth = np.ones((10, 10), np.float32)
     truth[:, 5:] = np.nan
     alpha = np.ones((10, 10), np.float32)

@@ -112,7 +112,7 @@ def test_a_checkpoint_without_the_default_class_has_no_mask_and_no_error():
     assert mask_ids(('floor', 'wall'), SegmentationOptions()) == []
 
 
-def test_without_vision_msgs_the_names_come_as_json(monkeypatch):
+def test_without_vision_msgs_class_names_are_published_as_json(monkeypatch):
     monkeypatch.setattr(labels, 'LabelInfo', None)
     told = json.loads(label_info(('floor', 'person')).data)
     assert told == {
@@ -124,7 +124,7 @@ def test_without_vision_msgs_the_names_come_as_json(monkeypatch):
     }
 
 
-def test_with_vision_msgs_the_names_come_as_label_info(monkeypatch):
+def test_with_vision_msgs_class_names_are_published_as_label_info(monkeypatch):
     monkeypatch.setattr(labels, 'LabelInfo', SimpleNamespace)
     monkeypatch.setattr(labels, 'VisionClass', SimpleNamespace)
     classes = label_info(('floor', 'person')).class_map

@@ -1,4 +1,4 @@
-"""Metres in the node: they follow a reference, or the topics stop and a diagnostic says why."""
+"""Metric depth of the node: it follows a reference, or stops with a diagnostic."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from sd_perception_ros.types import (
     Poses,
 )
 
-# No square pixels, and no centre in the middle.
+# Non-square pixels, and a principal point off the centre.
 CAMERA = Camera(fx=40.0, fy=32.0, cx=29.0, cy=22.0, width=64, height=48)
 
 
@@ -91,18 +91,18 @@ class Rig:
         peer.spin(0.3)
 
     def relative(self, rgb: np.ndarray) -> np.ndarray:
-        """Ask the node for the relative depth of a picture."""
+        """Return the relative depth of an image from the node."""
         return pixels(answer_of(Image, self.peer, self.camera, '/depth/relative', rgb)[1])
 
-    def bend(self, image: Image) -> CameraInfo:
-        """Make the info of a lens that bends, which is straightened to another focal length."""
+    def distorted_info(self, image: Image) -> CameraInfo:
+        """Make the info of a distorting lens, with another focal length after rectification."""
         info = info_from_camera(CAMERA, image.header)
         info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
         info.p = [28.0, 0.0, 31.0, 0.0, 0.0, 26.0, 24.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         return info
 
-    def shoot(self, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> tuple[Any, Any]:
-        """Send depth and picture of one stamp; return relative depth and metres, None: none."""
+    def send_frame(self, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> tuple[Any, Any]:
+        """Send depth and image with one stamp; return relative and metric depth, None: none."""
         for got in self.peer.received.values():
             got.clear()
         image = self.camera.image(rgb)
@@ -117,19 +117,19 @@ class Rig:
         return relative, self.peer.with_stamp('/depth/image_rect', image)
 
     def metres(self, rgb: np.ndarray, depth_m: np.ndarray) -> Image:
-        """Shoot until metres come: on a busy machine a picture may overtake its reference."""
+        """Send frames until metric depth arrives: an image may overtake its reference."""
         for _ in range(20):
-            if (metric := self.shoot(rgb, depth_m)[1]) is not None:
+            if (metric := self.send_frame(rgb, depth_m)[1]) is not None:
                 return metric
         raise AssertionError('no metres')
 
-    def complaint(self, words: str, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> dict:
-        """Shoot what gives no metres until the node says why; return its last diagnostic."""
+    def problem(self, words: str, rgb: np.ndarray, depth_m: np.ndarray, **header: Any) -> dict:
+        """Send frames until a diagnostic has these words; return the last diagnostic."""
         for _ in range(20):
-            assert self.shoot(rgb, depth_m, **header)[1] is None
-            if words in (told := self.peer.counters()).get('metric depth', ''):
+            assert self.send_frame(rgb, depth_m, **header)[1] is None
+            if words in (counters := self.peer.counters()).get('metric depth', ''):
                 break
-        return told
+        return counters
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def rig(peer: Peer) -> Rig:
     return Rig(peer)
 
 
-def test_metres_follow_the_reference(rig, peer):
+def test_metric_depth_follows_the_reference(rig, peer):
     rgb = picture()
     depth_m = 4 * rig.relative(rgb) + 1
     sparse = np.where(np.random.default_rng(0).random(depth_m.shape) < 0.2, depth_m, np.nan)
@@ -145,16 +145,14 @@ def test_metres_follow_the_reference(rig, peer):
     inside = np.isfinite(found)
     assert inside.mean() > 0.5
     np.testing.assert_allclose(found[inside], depth_m[inside], rtol=0.02)
-    told = peer.counters_when(lambda seen: 'references: inliers' in seen)
-    assert told['metric depth source'] == 'depth'
-    assert float(told['references: inliers']) > 0.95
+    counters = peer.counters_when(lambda seen: 'references: inliers' in seen)
+    assert counters['metric depth source'] == 'depth'
+    assert float(counters['references: inliers']) > 0.95
 
 
-def test_a_picture_is_rectified_and_its_camera_info_is_that_of_the_pinhole(
-    rig, peer, tiny_checkpoint
-):
+def test_an_image_is_rectified_and_depth_has_the_rectified_camera_info(rig, peer, tiny_checkpoint):
     rgb = picture(seed=4)
-    info = rig.bend(rig.camera.image(rgb))
+    info = rig.distorted_info(rig.camera.image(rgb))
     straight = lens_from_info(info, 64, 48).rectify(rgb)
     engine = Engine.load(str(tiny_checkpoint), device='cpu')
     expected = engine.predict([straight], ['depth'])[0]['depth'].values
@@ -163,20 +161,20 @@ def test_a_picture_is_rectified_and_its_camera_info_is_that_of_the_pinhole(
         image = rig.camera.image(rgb)
         depth_m = (4 * expected + 1).astype(np.float32)
         rig.depth.publish(image_message(depth_m, '32FC1', image.header))
-        rig.camera.infos.publish(rig.bend(image))
+        rig.camera.infos.publish(rig.distorted_info(image))
         peer.spin(0.3)
         rig.camera.images.publish(image)
         return image
 
     topics = {'/depth/relative': Image, '/depth/camera_info': CameraInfo}
-    for _ in range(20):  # a picture that overtakes its info is taken for one of the info before
-        image, (relative, told) = results_of(peer, send, topics)
-        if told.k[0] == 28:
+    for _ in range(20):  # an image that overtakes its info is matched with the previous info
+        image, (relative, published) = results_of(peer, send, topics)
+        if published.k[0] == 28:
             break
     np.testing.assert_allclose(pixels(relative), expected, atol=1e-3)
-    assert (told.header, list(told.d)) == (image.header, [0.0] * 5)
-    assert told.k.tolist() == [28.0, 0.0, 31.0, 0.0, 26.0, 24.0, 0.0, 0.0, 1.0]
-    assert told.p.tolist() == info.p.tolist()
+    assert (published.header, list(published.d)) == (image.header, [0.0] * 5)
+    assert published.k.tolist() == [28.0, 0.0, 31.0, 0.0, 26.0, 24.0, 0.0, 0.0, 1.0]
+    assert published.p.tolist() == info.p.tolist()
 
 
 WRONG = {
@@ -228,25 +226,25 @@ WRONG = {
 
 
 @pytest.mark.parametrize('kind', WRONG)
-def test_a_wrong_reference_stops_metres_and_nothing_else(rig, kind):
+def test_a_wrong_reference_stops_only_metric_depth(rig, kind):
     make, words = WRONG[kind]
     rgb = picture(seed=1)
     depth_m = 4 * rig.relative(rgb) + 1
     wrong, header = make(depth_m, rgb)
-    told = rig.complaint(words, rgb, wrong, **header)
-    assert words in told['metric depth']
-    assert int(told['metric depth withheld']) > 0
+    counters = rig.problem(words, rgb, wrong, **header)
+    assert words in counters['metric depth']
+    assert int(counters['metric depth withheld']) > 0
     assert rig.metres(rgb, depth_m)
 
 
-def test_a_frozen_reference_stops_metres_when_the_picture_moves(rig):
+def test_a_frozen_reference_stops_metric_depth_when_the_image_changes(rig):
     rgb = picture(seed=2)
     depth_m = 4 * rig.relative(rgb) + 1
     assert rig.metres(rgb, depth_m)
     assert rig.metres(rgb, depth_m)
     moved = np.roll(rgb, 9, axis=1)
     words = 'repeats the same data while the camera image changes'
-    assert words in rig.complaint(words, moved, depth_m)['metric depth']
+    assert words in rig.problem(words, moved, depth_m)['metric depth']
 
 
 # ---- Sources, without a process -----------------------------------------------------------------
@@ -271,7 +269,7 @@ def relative_map() -> np.ndarray:
 
 
 def metric(options: dict[str, Any], relative: np.ndarray, **others: Any) -> MetricDepth:
-    """Decide about the metres of one frame."""
+    """Compute the metric depth of one frame."""
     scale = build(ScaleOptions, options)
     task = 'disparity' if scale.from_task == 'disparity' else 'depth'
     kind = DisparityMap if task == 'disparity' else DepthMap
@@ -280,13 +278,13 @@ def metric(options: dict[str, Any], relative: np.ndarray, **others: Any) -> Metr
     return MetricDepthEstimator(scale, predictions, names).update(predictions, CAMERA, 5.0)
 
 
-def test_disparity_is_made_metres_in_its_own_space():
+def test_disparity_is_scaled_as_one_over_depth():
     fixed = {'source': 'fixed', 'from_task': 'disparity', 'scale_m': 0.5, 'shift_m': 0.25}
     made = metric(fixed, np.full((48, 64), 0.5, np.float32))
     np.testing.assert_allclose(made.depth_m, 2.0)
 
 
-def test_the_ground_gives_metres_and_needs_normals():
+def test_the_ground_gives_metric_depth_and_needs_normals():
     """The floor is 1 m below a camera that looks straight ahead; depth is 4 * relative + 1."""
     v = (np.arange(48) - CAMERA.cy) / CAMERA.fy
     depth_m = np.where(v > 0.22, 1 / np.maximum(v, 0.22), 1 / 0.22)[:, None] + np.zeros(64)
@@ -310,12 +308,12 @@ def test_the_ground_gives_metres_and_needs_normals():
     assert MetricDepthEstimator(options, every).tasks == {'depth', 'normals', 'segmentation'}
 
 
-def test_a_table_that_is_taken_for_the_ground_gives_no_metres():
+def test_a_table_that_is_detected_as_ground_gives_no_metric_depth():
     """
-    Left a table 0.4 m below the camera, right the floor 1 m below it.
+    Left: a table 0.4 m below the camera; right: the floor 1 m below it.
 
-    The segmentation calls the table floor: with the camera's height of 1 m the table would lie
-    2.5 times too far away, and the true floor, a third of the picture, clearly below it.
+    The segmentation labels the table as floor: with a camera height of 1 m, the table would be
+    2.5 times too far away, and the true floor, a third of the image, clearly below it.
     """
     v = (np.arange(48) - CAMERA.cy) / CAMERA.fy
     low = np.broadcast_to(v[:, None] > 0.22, (48, 64))
@@ -339,8 +337,8 @@ def test_a_table_that_is_taken_for_the_ground_gives_no_metres():
     np.testing.assert_allclose(right[inside], depth_m[inside], rtol=0.01)
 
 
-def test_a_person_gives_metres():
-    """80 px of eyes to ankles would be farther than the fixed scale says: all is multiplied."""
+def test_a_person_gives_metric_depth():
+    """80 px from eyes to ankles are farther than by the initial scale: all depth is multiplied."""
     joints = np.full((17, 3), np.nan, np.float32)
     for name, u, v in (
         ('left_eye', 33, 4),
@@ -356,7 +354,7 @@ def test_a_person_gives_metres():
     assert metric(person, relative_map(), human_pose=Poses((), 48, 64)).depth_m is None
 
 
-def test_millimetres_are_whole_and_zero_where_unknown():
+def test_millimetres_are_integers_and_zero_where_unknown():
     depth_m = np.array([[1.2345, np.nan, np.inf, -np.inf, 70.0]], np.float32)
     assert millimetres(depth_m).tolist() == [[1234, 0, 0, 0, 0]]
     options = build(OutputOptions, {'depth': {'encoding': '16UC1'}})
@@ -367,46 +365,48 @@ def test_millimetres_are_whole_and_zero_where_unknown():
     assert set(np.frombuffer(image.data, np.uint16)) == {1000}
 
 
-def heard(peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]) -> ReferenceInput:
-    """Let a reference input hear messages over DDS."""
+def received(
+    peer: Peer, options: dict[str, Any], *messages: tuple[type, str, Any]
+) -> ReferenceInput:
+    """Return a reference input that has received messages over DDS."""
     listener = ReferenceInput(peer.node, build(ScaleOptions, options), Transforms(peer.node))
     for kind, topic, message in messages:
         peer.listen(topic, kind)
         publisher = peer.node.create_publisher(kind, topic, RELIABLE)
         assert peer.until(lambda p=publisher: p.get_subscription_count() >= 2)
         publisher.publish(message)
-        assert peer.next(topic)  # and the listener beside us has it at the same time, or soon
+        assert peer.next(topic)  # the listener has it at the same time, or soon after
     peer.spin(0.3)
     return listener
 
 
 def test_a_depth_image_of_another_size_needs_its_camera_info(lone_peer):
-    """Half the size of the same view: every pixel falls onto its place in the picture."""
+    """Half the size of the same view: every pixel maps to its place in the image."""
     half = resize_camera(CAMERA, 32, 24)
     depth_m = np.full((24, 32), 3.0, np.float32)
     depth_m[0, 0] = 4.0  # a sensor that measures has no equal values
     depth = image_message(depth_m, '32FC1', header())
     info = info_from_camera(half, header())
-    listener = heard(
+    listener = received(
         lone_peer,
         {'source': 'depth'},
         (CameraInfo, '/reference/camera_info', info),
         (Image, '/reference/depth', depth),
     )
-    said = listener.find(CameraFrame(header(), picture(), CAMERA))
-    assert len(said.references) > 0.9 * 24 * 32
-    assert set(said.references.depth_m.tolist()) <= {3.0, 4.0}
+    measurement = listener.find(CameraFrame(header(), picture(), CAMERA))
+    assert len(measurement.references) > 0.9 * 24 * 32
+    assert set(measurement.references.depth_m.tolist()) <= {3.0, 4.0}
     with pytest.raises(ValueError, match='32 x 24 pixels and the image 64 x 48'):
         listener.find(CameraFrame(header(), picture(), None))
 
 
-def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
+def test_a_scan_is_projected_by_its_mounting(lone_peer):
     """0.5 m below the camera, a wall 2 m ahead: 0.5 / 2 * 32 = 8 px below the centre."""
     scan = LaserScan(header=header(frame_id='laser'), angle_min=-0.3, angle_increment=0.01)
     scan.range_min, scan.range_max = 0.1, 10.0
     angles = -0.3 + 0.01 * np.arange(61)
     scan.ranges = [*(2 / np.cos(angles[:60])).tolist(), 11.0]
-    listener = heard(
+    listener = received(
         lone_peer,
         {'source': 'scan', 'scan_mounting': {'z_m': -0.5}},
         (LaserScan, '/reference/scan', scan),
@@ -419,12 +419,12 @@ def test_a_scan_is_seen_where_its_mounting_says(lone_peer):
         listener.find(CameraFrame(header(), picture(), None))
 
 
-def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
-    listener = heard(lone_peer, {'source': 'depth'})
+def test_missing_messages_and_messages_of_another_time_are_reported(lone_peer):
+    listener = received(lone_peer, {'source': 'depth'})
     with pytest.raises(ValueError, match='no message was received on /reference/depth'):
         listener.find(CameraFrame(header(), picture(), CAMERA))
     depth = image_message(relative_map() + 1, '32FC1', header())
-    listener = heard(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
+    listener = received(lone_peer, {'source': 'depth'}, (Image, '/reference/depth', depth))
     listener.find(CameraFrame(header(5), picture(), CAMERA))
     with pytest.raises(
         ValueError,
@@ -440,7 +440,7 @@ def test_nothing_heard_and_a_message_of_another_time_are_told(lone_peer):
 
 
 class KnownTransform:
-    """Stands in for tf2's buffer, which is not among the wheels."""
+    """Replaces the buffer of tf2, for which there is no wheel."""
 
     def __init__(self, **options: Any) -> None:
         self.found = TransformStamped()
@@ -463,14 +463,14 @@ def with_tf(monkeypatch: pytest.MonkeyPatch) -> Transforms:
     return Transforms(None)
 
 
-def test_a_transform_of_tf2_turns_and_moves(with_tf):
-    """A quarter turn to the left, then a metre ahead."""
+def test_a_transform_of_tf2_has_rotation_and_translation(with_tf):
+    """A quarter turn to the left, then 1 m forward."""
     place = with_tf.lookup('base_link', header())
     np.testing.assert_allclose(place.apply(np.array([[2.0, 0.0, 0.5]])), [[1, 2, 0.5]], atol=1e-9)
     same = with_tf.lookup('lens', header())
     assert same.apply(np.array([[2.0, 0.0, 0.5]])).tolist() == [[2.0, 0.0, 0.5]]
 
 
-def test_a_transform_that_tf2_does_not_know_is_told(with_tf):
+def test_a_missing_transform_is_reported(with_tf):
     with pytest.raises(ValueError, match="no transform from 'other' to 'base_link'"):
         with_tf.lookup('base_link', header(frame_id='other'))

@@ -133,7 +133,7 @@ def test_every_launch_and_config_file_is_installed(setup: setuptools.Distributio
     assert installed(setup) == wanted | {'package.xml', f'resource/{NAME}'}
 
 
-def test_weights_and_demo_pictures_are_installed_beside_the_code(
+def test_weights_and_demo_images_are_installed_beside_the_code(
     setup: setuptools.Distribution,
 ) -> None:
     wanted = files_in(f'{NAME}/assets/checkpoints') | files_in(f'{NAME}/assets/demo_sequence')
@@ -146,7 +146,7 @@ def test_the_joints_of_the_catalogue_are_installed(setup: setuptools.Distributio
     assert f'{NAME}/synthetic/people_joints.json' in package_data(setup)
 
 
-def test_no_installed_command_waits_for_torch(setup: setuptools.Distribution) -> None:
+def test_no_installed_command_imports_torch_at_start(setup: setuptools.Distribution) -> None:
     assert setup.install_requires == ['setuptools']
 
 

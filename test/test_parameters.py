@@ -64,18 +64,18 @@ def test_defaults_come_from_the_dataclass(peer):
     assert declare(node_with(peer), EngineConfig) == EngineConfig()
 
 
-def test_values_of_a_dotted_group_arrive(peer):
+def test_values_of_a_dotted_group_are_read(peer):
     node = node_with(peer, depth__scale__source='fixed', depth__scale__scale_m=5)
     options = declare(node, DepthOptions, 'depth.')
     assert (options.scale.source, options.scale.scale_m) == ('fixed', 5.0)
     assert options.points.stride == 1
 
 
-def test_a_list_of_names_arrives(peer):
+def test_a_list_of_names_is_read(peer):
     assert declare(node_with(peer, tasks=['depth']), EngineConfig).tasks == ['depth']
 
 
-def test_every_parameter_says_what_it_means(peer):
+def test_every_parameter_has_a_description(peer):
     node = node_with(peer)
     declare(node, DepthOptions, 'depth.')
     about = node.describe_parameter('depth.points.stride')
@@ -94,7 +94,7 @@ def test_every_parameter_says_what_it_means(peer):
         ({'source': ''}, 'source is empty; name a folder'),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_may_be(peer, values, words):
+def test_the_error_for_a_wrong_value_has_name_and_allowed_values(peer, values, words):
     with pytest.raises(ValueError, match=words):
         declare(node_with(peer, **values), CameraOptions)
 
@@ -124,7 +124,7 @@ def test_a_list_of_names_holds_names(peer, value):
         declare(node_with(peer, cameras=value), InputOptions)
 
 
-def test_a_range_that_is_upside_down_is_refused(peer):
+def test_a_range_with_swapped_ends_is_refused(peer):
     with pytest.raises(ValueError, match='min_range_m must be less than max_range_m'):
         declare(
             node_with(peer, depth__min_range_m=5.0, depth__max_range_m=2.0), DepthOptions, 'depth.'
@@ -160,7 +160,7 @@ def test_a_change_is_checked_before_it_is_made(peer):
     assert read(node, CameraOptions).width == 0
 
 
-def test_parameter_names_of_the_release_before_are_understood_with_a_warning(peer, caplog):
+def test_parameter_names_of_the_previous_release_are_accepted_with_a_warning(peer, caplog):
     node = node_with(
         peer, scan__frame='base_link', pose__plane_distance_m=2, reliability='reliable'
     )
@@ -192,7 +192,7 @@ def test_old_values_that_name_tasks_are_rewritten(peer):
         replace_old_values(node_with(peer, checkpoints=['pose']), OLD_TASKS)
 
 
-def test_every_old_parameter_name_stands_for_one_that_exists():
+def test_every_old_parameter_name_has_an_existing_new_name():
     names = {
         name for cls in (NodeOptions, EngineConfig, InputOptions, OutputOptions)
         for name in parameter_names(cls)
@@ -201,12 +201,12 @@ def test_every_old_parameter_name_stands_for_one_that_exists():
     assert not set(OLD_PARAMETERS) & names
 
 
-def test_a_task_names_a_checkpoint_of_its_own(peer):
+def test_a_task_may_have_a_separate_checkpoint(peer):
     node = node_with(peer, human_pose__checkpoint='/models/pose', matting__checkpoint='')
     assert declare(node, OutputOptions).checkpoints() == {'human_pose': '/models/pose'}
 
 
-def test_a_misspelt_parameter_is_noticed_and_a_foreign_one_is_not(peer):
+def test_a_misspelt_parameter_is_reported_and_one_of_another_node_is_not(peer):
     node = node_with(peer, horizontal_fov_degs=50.0, checkpoint='x', qos_overrides__a=1)
     declare(node, CameraOptions)
     assert likely_typos(node, parameter_names(CameraOptions)) == [
@@ -232,7 +232,7 @@ def test_camera_info_is_the_sibling_of_the_image_after_remapping(
     assert (topic, camera_info_topic(node, topic)) == (image, info)
 
 
-def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():
+def test_diagnostics_have_the_worst_level_of_a_period():
     stats = NodeStatistics()
     stats.warn('slow')
     stats.error('broken')
@@ -252,7 +252,7 @@ def test_diagnostics_tell_the_worst_of_a_period_and_forget_it():
     }
 
 
-def test_large_messages_get_shared_memory_unless_the_user_chose(tmp_path):
+def test_large_messages_use_shared_memory_unless_the_user_configured_a_transport(tmp_path):
     profile = tmp_path / 'fastdds.xml'
     profile.touch()
     large = {'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}
@@ -268,7 +268,7 @@ def test_large_messages_get_shared_memory_unless_the_user_chose(tmp_path):
     assert transport_environment(other, profile, tmp_path) == {}
 
 
-def test_tuning_leaves_alone_what_the_user_set():
+def test_tuning_keeps_variables_of_the_user():
     made = tuning_environment({'OMP_WAIT_POLICY': 'ACTIVE'})
     assert sorted(made) == ['MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_']
 

@@ -84,12 +84,12 @@ def test_a_head_that_reads_the_latent_is_refused_on_a_unet_without_one(tmp_path:
         engine_of(tmp_path, tasks={'depth': {'unet': str(unet), 'head': 'decoder'}})
 
 
-def test_depth_is_the_official_map_itself(engine: Engine, picture: np.ndarray) -> None:
+def test_depth_equals_the_official_map(engine: Engine, picture: np.ndarray) -> None:
     depth = engine.predict([picture], ['depth'])[0]['depth']
     np.testing.assert_allclose(depth.values, np.load(PARITY / 'depth.npy'), atol=1e-4)
 
 
-def test_normals_are_the_official_vectors_made_unit(engine: Engine, picture: np.ndarray) -> None:
+def test_normals_are_the_normalized_official_vectors(engine: Engine, picture: np.ndarray) -> None:
     vectors = 2 * np.load(PARITY / 'normal.npy') - 1
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     normals = engine.predict([picture], ['normals'])[0]['normals']

@@ -51,7 +51,7 @@ def frame(depth_m: float, person: slice | None = None, person_m: float = 0.0) ->
     return sample
 
 
-def test_a_person_before_the_wall_is_pasted_with_all_that_is_known() -> None:
+def test_a_person_in_front_of_the_wall_is_pasted_with_all_ground_truth() -> None:
     pasted = paste(frame(5.0), frame(9.0, slice(2, 4), 3.0), Draws(across=0.25))  # 3 px right
     here = slice(5, 7)
     assert (pasted['image'][..., here] == 1).all()
@@ -67,33 +67,33 @@ def test_a_person_before_the_wall_is_pasted_with_all_that_is_known() -> None:
         torch.testing.assert_close(pasted[name][..., elsewhere], frame(5.0)[name][..., elsewhere])
 
 
-def test_a_person_behind_the_wall_stays_away() -> None:
+def test_a_person_behind_the_wall_is_not_pasted() -> None:
     pasted = paste(frame(2.0), frame(9.0, slice(2, 4), 3.0), Draws())
     for name, value in frame(2.0).items():
         torch.testing.assert_close(pasted[name][:, : value.shape[1]], value)
     assert (pasted['joints'][:, 2:] == 0).all()  # nobody has come
 
 
-def test_who_is_twice_as_large_is_half_as_far() -> None:
+def test_a_person_of_twice_the_size_has_half_the_depth() -> None:
     pasted = paste(frame(5.0), frame(9.0, slice(5, 7), 3.0), Draws(scale=2.0))
     assert pasted['depth_m'][0, 0, 4, 4:8].tolist() == [1.5] * 4
 
 
-def test_a_person_that_somebody_covers_keeps_hidden_joints() -> None:
+def test_an_occluded_person_has_hidden_joints() -> None:
     behind = frame(9.0, slice(2, 4), 4.0)
     pasted = paste(behind, frame(9.0, slice(2, 4), 3.0), Draws())
     assert pasted['joints'][0, 0, 0].tolist() == [2, 4, 1]  # hidden
     assert pasted['joints'][0, 2, 0].tolist() == [2, 4, 2]  # the one before
 
 
-def test_a_joint_that_is_shifted_out_of_the_picture_is_outside() -> None:
+def test_a_joint_that_is_shifted_out_of_the_image_is_outside() -> None:
     donor = frame(9.0, slice(2, 4), 3.0)
     donor['joints'][0, 0, 0] = torch.tensor([11.0, 4.0, 1.0])
     pasted = paste(frame(5.0), donor, Draws(across=0.25))
     assert pasted['joints'][0, 2, 0].tolist() == [14, 4, OUTSIDE]
 
 
-def test_people_only_leaves_furniture_where_it_was() -> None:
+def test_pasting_people_only_keeps_the_furniture() -> None:
     donor = frame(9.0, slice(2, 4), 3.0)
     donor['foreground'][..., 8:] = 1.0
     donor['depth_m'][..., 8:] = 3.0
@@ -106,7 +106,7 @@ def test_people_only_leaves_furniture_where_it_was() -> None:
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_any_paste_keeps_shares_within_0_and_1(seed: int) -> None:
+def test_alpha_stays_within_0_and_1_after_any_paste(seed: int) -> None:
     sample, donor = frame(5.0, slice(8, 10), 2.0), frame(9.0, slice(2, 6), 3.0)
     pasted = paste(sample, donor, np.random.default_rng(seed))
     for name in ('foreground', 'matte'):
@@ -116,7 +116,7 @@ def test_any_paste_keeps_shares_within_0_and_1(seed: int) -> None:
     assert (pasted['depth_m'] <= sample['depth_m']).all()  # whatever comes in is before it
 
 
-def test_a_row_beyond_the_picture_has_no_part_in_it() -> None:
+def test_an_interval_outside_the_image_has_no_overlap() -> None:
     assert pasting._overlap(-10, 4, 8) == (slice(0, 0), slice(10, 10))
     assert pasting._overlap(-1, 4, 8) == (slice(0, 3), slice(1, 4))
     assert pasting._overlap(6, 4, 8) == (slice(6, 8), slice(0, 2))

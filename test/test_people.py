@@ -33,7 +33,7 @@ def post(x, y):
     return box((0.2, 0.2, 2.0), GRAY, (x, y, 0)), joints
 
 
-def test_a_puppet_knows_its_joints():
+def test_a_figure_of_solids_has_its_joints():
     rng = np.random.default_rng(0)
     for _ in range(20):
         item = stand_in(rng)
@@ -46,7 +46,7 @@ def test_a_puppet_knows_its_joints():
         assert at['nose'][2] > at['left_hip'][2] > at['left_knee'][2] > at['left_ankle'][2]
 
 
-def test_the_joints_of_the_catalogue_are_those_of_people_who_face_us():
+def test_the_joints_of_the_catalogue_are_of_people_facing_the_camera():
     known = catalog_joints()
     assert len(known) == 23
     for key, joints in known.items():
@@ -78,7 +78,7 @@ def test_a_person_who_faces_the_camera_has_the_left_hand_on_the_right():
     assert back.joints[left, 0] < 20 < back.joints[right, 0]
 
 
-def test_a_joint_on_the_optical_axis_lies_in_the_middle_of_the_picture():
+def test_a_joint_on_the_optical_axis_is_at_the_image_centre():
     mesh, joints = post(0, 4)
     (figure,) = figures(scene_of((mesh, PERSON, 0), BACK), view_at((0, 0, 1)), [joints])
     middle = 8  # 1 m high
@@ -95,7 +95,7 @@ def test_a_joint_on_the_far_side_of_its_own_body_is_hidden():
     assert figure.joints[:, 2].tolist() == [2] * 4 + [1] * 13  # 0, 4, 8 and 12 cm deep
 
 
-def test_what_stands_close_before_a_joint_hides_it():
+def test_an_object_close_in_front_of_a_joint_hides_it():
     mesh, joints = post(0, 4)  # the skin is 3.9 m away
     chair = box((1.0, 0.02, 3.0), GRAY, (0, 3.88, 0)), FURNITURE
     (figure,) = figures(scene_of((mesh, PERSON, 0), chair, BACK), view_at((0, 0, 1)), [joints])
@@ -120,7 +120,7 @@ def test_one_person_hides_another_but_not_itself():
     assert set(second.joints[:, 2]) == {1}
 
 
-def test_joints_outside_the_picture_are_zeros_and_people_outside_are_left_out():
+def test_joints_outside_the_image_are_zeros_and_people_outside_are_left_out():
     mesh, joints = post(0, 1)
     scene = scene_of((mesh, PERSON, 0), BACK)
     (figure,) = figures(scene, view_at((0, 0, 1)), [joints])
@@ -130,7 +130,7 @@ def test_joints_outside_the_picture_are_zeros_and_people_outside_are_left_out():
     assert figures(scene, view_at((0, 0, 1), yaw_deg=180), [joints]) == []
 
 
-def test_the_shares_of_a_pixel_are_counted_by_its_four_rays():
+def test_alpha_of_a_pixel_is_the_fraction_of_its_four_rays():
     # Edges of both boards run through pixel (20, 15): rays pass at -1/4 and +1/4 of a pixel.
     pixel_m = 4 / view_at((0, 0, 1)).camera.fx
     left = box((2, 0.01, 4), GRAY, (-1, 4.005, -1))
@@ -219,7 +219,7 @@ def test_a_recipe_names_its_bank_by_content_and_the_credits_name_its_maker(bank,
     assert 'Anny' in (tmp_path / 'ATTRIBUTION.md').read_text()
 
 
-def test_a_file_that_is_no_bank_says_how_to_make_one(tmp_path):
+def test_the_error_for_a_wrong_bank_has_the_command_to_make_one(tmp_path):
     np.savez(tmp_path / 'other.npz', points=np.zeros(3))
     with pytest.raises(ValueError, match=r'lacks normals, .* bake-bodies command'):
         Bodies(Solids(), tmp_path / 'other.npz', False)

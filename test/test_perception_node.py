@@ -1,4 +1,4 @@
-"""The perception node as a real process: pictures go in over DDS and results come back."""
+"""The perception node as a real process: images are sent over DDS, outputs are received."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_misspelt_parameter_is_reported(node):
     assert "unknown parameter 'checkpiont'; did you mean 'checkpoint'?" in node.output
 
 
-def test_the_weights_that_are_served_are_told_by_their_hashes(node, tiny_checkpoint):
+def test_the_hashes_of_the_weights_are_logged(node, tiny_checkpoint):
     file = tiny_checkpoint / 'unet/diffusion_pytorch_model.safetensors'
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     node.wait_for_output(f'read {file}, SHA-256 {digest}')
@@ -103,7 +103,7 @@ def test_the_diagnostics_have_the_licence_of_the_weights(peer, camera):
     assert (seen['licence'], seen['commercial use']) == ('Apache-2.0', 'allowed')
 
 
-def test_nothing_is_computed_while_nobody_listens(peer, camera):
+def test_nothing_is_computed_without_subscribers(peer, camera):
     before = peer.counters()
     expected = int(before.get('received', 0)) + 3
     for _ in range(3):
@@ -133,7 +133,7 @@ def test_normals_are_unit_vectors_that_equal_the_engine(peer, camera, engine):
     np.testing.assert_allclose(pixels(normals), expected['normals'].values, atol=1e-3)
 
 
-def test_colors_have_the_size_of_the_picture(peer, camera, engine):
+def test_colors_have_the_size_of_the_image(peer, camera, engine):
     rgb = picture(50, 70)
     for topic, task in (('/depth/color', 'depth'), ('/normals/color', 'normals')):
         _, color = answer(peer, camera, topic, rgb)
@@ -181,7 +181,7 @@ def test_points_lie_on_the_rays_of_their_pixels(peer, camera):
 
 
 def test_the_camera_info_of_depth_is_the_camera_of_the_points(peer, camera):
-    """Without distortion and with P of K, whatever the driver says of the rectified picture."""
+    """No distortion, and P made from K, whatever P the driver publishes."""
     driver = CameraInfo(width=128, height=96, distortion_model='plumb_bob')
     driver.k = [80.0, 0.0, 63.0, 0.0, 82.0, 47.0, 0.0, 0.0, 1.0]
     driver.p = [70.0, 0.0, 60.0, -9.0, 0.0, 75.0, 40.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -196,7 +196,7 @@ def test_the_camera_info_of_depth_is_the_camera_of_the_points(peer, camera):
         return image
 
     topics = {name: OUTPUTS[name] for name in ('/depth/camera_info', '/depth/points')}
-    for _ in range(20):  # a picture that overtakes its info is taken for one of the info before
+    for _ in range(20):  # an image that overtakes its info is matched with the previous info
         image, (info, cloud) = results_of(peer, send, topics)
         if info.k[0] == 40:
             break
@@ -260,19 +260,22 @@ def test_a_camera_info_without_calibration_stops_points_but_not_images(peer, cam
     results_of(peer, lambda: camera.send(picture()), topics)
     info = CameraInfo(width=64, height=48, k=k)
 
-    def complains(seen):  # with each picture: the diagnostic of the first may have come already
+    def has_problem(seen):  # with each image: the diagnostic of the first may have arrived already
         again = camera.image(picture())
         info.header = again.header
         camera.infos.publish(info)
         camera.images.publish(again)
         return 'CameraInfo.K' in seen['message']
 
-    told = peer.counters_when(complains)
-    assert (told['level'], 'CameraInfo.K' in told['message']) == (DiagnosticStatus.ERROR, True)
+    counters = peer.counters_when(has_problem)
+    assert (counters['level'], 'CameraInfo.K' in counters['message']) == (
+        DiagnosticStatus.ERROR,
+        True,
+    )
     image = camera.image(picture())
-    camera.images.publish(image)  # it gets the info that came last
+    camera.images.publish(image)  # it is matched with the last info
     assert peer.result('/depth/relative', image).header == image.header
-    peer.spin(0.3)  # time for points, which must not come
+    peer.spin(0.3)  # time for points, which must not arrive
     assert peer.with_stamp('/depth/points', image) is None
     answer(peer, camera, '/depth/points', picture())
 
@@ -285,14 +288,14 @@ def test_after_a_change_of_resolution_points_wait_for_the_new_camera_info(peer, 
     camera.images.publish(image)
     assert peer.result('/depth/relative', image).header == image.header
 
-    def complains(seen):  # with each picture: the diagnostic of the first may have come already
+    def has_problem(seen):  # with each image: the diagnostic of the first may have arrived already
         camera.images.publish(camera.image(picture(24, 32)))
         return '32 x 24' in seen['message']
 
-    told = peer.counters_when(complains)
-    assert "no camera_info for frame 'lens' and 32 x 24 pixels" in told['message']
-    assert (told['level'], told.get('last error')) == (DiagnosticStatus.WARN, errors)
-    peer.spin(0.3)  # time for points, which must not come
+    counters = peer.counters_when(has_problem)
+    assert "no camera_info for frame 'lens' and 32 x 24 pixels" in counters['message']
+    assert (counters['level'], counters.get('last error')) == (DiagnosticStatus.WARN, errors)
+    peer.spin(0.3)  # time for points, which must not arrive
     assert peer.with_stamp('/depth/points', image) is None
     answer(peer, camera, '/depth/points', picture(24, 32))
 
@@ -303,11 +306,11 @@ def test_an_image_without_a_frame_gives_images_but_no_points(peer, camera):
     image = camera.image(picture(), frame_id='')
     camera.images.publish(image)
     assert peer.result('/depth/relative', image).header == image.header
-    peer.spin(0.3)  # time for points, which must not come
+    peer.spin(0.3)  # time for points, which must not arrive
     assert peer.with_stamp('/depth/points', image) is None
 
 
-def test_a_frame_that_comes_twice_is_processed_once(peer, camera):
+def test_a_frame_that_is_received_twice_is_processed_once(peer, camera):
     answer(peer, camera, '/depth/relative', picture())
     name = 'dropped: stamp_not_later'
     before = int(peer.counters().get(name, 0))
@@ -336,7 +339,7 @@ def test_a_disabled_node_drops_frames_until_it_is_enabled_again(peer, camera):
 
 
 def test_no_vga_frame_at_10_hz_is_lost(peer, camera):
-    """At 10 Hz, or as fast as the machine is: the next frame waits for the answer."""
+    """At 10 Hz or the rate of the machine: the next frame is sent after the output."""
     rgb = picture(480, 640)
     answer(peer, camera, '/depth/relative', rgb)
     for _ in range(30):
@@ -345,15 +348,15 @@ def test_no_vga_frame_at_10_hz_is_lost(peer, camera):
         peer.spin(max(0.0, 0.1 - (time.monotonic() - start)))
 
 
-def test_a_best_effort_camera_is_heard_too(peer):
-    """A reliable subscription would get nothing from it, and a warning."""
+def test_a_best_effort_camera_is_received_too(peer):
+    """A reliable subscription would receive only a warning."""
     camera = FakeCamera(peer, BEST_EFFORT)
     connect(peer, camera)
     _, depth = answer(peer, camera, '/depth/relative', picture(24, 32))
     assert (depth.height, depth.width) == (24, 32)
 
 
-# ---- Configuration: processes of their own ---------------------------------------------------
+# ---- Configuration: separate processes ---------------------------------------------------
 
 
 @pytest.fixture
@@ -368,7 +371,7 @@ def broken_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / 'broken'
 
 
-def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_as_it_was(
+def test_lifecycle_services_configure_a_node_and_a_bad_checkpoint_changes_nothing(
     tiny_checkpoint, broken_checkpoint, tmp_path
 ):
     arguments = ros_arguments(
@@ -386,10 +389,10 @@ def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_
             assert not change(peer, Transition.TRANSITION_CONFIGURE)
             assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
             assert str(broken_checkpoint) in process.output
-            told = peer.counters_when(
+            counters = peer.counters_when(
                 lambda seen: str(broken_checkpoint) in seen['last error'], '/front/perception'
             )
-            assert str(broken_checkpoint) in told['last error']
+            assert str(broken_checkpoint) in counters['last error']
 
             assert 'choose one of' in set_parameter(peer, 'precision', 'fp8')
             assert set_parameter(peer, 'checkpoint', str(tiny_checkpoint)) == ''
@@ -397,10 +400,10 @@ def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_
             assert change(peer, Transition.TRANSITION_CONFIGURE)
             assert state(peer) == State.PRIMARY_STATE_INACTIVE
             assert change(peer, Transition.TRANSITION_ACTIVATE)
-            compressed_picture_is_processed(peer)
+            compressed_image_is_processed(peer)
             assert set_parameter(peer, 'use_sim_time', True) == ''  # time jumps to zero
-            told = peer.counters_when(lambda seen: 'time jumps' in seen, '/front/perception')
-            assert 'time jumps' in told
+            counters = peer.counters_when(lambda seen: 'time jumps' in seen, '/front/perception')
+            assert 'time jumps' in counters
             assert set_parameter(peer, 'use_sim_time', False) == ''
             assert change(peer, Transition.TRANSITION_DEACTIVATE)
             assert change(peer, Transition.TRANSITION_CLEANUP)
@@ -413,7 +416,7 @@ def test_the_lifecycle_services_configure_a_node_and_a_bad_checkpoint_leaves_it_
         assert process.output.count('[ERROR]') == 2
 
 
-def compressed_picture_is_processed(peer: Peer) -> None:
+def compressed_image_is_processed(peer: Peer) -> None:
     images = peer.node.create_publisher(CompressedImage, '/front/image_raw/compressed', 5)
     peer.until(images.get_subscription_count)
     smooth, seconds = cv2.GaussianBlur(picture(), (5, 5), 0), itertools.count(5)
@@ -431,15 +434,15 @@ def compressed_picture_is_processed(peer: Peer) -> None:
 
 @pytest.fixture
 def exact_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """Copy the checkpoint; it pads no picture, so the network gets ones that are too small."""
+    """Copy the checkpoint without padding, so that small images are too small for the network."""
     folder = shutil.copytree(tiny_checkpoint, tmp_path / 'exact')
     file = folder / 'checkpoint.yaml'
     file.write_text(file.read_text().replace('resize: pad', 'resize: exact'))
     return folder
 
 
-def test_wrong_starts_end_with_one_error_line_and_a_code(tmp_path, exact_checkpoint):
-    """What cannot be loaded ends an autostarted node with 1, a wrong parameter with 2."""
+def test_a_wrong_start_ends_with_one_error_line_and_an_exit_code(tmp_path, exact_checkpoint):
+    """A checkpoint that cannot be loaded: exit code 1; a wrong parameter: 2."""
     wrong = {
         'checkpoint': ({'checkpoint': '/no/such/folder'}, 1, ['/no/such/folder']),
         'parameter': ({'precision': 'fp8'}, 2, ["no choice 'fp8'; choose one of: auto, fp32"]),
@@ -462,12 +465,14 @@ def test_wrong_starts_end_with_one_error_line_and_a_code(tmp_path, exact_checkpo
 
 
 def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
-    """First nobody publishes it but a similar one, then somebody whose offer does not fit."""
+    """First only a similar topic is published, then this one with incompatible QoS."""
     arguments = ros_arguments(checkpoint=tiny_checkpoint, qos_reliability='reliable')
     FakeCamera(peer_alone, topic='/cam/image_raw')
     with running(tmp_path / 'log', 'perception', *arguments) as process:
         process.wait_for_output('no image on /image_raw for 5 s: it has no publisher')
-        assert 'topics with images: /cam/image_raw\n' in process.output  # and none of its own
+        assert (
+            'topics with images: /cam/image_raw\n' in process.output
+        )  # and none of its own topics
         FakeCamera(peer_alone, BEST_EFFORT)
         process.wait_for_output('does not offer the RELIABILITY of this subscription')
         assert 'set qos_reliability: auto' in process.output
@@ -475,7 +480,7 @@ def test_a_silent_topic_is_explained(tiny_checkpoint, tmp_path, peer_alone):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_start_up_ends_the_node_quietly(tiny_checkpoint, tmp_path, number):
-    """While it imports torch, and when it loads the model: both times are tried."""
+    """While it imports torch, and while it loads the model."""
     moments = {
         'imports': lambda p: 'libtorch' in Path(f'/proc/{p.process.pid}/maps').read_text(),
         'loads': lambda p: f'read {tiny_checkpoint}' in p.output,
@@ -489,7 +494,7 @@ def test_a_signal_during_start_up_ends_the_node_quietly(tiny_checkpoint, tmp_pat
         assert 'Traceback' not in process.output
 
 
-def test_a_picture_that_the_network_cannot_take_is_reported_and_the_next_one_is_processed(
+def test_an_image_that_fails_in_the_network_is_reported_and_the_next_one_is_processed(
     exact_checkpoint, tmp_path, peer_alone
 ):
     arguments = ros_arguments(checkpoint=exact_checkpoint, device='cpu', diagnostics_rate_hz=10.0)
@@ -507,8 +512,9 @@ def test_a_picture_that_the_network_cannot_take_is_reported_and_the_next_one_is_
         assert 'Traceback' not in process.output
 
 
-# Memory can be looked at only from inside, and pytest's own process must stay free of the default
-# context of ROS: forked children of it hang. Automatic collection might free the model by luck.
+# Memory can be inspected only inside the process, and the process of pytest must not have the
+# default context of ROS: its forked children hang. Without automatic garbage collection, which
+# might free the model by chance.
 CLEANUP = """
 import gc, sys, weakref
 import rclpy
@@ -532,8 +538,8 @@ def test_cleanup_frees_the_model_before_another_one_is_loaded(tiny_checkpoint, t
     arguments = ros_arguments(checkpoint=tiny_checkpoint, device='cpu')
     process = Process(tmp_path / 'log', *arguments, code=CLEANUP)
     assert process.wait() == 0, process.output
-    told = [line for line in process.output.splitlines() if not line.startswith('[')]
-    assert told == ['before: True', 'after: False']
+    lines = [line for line in process.output.splitlines() if not line.startswith('[')]
+    assert lines == ['before: True', 'after: False']
 
 
 FAILING = """
@@ -587,7 +593,7 @@ def test_any_exception_in_a_transition_is_one_line_and_a_lifecycle_state(
     assert f' failed: {words}' in error
 
 
-# ---- While a frame is in hand: the tiny model, on a picture so large that it takes a second ----
+# ---- While a frame is processed: the tiny model, on an image so large that it takes a second ----
 
 
 @contextlib.contextmanager
@@ -606,13 +612,13 @@ def slow_node(checkpoint: Path, log: Path, **parameters: object) -> Iterator[Pro
 
 
 def pending(counters: dict[str, Any]) -> int:
-    """Count the frames that the node has received, and neither processed nor dropped yet."""
+    """Count the received frames that are neither processed nor dropped yet."""
     ended = [int(counters[name]) for name in counters if name.startswith(('processed', 'dropped'))]
     return int(counters.get('received', 0)) - sum(ended)
 
 
-def give_a_frame(peer: Peer, camera: FakeCamera) -> Image:
-    """Send a picture and return its message while the node computes: before it is through."""
+def send_large_image(peer: Peer, camera: FakeCamera) -> Image:
+    """Send an image; return its message while the node is processing it."""
     if '/front/depth/relative' not in peer.received:
         peer.listen('/front/depth/relative', Image)
     for _ in range(20):
@@ -623,7 +629,7 @@ def give_a_frame(peer: Peer, camera: FakeCamera) -> Image:
         )
         if pending(seen) == 1:
             return image
-    raise AssertionError('no picture was seen in hand')
+    raise AssertionError('no image was seen in processing')
 
 
 @pytest.fixture
@@ -636,16 +642,16 @@ def test_a_signal_during_inference_ends_the_node_quietly(
     tiny_checkpoint, tmp_path, peer_alone, front_camera, number
 ):
     with slow_node(tiny_checkpoint, tmp_path / 'log') as process:
-        give_a_frame(peer_alone, front_camera)
+        send_large_image(peer_alone, front_camera)
         assert process.end(number) == 0
         assert 'Traceback' not in process.output
 
 
-def test_a_node_that_is_deactivated_sends_the_result_that_it_has_in_hand(
+def test_a_deactivated_node_still_publishes_the_frame_in_processing(
     tiny_checkpoint, tmp_path, peer_alone, front_camera
 ):
     with slow_node(tiny_checkpoint, tmp_path / 'log') as process:
-        image = give_a_frame(peer_alone, front_camera)
+        image = send_large_image(peer_alone, front_camera)
         assert change(peer_alone, Transition.TRANSITION_DEACTIVATE)
         assert state(peer_alone) == State.PRIMARY_STATE_INACTIVE
         assert peer_alone.result('/front/depth/relative', image).header == image.header
@@ -653,15 +659,15 @@ def test_a_node_that_is_deactivated_sends_the_result_that_it_has_in_hand(
         assert 'Traceback' not in process.output
 
 
-def test_a_frame_that_grows_too_old_while_it_waits_is_dropped(
+def test_a_frame_that_becomes_too_old_while_it_waits_is_dropped(
     tiny_checkpoint, tmp_path, peer_alone, front_camera
 ):
-    """Two frames come in time; while the first is in hand, the simulated clock goes on by 5 s."""
+    """Two frames arrive in time; during the first, the simulated clock advances by 5 s."""
     peer, topic, name = peer_alone, '/front/depth/relative', 'dropped: too_old'
     clock = peer.node.create_publisher(Clock, '/clock', 1)
 
     def counters_at(second: int) -> dict[str, Any]:
-        """Set the clock, and return the first diagnostic of the node that knows it."""
+        """Set the clock, and return the first diagnostic of the node with this time."""
 
         def knows(seen: dict[str, Any]) -> bool:
             clock.publish(Clock(clock=Time(sec=second)))
@@ -675,10 +681,10 @@ def test_a_frame_that_grows_too_old_while_it_waits_is_dropped(
             dropped = int(counters_at(second).get(name, 0))
             moments = (Time(sec=second, nanosec=nanosec) for nanosec in itertools.count(1))
             front_camera.now = lambda moments=moments: next(moments)
-            first, second_one = give_a_frame(peer, front_camera), front_camera.send(picture())
+            first, second_one = send_large_image(peer, front_camera), front_camera.send(picture())
             peer.counters_when(lambda seen: pending(seen) == 2, NODE, 2.0)
             if pending(counters_at(second + 5)) == 2:
-                break  # else the first one was through before all this was done
+                break  # else the first frame was finished too early
         seen = peer.counters_when(lambda seen: pending(seen) == 0, NODE)
         assert int(seen[name]) == dropped + 1
         assert peer.result(topic, first)

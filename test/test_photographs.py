@@ -29,7 +29,7 @@ def test_a_ramp_orders_the_pair_that_it_agrees_with():
     assert turned.disparity == (1, 2)  # the same values as nearness order the other pair
 
 
-def test_a_flat_answer_orders_no_pair():
+def test_a_constant_prediction_orders_no_pair():
     assert SCORE['score'](MARK, np.zeros((4, 4), np.float32), None, None, ()).depth == (0, 2)
 
 
@@ -43,7 +43,7 @@ def test_people_are_false_outside_of_their_boxes_only():
     assert totals['classes'] == {'floor': 0.5, 'person': 1.0}
 
 
-def test_a_picture_full_of_people_tells_nothing_about_false_ones():
+def test_an_image_full_of_people_has_no_rate_of_false_people():
     mark = MARK | {'people': [[0, 0, 100, 100]]}
     scored = SCORE['score'](mark, None, None, np.ones((4, 4), np.uint8), NAMES)
     assert scored.false_people is None

@@ -106,14 +106,14 @@ def test_stable_diffusion_3_widens_two_clips_to_t5_which_may_be_missing(
     )
 
 
-def test_pixart_reads_t5_s_end_token(tmp_path: Path) -> None:
+def test_pixart_reads_the_end_token_of_t5(tmp_path: Path) -> None:
     model = t5(tmp_path, '', 32)
     torch.testing.assert_close(
         prompt_of(tmp_path, Reader()).tokens, read(model, 1).last_hidden_state
     )
 
 
-def test_another_encoder_and_a_missing_one_say_what_to_store(tmp_path: Path) -> None:
+def test_errors_for_wrong_and_missing_encoders_say_what_to_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'found no .*; or store the embedding'):
         prompt_of(tmp_path, Reader())
     clip(tmp_path / 'pipeline', '', 8, projects=False)
@@ -134,7 +134,7 @@ def test_a_text_encoder_in_half_precision_only_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(prompt_of(tmp_path, Reader()).tokens, expected)
 
 
-def test_the_weights_of_a_text_encoder_are_hashed_and_those_expected_are_held(
+def test_the_weights_of_a_text_encoder_are_hashed_and_checked(
     tmp_path: Path,
 ) -> None:
     clip(tmp_path, '', 8, projects=False)

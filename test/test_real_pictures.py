@@ -23,7 +23,7 @@ PICTURES, FIND = REAL['PICTURES'], REAL['find']
 TASKS = {name: make_task(name) for name in ('depth', 'segmentation', 'matting')}
 
 
-def test_the_motorcycle_is_as_far_as_its_calibration_says():
+def test_the_depth_of_the_motorcycle_follows_from_its_calibration():
     shot = PICTURES['motorcycle'].read(FIND([])['motorcycle'])
     depth_m = shot.truth['depth_m']
     assert depth_m.shape == shot.rgb.shape[:2] == (500, 741)
@@ -32,7 +32,7 @@ def test_the_motorcycle_is_as_far_as_its_calibration_says():
     assert np.isnan(depth_m).mean() == pytest.approx(0.0735, abs=1e-3)
 
 
-def test_around_the_things_of_a_voc_photo_nothing_is_known(tmp_path):
+def test_the_borders_of_voc_objects_are_unknown(tmp_path):
     masks = np.zeros((2, 1, 20), bool)
     masks[0, 0, :3] = True  # a person to the left
     masks[1, 0, 19:] = True  # a chair to the right
@@ -80,7 +80,7 @@ def test_a_fit_that_turns_near_and_far_shows_in_the_correlation():
     assert REAL['correlation'](flat, sample, inverse=False) is None
 
 
-def test_landmarks_of_a_cut_out_lie_on_the_picture():
+def test_landmarks_of_a_crop_are_in_pixels_of_the_image():
     marks = [SimpleNamespace(x=0.5, y=0.5, visibility=0.9)] * 33
     marks[27] = SimpleNamespace(x=0.25, y=1.5, visibility=0.9)  # left ankle: below the picture
     marks[28] = SimpleNamespace(x=0.75, y=1.0, visibility=0.1)  # right ankle: hidden
@@ -90,7 +90,7 @@ def test_landmarks_of_a_cut_out_lie_on_the_picture():
     assert joints[16].tolist() == [39.5, 99.5, 1]
 
 
-def test_a_box_gets_a_tenth_of_its_longer_side_around_it_within_the_picture():
+def test_a_box_grows_by_a_tenth_of_its_longer_side_within_the_image():
     assert ASKED['_widened']((10, 5, 50, 105), 200, 55) == (0, 0, 55, 115)
 
 
@@ -100,12 +100,12 @@ def test_without_mediapipe_it_says_how_to_get_it():
         REAL['ask_mediapipe'](Path(sys.executable), {'astronaut': photo})
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match='unpacked packages'):
         FIND([tmp_path / 'nowhere'])
 
 
-def test_one_command_measures_what_is_there_and_draws_it(tmp_path, capsys):
+def test_one_command_evaluates_and_draws_the_available_images(tmp_path, capsys):
     save_tiny(tmp_path / 'tiny', dict.fromkeys(('depth', 'segmentation', 'human_pose'), 'light'))
     words = ['--checkpoint', str(tmp_path / 'tiny'), '--json', str(tmp_path / 'real.json')]
     assert REAL['main']([*words, '--sheet', str(tmp_path / 'sheet.png')]) == 0

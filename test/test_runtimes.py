@@ -124,7 +124,7 @@ def assert_alike(ours: Engine, theirs: Engine, pictures: list[np.ndarray]) -> No
 
 
 @pytest.mark.parametrize('runtime', SESSIONS)
-def test_a_runtime_gives_torch_s_numbers_at_any_size_and_batch(
+def test_a_runtime_equals_torch_at_any_size_and_batch(
     folder: Path, reference: Engine, cache_of_folder: Path, runtime: str
 ) -> None:
     engine = Engine.load(str(folder), device='cpu', runtime=runtime)
@@ -162,7 +162,7 @@ class Convolutions(Backbone):
         return self.level
 
 
-def test_torch_compile_gives_torch_s_numbers() -> None:
+def test_torch_compile_equals_torch() -> None:
     torch.manual_seed(0)
     task, backbone = make_task('depth'), Convolutions()
     head = make_head('light', 1, backbone, 16)
@@ -184,7 +184,7 @@ def test_a_denoiser_without_its_last_convolution_has_levels_only() -> None:
     assert parts[1].outputs == parts[2].inputs == ('level_0', 'level_1')
 
 
-def test_a_graph_that_fits_one_size_only_is_not_served(tmp_path: Path) -> None:
+def test_a_graph_for_a_single_size_is_not_used(tmp_path: Path) -> None:
     """Levels of one size make the DPT head pool them to a size that its trace fixes."""
     model, about = tiny_model({'disparity': 'dpt'}), CheckpointConfig(long_side_px=64)
     config = EngineConfig(device='cpu', runtime='onnxruntime')
@@ -193,7 +193,7 @@ def test_a_graph_that_fits_one_size_only_is_not_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('runtime', ['onnxruntime', 'auto'])
-def test_a_model_with_another_graph_for_each_size_stays_in_torch(runtime: str) -> None:
+def test_a_model_with_a_size_dependent_graph_runs_in_torch(runtime: str) -> None:
     model = tiny_model({'depth': 'light'})
     # So that it is not folded.
     model.backbones['unet'].unet.register_to_config(center_input_sample=True)
@@ -243,7 +243,7 @@ def test_graphs_are_written_once_for_equal_weights(tiny_checkpoint: Path, cache:
 @pytest.mark.parametrize(
     ('runtime', 'name'), [('openvino', 'graph.onnx'), ('onnxruntime', 'weights.bin')]
 )
-def test_what_is_damaged_is_written_again(
+def test_damaged_files_are_written_again(
     tiny_checkpoint: Path, cache_of_tiny: Path, runtime: str, name: str
 ) -> None:
     cache = cache_of_tiny
@@ -281,7 +281,7 @@ def test_a_served_session_model_holds_no_weights_of_torch(
         assert engine.predict([picture(48, 64)])[0]['depth'].values.shape == (48, 64)
 
 
-def test_graphs_that_are_there_are_served_without_reading_a_number(
+def test_cached_graphs_are_used_without_reading_weights(
     tiny_checkpoint: Path, cache_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
@@ -307,7 +307,7 @@ def test_a_changed_checkpoint_is_exported_again(tmp_path: Path, cache_of_tiny: P
 
 
 @pytest.mark.parametrize('kind', DENOISERS)
-def test_an_outline_names_the_same_parts_as_the_whole_model(kind: str, tmp_path: Path) -> None:
+def test_parts_are_the_same_on_the_meta_device(kind: str, tmp_path: Path) -> None:
     """So that what is written from one is found by the other, for every kind of denoiser."""
     save_base(tmp_path, kind)
     name = 'unet' if (tmp_path / 'unet').is_dir() else 'transformer'
@@ -343,7 +343,7 @@ def test_attention_is_one_operator_where_the_cache_is_written(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-def test_another_thread_computes_attention_as_ever_while_a_graph_is_written() -> None:
+def test_writing_a_graph_does_not_affect_attention_in_another_thread() -> None:
     def operators() -> set[str]:
         def attend(x: torch.Tensor) -> torch.Tensor:
             return F.scaled_dot_product_attention(x, x, x)
@@ -360,7 +360,7 @@ def test_another_thread_computes_attention_as_ever_while_a_graph_is_written() ->
     assert stock in operators()
 
 
-def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
+def test_a_large_model_uses_winograd_returns_memory_and_still_works(
     tiny_checkpoint: Path, cache_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for optimized in cache_of_tiny.glob('*/onnxruntime'):
@@ -390,7 +390,7 @@ def test_a_large_model_takes_fewer_products_gives_memory_back_and_goes_on(
         assert [resident_kb(place) for place in places if place] == [0] * len(places)
 
 
-def test_graphs_that_nobody_used_for_a_month_are_deleted(
+def test_graphs_not_used_for_a_month_are_deleted(
     tiny_checkpoint: Path, cache_of_tiny: Path
 ) -> None:
     """What is served from stays, however old; so does what was used a week ago."""
@@ -408,7 +408,7 @@ def test_graphs_that_nobody_used_for_a_month_are_deleted(
 
 
 @pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])
-def test_a_graph_that_nobody_vouches_for_is_not_whole(tmp_path: Path, about: str) -> None:
+def test_a_graph_without_valid_hashes_is_not_intact(tmp_path: Path, about: str) -> None:
     (tmp_path / 'graph.json').write_text(about)
     assert not onnx_files.is_intact(tmp_path, 'a')
     (tmp_path / 'graph.json').write_text('{"digest": "a", "sha256": {}}')
@@ -416,7 +416,7 @@ def test_a_graph_that_nobody_vouches_for_is_not_whole(tmp_path: Path, about: str
     assert not onnx_files.is_intact(tmp_path, 'b')
 
 
-def test_two_that_write_the_same_graphs_at_once_both_serve(
+def test_two_processes_may_write_the_same_graphs_at_once(
     tiny_checkpoint: Path, cache: Path
 ) -> None:
     model = checkpoint.load(str(tiny_checkpoint))[0]
@@ -454,7 +454,7 @@ def test_other_weights_or_settings_are_other_graphs() -> None:
     assert digest_of(fine) != digest_of(coarse)
 
 
-def test_a_runtime_that_gives_other_numbers_does_not_serve(
+def test_a_runtime_with_other_outputs_is_refused(
     tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(SESSIONS['onnxruntime']):
@@ -546,9 +546,7 @@ def test_export_writes_every_part_and_what_tensorrt_needs(
     assert record['license'] == 'Apache-2.0'
 
 
-def test_onnxruntime_keeps_no_record_of_what_it_did(
-    tiny_checkpoint: Path, cache_of_tiny: Path
-) -> None:
+def test_onnxruntime_sends_no_telemetry(tiny_checkpoint: Path, cache_of_tiny: Path) -> None:
     """Its builds on PyPI put a database for telemetry beside our folder."""
     words = f"'{tiny_checkpoint}', device='cpu', runtime='onnxruntime', tasks=['depth']"
     code = f'from sd_perception_ros.engine import Engine; Engine.load({words})'

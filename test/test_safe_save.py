@@ -43,7 +43,7 @@ def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: None) ->
     assert load_file(tmp_path / 'new' / 'model.safetensors')['a'].tolist() == [1, 1]
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / 'a.txt', 'old')
 
     def write_half() -> None:
@@ -85,7 +85,7 @@ def test_a_folder_is_replaced_by_a_complete_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ['state']
 
 
-def test_between_the_two_renames_the_old_folder_counts(tmp_path: Path) -> None:
+def test_between_the_two_renames_the_old_folder_is_used(tmp_path: Path) -> None:
     state = folder_with(tmp_path / 'state', 'old')
     with pytest.raises(FileNotFoundError):  # stops after the first rename
         replace_folder(tmp_path / 'not there', state)

@@ -231,7 +231,7 @@ def test_a_joint_below_the_limit_is_not_found_and_a_weak_one_not_visible() -> No
     assert task.decode(torch.zeros(17, 64, 48), Grid(8, 8, 1, 1)) == Poses((), 8, 8)
 
 
-def test_mirroring_the_picture_and_its_output_changes_nothing() -> None:
+def test_mirroring_the_image_and_its_output_changes_nothing() -> None:
     """A left wrist at the left edge is a right wrist at the right edge of the mirrored crop."""
     task = person_pose(skeleton='coco_wholebody')
     maps = torch.zeros(133, 16, 12)
@@ -243,7 +243,7 @@ def test_mirroring_the_picture_and_its_output_changes_nothing() -> None:
     torch.testing.assert_close(task.unmirrored(back), maps)
 
 
-def test_offsets_of_a_mirrored_picture_turn_around() -> None:
+def test_offsets_of_a_mirrored_image_change_sign() -> None:
     bottom_up = make_task('human_pose')
     raw = torch.rand(52, 8, 8)
     mirrored = bottom_up.unmirrored(raw)

@@ -210,13 +210,13 @@ def test_sky_is_infinitely_far_and_has_no_normal():
     assert np.isfinite(truth.depth_m[~sky]).all()
 
 
-def test_what_is_out_of_range_counts_as_sky():
+def test_surfaces_out_of_range_are_sky():
     truth = ground_truth(scene_of((wall_at(MAX_DEPTH_M + 1, 200), WALL)), view_at((0, 0, 1)))
     assert (truth.semantic == SKY).all()
     assert np.isposinf(truth.depth_m).all()
 
 
-def test_cut_out_leaves_are_seen_through():
+def test_transparent_parts_of_leaves_are_seen_through():
     hole = np.full((4, 4, 4), 255, np.uint8)
     hole[:, :, 3] = 0
     leaf = quad([(-9, 2, -9), (9, 2, -9), (9, 2, 9), (-9, 2, 9)], Material((1, 1, 1), hole))
@@ -247,7 +247,7 @@ def test_a_cylinder_is_round_and_stands_on_the_floor():
 
 
 @pytest.mark.parametrize('pattern', [*textures.FLOORS, *textures.WALLS, *textures.GROUNDS])
-def test_a_texture_has_a_sane_size_and_colour(pattern):
+def test_a_texture_has_a_valid_size_and_colour(pattern):
     picture = pattern(np.random.default_rng(4), np.array([0.5, 0.4, 0.3], np.float32))
     assert picture.shape == (256, 256, 3)
     assert np.isfinite(picture).all()
@@ -260,7 +260,7 @@ def test_noise_tiles_without_a_seam():
     assert np.abs(field[:, 0] - field[:, -1]).max() < 1.5 * inside
 
 
-def test_the_picture_is_as_bright_as_the_look_asks():
+def test_the_image_has_the_brightness_of_the_look():
     look = Look(0.2, np.ones(3, np.float32), 1.0, 1.0, 0.0, 0.0)
     light = np.full((4, 4, 3), 7.0, np.float32)
     image = develop(light, look, exposure(light, look), np.random.default_rng(0))
@@ -290,7 +290,7 @@ def test_the_camera_stands_in_free_space_and_within_the_promised_limits(make):
         assert 28 <= fov_deg <= 90
 
 
-def test_a_part_of_the_views_look_at_a_small_thing_from_near():
+def test_some_views_show_a_small_object_from_near():
     vase = box((0.1, 0.1, 0.3), textures.plain(np.full(3, 0.5)), (1.0, 0.0, 0.8))
     table = box((1.0, 1.0, 0.8), textures.plain(np.full(3, 0.3)), (1.0, 0.0, 0.0))
     scene = scene_of((vase, FURNITURE), (table, FURNITURE), (ground(), FLOOR))
@@ -328,7 +328,7 @@ def test_written_frames_have_every_part_and_keep_the_ground_truth(solids):
         check_normals(truth, camera_of(described))
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(solids, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(solids, tmp_path):
     recipe, folder = solids
     assert sorted(write_dataset(recipe, tmp_path, tmp_path / 'cache', 2)) == [0, 1, 2, 3]
     for key in keys_of(recipe):
@@ -337,7 +337,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(solids, tmp_pat
             assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_another_seed_gives_other_pictures(solids, tmp_path):
+def test_another_seed_gives_other_images(solids, tmp_path):
     _, folder = solids
     list(write_dataset(Recipe(1, 1, 4, 64, 48, 'none', False), tmp_path, tmp_path, 1))
     first = frame_key(0, 0) + '.depth.png'
@@ -374,7 +374,7 @@ def test_a_folder_of_an_earlier_generator_is_refused(tmp_path):
         list(write_dataset(recipe, tmp_path, tmp_path, 1))
 
 
-def test_the_folder_says_how_it_was_made_and_whom_to_credit(solids):
+def test_the_folder_has_recipe_and_credits(solids):
     _, folder = solids
     recipe = json.loads((folder / 'recipe.json').read_text())
     assert recipe['arguments']['seed'] == 3

@@ -69,7 +69,7 @@ def test_a_perfect_output_scores_perfectly(task: Task, sample: dict[str, Tensor]
     assert figures[name] == pytest.approx(BEST[name], abs=0.02)
 
 
-def test_a_perfect_output_has_next_to_no_loss(task: Task, sample: dict[str, Tensor]) -> None:
+def test_a_perfect_output_has_nearly_no_loss(task: Task, sample: dict[str, Tensor]) -> None:
     target, valid = task.target(sample)
     assert task.loss(target.clone(), target, valid).item() == pytest.approx(0, abs=0.02)
 
@@ -90,7 +90,7 @@ def test_pixels_marked_invalid_do_not_count(task: Task, sample: dict[str, Tensor
     torch.testing.assert_close(task.loss(raw, target, valid), task.loss(changed, target, valid))
 
 
-def test_a_picture_without_truth_gives_a_loss_of_zero_and_a_gradient(task: Task) -> None:
+def test_an_image_without_ground_truth_gives_a_loss_of_zero_and_a_gradient(task: Task) -> None:
     nothing = {
         'depth_m': torch.full((1, 1, 8, 8), torch.nan),
         'normals': torch.zeros(1, 3, 8, 8),
@@ -128,12 +128,12 @@ def test_a_task_colors_its_prediction_at_its_own_size(
     assert colors.std() > 10
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_task_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r'depht.*depth, disparity, normals'):
         make_task('depht')
 
 
-def test_an_unknown_option_of_a_task_is_answered_with_a_guess() -> None:
+def test_the_error_for_an_unknown_option_has_a_suggestion() -> None:
     with pytest.raises(ValueError, match="did you mean 'y_sign'"):
         make_task('normals', {'ysign': -1})
 
@@ -164,7 +164,7 @@ def test_a_floor_is_green_and_a_facing_wall_is_blue() -> None:
     assert wall == [128, 128, 255]
 
 
-def test_a_sign_turns_the_axis_of_a_checkpoint() -> None:
+def test_a_sign_flips_the_axis_of_a_checkpoint() -> None:
     raw = torch.tensor([0.0, 3.0, 4.0]).view(3, 1, 1)
     plain = make_task('normals').decode(raw).values[0, 0]
     turned = make_task('normals', {'y_sign': -1}).decode(raw).values[0, 0]
@@ -172,7 +172,7 @@ def test_a_sign_turns_the_axis_of_a_checkpoint() -> None:
     np.testing.assert_allclose(turned, [0, -0.6, 0.8], atol=1e-6)
 
 
-def test_normals_read_on_a_device_are_those_read_here() -> None:
+def test_normals_decoded_on_the_device_equal_those_on_the_cpu() -> None:
     raw = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0))
     raw[:, 7, 9] = 0.0
     here, there = (
@@ -197,7 +197,7 @@ def test_a_class_has_the_probability_of_its_score() -> None:
     np.testing.assert_allclose(prediction.confidence, [[0.5, 0.75]], atol=1e-6)
 
 
-def test_classes_read_on_a_device_are_those_read_here() -> None:
+def test_classes_decoded_on_the_device_equal_those_on_the_cpu() -> None:
     raw = torch.randn(7, 40, 50, generator=torch.Generator().manual_seed(0)) * 5
     here, there = segmentation_file._scores(raw), segmentation_file._scores_on_device(raw)
     np.testing.assert_array_equal(here.labels, there.labels)
@@ -224,7 +224,7 @@ def test_a_matte_half_as_bright_as_the_truth_is_wrong_by_half() -> None:
     assert figures['mad'] == 0.5
 
 
-def test_foreground_that_misses_half_of_the_things_has_an_f_of_a_half_recalled() -> None:
+def test_foreground_with_half_of_the_objects_has_the_f_measure_of_half_recall() -> None:
     foreground = make_task('foreground')
     sample = {'foreground': torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat(1, 1, 4, 1)}
     found = foreground.decode(torch.tensor([1.0, -1.0, -1.0, -1.0]).repeat(1, 4, 1))
@@ -234,6 +234,6 @@ def test_foreground_that_misses_half_of_the_things_has_an_f_of_a_half_recalled()
     assert figures['mae'] == pytest.approx(0.25)
 
 
-def test_an_option_of_a_task_that_has_none_is_refused_in_so_many_words() -> None:
+def test_an_option_of_a_task_without_options_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown option 'x'; there are no options here"):
         make_task('matting', {'x': 1})

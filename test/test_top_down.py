@@ -57,7 +57,7 @@ def test_people_who_touch_are_split_between_their_centres() -> None:
     assert [(box.person, round(box.score, 3)) for box in boxes] == [(0, 0.7), (1, 0.9)]
 
 
-def test_the_surest_boxes_come_first_and_the_larger_of_equal_ones() -> None:
+def test_boxes_are_sorted_by_score_and_then_by_size() -> None:
     small, large, unsure = Box(0, 0, 5, 5), Box(0, 0, 9, 9), Box(0, 0, 50, 50, 0.4)
     assert highest_scores([unsure, small, large], 2) == [large, small]
 
@@ -77,7 +77,7 @@ def test_a_box_grows_by_a_quarter_and_to_three_by_four(box: Box, region: Region)
     np.testing.assert_allclose(region_of(box), region)
 
 
-def test_a_crop_of_its_own_size_is_the_picture_itself_and_black_outside() -> None:
+def test_a_crop_at_its_original_size_equals_the_image_and_is_black_outside() -> None:
     rgb = np.random.default_rng(0).integers(1, 255, (40, 50, 3), np.uint8)
     # 23 steps between 24 pixels: the crop shows the pixels 10..33 and 5..36 as they are.
     whole = crop(rgb, Region(10, 5, 23, 31), 24, 32)
@@ -95,7 +95,7 @@ def test_joints_go_to_a_crop_and_back() -> None:
     np.testing.assert_allclose(to_image(in_crop, region, 96, 128), joints, atol=1e-4)
 
 
-def test_joints_of_a_crop_come_back_to_where_they_are_in_the_picture() -> None:
+def test_joints_of_a_crop_are_converted_to_pixels_of_the_image() -> None:
     """The network is an eye for white dots: its heat maps are the crop's brightness."""
 
     def dots(crops: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, Grid]]:
@@ -119,7 +119,7 @@ def test_joints_of_a_crop_come_back_to_where_they_are_in_the_picture() -> None:
         np.testing.assert_allclose(found.joints, other.joints, atol=0.01)
 
 
-def test_only_the_surest_people_get_a_crop() -> None:
+def test_only_people_with_the_highest_scores_get_a_crop() -> None:
     counts = []
 
     def count(crops: Sequence[np.ndarray]) -> list[tuple[torch.Tensor, Grid]]:
@@ -157,7 +157,7 @@ def same(one: Poses, other: Poses, atol: float = 0.02) -> None:
         np.testing.assert_allclose(a.joints, b.joints, atol=atol)
 
 
-def test_people_of_several_pictures_are_the_same_as_one_by_one(sdpose: Path) -> None:
+def test_people_in_a_batch_equal_those_of_single_images(sdpose: Path) -> None:
     engine = Engine.load(str(sdpose), device='cpu')
     assert engine.needs_boxes
     pictures = [noise(1), noise(2, 60, 90)]
@@ -169,7 +169,7 @@ def test_people_of_several_pictures_are_the_same_as_one_by_one(sdpose: Path) -> 
         same(alone, both['human_pose'])  # type: ignore[arg-type]
 
 
-def test_boxes_that_nobody_gives_are_asked_for(sdpose: Path) -> None:
+def test_missing_boxes_are_an_error(sdpose: Path) -> None:
     engine = Engine.load(str(sdpose), device='cpu')
     with pytest.raises(ValueError, match='expected boxes around the people'):
         engine.predict([noise()])
@@ -232,7 +232,7 @@ def test_a_second_look_moves_joints_to_where_the_crop_shows_them() -> None:
     assert again.score == pytest.approx(0.8)
 
 
-def test_a_second_look_that_shows_somebody_else_or_nobody_changes_nothing() -> None:
+def test_a_second_look_without_the_same_person_changes_nothing() -> None:
     rgb = np.zeros((480, 640, 3), np.uint8)
     eye = Drawn()
     stage = TopDown(TopDownOptions(second_look=True), eye.task, eye, {'human_pose': eye.task}, 256)
@@ -262,7 +262,7 @@ def test_people_beyond_the_limit_keep_their_first_look() -> None:
         (100.0, False, 8),  # max_people
     ],
 )
-def test_a_second_look_costs_at_most_a_multiple_of_the_picture(
+def test_a_second_look_costs_at_most_a_multiple_of_the_image(
     most_cost: float, flip_test: bool, count: int
 ) -> None:
     counts = []
@@ -308,7 +308,7 @@ def test_the_bundled_checkpoint_takes_a_second_look() -> None:
     assert len(first.people) == len(second.people) > 0  # type: ignore[union-attr]
 
 
-def test_a_checkpoint_that_needs_boxes_is_measured_with_the_annotated_ones(sdpose: Path) -> None:
+def test_a_checkpoint_that_needs_boxes_is_evaluated_with_annotated_ones(sdpose: Path) -> None:
     engine = Engine.load(str(sdpose), device='cpu')
     joints = torch.zeros(1, 2, 17, 3)
     joints[0, 0] = torch.tensor([30.0, 40, 2])

@@ -77,7 +77,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
             torch.testing.assert_close(value, expected[name], rtol=2e-3, atol=1e-5, msg=name)
 
 
-def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
+def test_two_processes_with_half_of_the_batch_each_equal_one_process(
     base: Path, frames: Path, one_process: Path, tmp_path: Path
 ) -> None:
     train(words(base, frames, tmp_path, *THREE_STEPS, '--save-every', 2), *TWO)
@@ -86,7 +86,7 @@ def test_two_processes_with_half_of_the_pictures_each_do_what_one_does_with_all(
     assert one['losses'] == pytest.approx(two['losses'], abs=1e-4)
 
 
-def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_does(
+def test_two_sharded_processes_can_be_resumed_and_equal_one_process(
     base: Path,
     frames: Path,
     one_process: Path,
@@ -112,7 +112,7 @@ def test_two_processes_with_half_of_the_weights_each_stop_go_on_and_do_what_one_
     assert_same_weights(one_process, tmp_path)
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
+def test_a_killed_run_is_resumed_with_the_same_result(
     base: Path, frames: Path, tmp_path: Path
 ) -> None:
     numbers = ('--steps', 20, '--batch-size', 2, '--save-every', 5, '--ema-decay', 0.9)
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(
     assert list((out / 'log').glob('events*'))
 
 
-def test_a_finished_run_goes_on_with_more_steps_and_is_refused_without(
+def test_a_finished_run_can_be_continued_with_more_steps_only(
     base: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / 'out'
@@ -211,7 +211,7 @@ def test_train_and_evaluate_commands_give_a_checkpoint_and_its_figures(
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda file: file.stem)
-def test_every_recipe_says_what_the_command_understands(recipe: Path) -> None:
+def test_every_recipe_has_only_valid_options(recipe: Path) -> None:
     arguments = parse(
         train_command.parser(), ['--recipe', str(recipe), '--out', 'x', '--data', 'y']
     )
@@ -225,7 +225,7 @@ def test_there_is_a_recipe_for_every_task() -> None:
     assert {f'sd21_{task}' for task in TASKS} <= {recipe.stem for recipe in RECIPES}
 
 
-def test_the_command_line_wins_over_the_recipe_and_that_over_what_it_extends(
+def test_the_command_line_overrides_the_recipe_and_that_its_parent(
     tmp_path: Path,
 ) -> None:
     (tmp_path / 'all.yaml').write_text('steps: 1\nbatch_size: 2\nseed: 3\ntasks: [human_pose]\n')
@@ -237,7 +237,7 @@ def test_the_command_line_wins_over_the_recipe_and_that_over_what_it_extends(
     assert arguments.tasks == ['human_pose']
 
 
-def test_a_word_that_is_no_option_is_refused_in_a_recipe_too(
+def test_an_unknown_option_in_a_recipe_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / 'mine.yaml').write_text('lerning_rate: 1e-3\n')
@@ -247,9 +247,7 @@ def test_a_word_that_is_no_option_is_refused_in_a_recipe_too(
     assert '--lerning-rate' in capsys.readouterr().err
 
 
-def test_task_options_reach_the_task_and_its_checkpoint(
-    base: Path, frames: Path, tmp_path: Path
-) -> None:
+def test_task_options_are_used_and_saved(base: Path, frames: Path, tmp_path: Path) -> None:
     options = [
         'segmentation.classes=[low, high, wide]',
         'segmentation.palette=000000 ffffff ff0000',
@@ -265,7 +263,7 @@ def test_task_options_reach_the_task_and_its_checkpoint(
     assert train_command.main([*other, 'human_pose.x=1']) == 0  # nobody trains poses
 
 
-def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
+def test_a_checkpoint_can_be_fine_tuned_with_its_heads_and_new_ones(
     frames: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     options = {'segmentation': {'classes': [], 'palette': '000000 ffffff'}}
@@ -289,7 +287,7 @@ def test_a_checkpoint_can_be_gone_on_from_with_its_readouts_and_new_ones(
     assert tasks_of(str(tmp_path / 'out')) == tasks
 
 
-def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_theirs(
+def test_long_side_px_has_the_scale_of_the_training_windows(
     base: Path, frames: Path, tmp_path: Path
 ) -> None:
     for fit, side in (('crop', 64), ('cover', 32)):  # of 64x48 pictures, windows of 32x24
@@ -304,7 +302,7 @@ def test_windows_at_the_pictures_own_scale_are_served_at_it_and_fitted_ones_at_t
     assert read_config(out / FILE).long_side_px == 43
 
 
-def test_a_checkpoint_whose_autoencoder_lies_elsewhere_is_a_base_too(
+def test_a_checkpoint_with_its_autoencoder_in_another_folder_is_a_base(
     frames: Path, tmp_path: Path
 ) -> None:
     away = save_base(tmp_path / 'away', 'sd')

@@ -42,7 +42,7 @@ ONES = {'data': 'ones'}
 EVERYWHERE = torch.ones(1, 1, 8, 8, dtype=torch.bool)
 
 
-def test_a_frame_reads_in_metres_with_the_sky_infinitely_far(frames: Path) -> None:
+def test_a_frame_is_read_in_metres_with_infinite_sky(frames: Path) -> None:
     sample = RoomsDataset(frames)[0]
     depth_m = sample['depth_m'][0, 0]
     assert depth_m[20, 0] == 1.0
@@ -59,7 +59,7 @@ def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
         RoomsDataset(tmp_path)
 
 
-def test_mirroring_twice_changes_nothing_and_once_turns_x(frames: Path) -> None:
+def test_mirroring_twice_changes_nothing_and_once_flips_x(frames: Path) -> None:
     sample = RoomsDataset(frames)[0]
     sample['normals'] = torch.randn(1, 3, 48, 64)
     once = mirror(sample)
@@ -69,14 +69,14 @@ def test_mirroring_twice_changes_nothing_and_once_turns_x(frames: Path) -> None:
         torch.testing.assert_close(value, sample[name], equal_nan=True)
 
 
-def test_a_crop_cuts_the_same_window_of_every_map(frames: Path) -> None:
+def test_a_crop_has_the_same_window_of_every_map(frames: Path) -> None:
     sample = RoomsDataset(frames)[0]
     window = crop(sample, 16, 8, 24, 32)
     assert {value.shape[-2:] for value in window.values()} == {(24, 32)}
     assert window['depth_m'][0, 0, 0, 0] == sample['depth_m'][0, 0, 16, 8]
 
 
-def test_thinning_keeps_real_pixels_whose_mean_place_is_the_middle_of_their_block() -> None:
+def test_subsampling_keeps_pixels_with_a_mean_position_at_the_block_centre() -> None:
     columns = torch.arange(6.0).view(1, 1, 1, 6).expand(1, 1, 4, 6)
     sample = {'depth_m': columns, 'joints': torch.zeros(1, 1, 17, 3)}
     assert subsample(sample, 2, 1, 1).keys() == {'depth_m'}
@@ -109,7 +109,7 @@ def marked(**joints: tuple[float, float, int]) -> list[list[float]]:
     return [list(joints.get(name, (0, 0, 0))) for name in JOINTS]
 
 
-def test_people_are_read_with_their_shares_and_zeros_fill_up(tmp_path: Path) -> None:
+def test_people_are_read_with_mattes_and_padded_with_zeros(tmp_path: Path) -> None:
     dataset = people_frame(tmp_path / 'set', [marked(nose=(2, 1, 2)), marked(nose=(7, 5, 1))])
     sample = dataset.batch([0, 0])
     assert sample['matte'][1, 0, 0].tolist() == sample['foreground'][1, 0, 0].tolist()
@@ -119,7 +119,7 @@ def test_people_are_read_with_their_shares_and_zeros_fill_up(tmp_path: Path) -> 
     assert (sample['joints'][:, 2:] == 0).all()
 
 
-def test_joints_outside_the_picture_are_placed_by_their_place_in_space(tmp_path: Path) -> None:
+def test_joints_outside_the_image_are_projected_from_their_3d_position(tmp_path: Path) -> None:
     # Half a metre left of the axis and 2 m away: 1 pixel left of 3.5; 4 m: 8 pixels, outside.
     places = marked(nose=(-0.5, 0, 2), left_ear=(-4, 1, 2), right_ear=(0.1, 0, -1))
     joints = people_frame(tmp_path / 'set', [marked(nose=(2.5, 2.5, 2))], places)[0]['joints']
@@ -128,7 +128,7 @@ def test_joints_outside_the_picture_are_placed_by_their_place_in_space(tmp_path:
     assert joints.count_nonzero() == 6  # who has an ear behind the camera, shows it nowhere
 
 
-def test_of_more_people_than_rows_the_first_count(tmp_path: Path) -> None:
+def test_only_the_first_people_are_kept_if_there_are_more_than_rows(tmp_path: Path) -> None:
     crowd = [marked(nose=(number, 1, 2)) for number in range(10)]
     joints = people_frame(tmp_path / 'set', crowd)[0]['joints']
     assert joints[0, :, 0, 0].tolist() == list(range(8))
@@ -138,7 +138,7 @@ def test_a_set_without_people_files_has_no_such_keys(frames: Path) -> None:
     assert set(RoomsDataset(frames)[0]) == {'image', 'depth_m', 'normals', 'labels'}
 
 
-def test_in_a_mirror_the_left_hand_is_a_right_hand_on_the_other_side(tmp_path: Path) -> None:
+def test_mirroring_exchanges_left_and_right_joints(tmp_path: Path) -> None:
     hands = marked(left_wrist=(1, 2, 2), right_wrist=(5.5, 3, 1))
     sample = people_frame(tmp_path / 'set', [hands])[0]
     joints = mirror(sample)['joints'][0]
@@ -148,7 +148,7 @@ def test_in_a_mirror_the_left_hand_is_a_right_hand_on_the_other_side(tmp_path: P
     torch.testing.assert_close(mirror(mirror(sample))['joints'], sample['joints'])
 
 
-def test_a_crop_moves_joints_and_says_which_are_outside(tmp_path: Path) -> None:
+def test_a_crop_moves_joints_and_flags_those_outside(tmp_path: Path) -> None:
     points = marked(nose=(2, 1, 2), left_eye=(1.4, 1, 2), left_ear=(5.4, 3, 1), left_hip=(3, 5, 2))
     window = crop(people_frame(tmp_path / 'set', [points])[0], 1, 2, 3, 4)
     joints = window['joints'][0, 0]
@@ -172,7 +172,7 @@ def test_mirrored_windows_are_windows_of_the_mirror_image(left: int, width: int,
         torch.testing.assert_close(value, other[name])
 
 
-def test_jitter_changes_colours_and_stays_a_picture() -> None:
+def test_jitter_changes_colours_within_the_range() -> None:
     image = torch.rand(1, 3, 16, 16) * 2 - 1
     changed = color_jitter(image, [np.random.default_rng(0)])
     assert changed.shape == image.shape
@@ -180,7 +180,7 @@ def test_jitter_changes_colours_and_stays_a_picture() -> None:
     assert (changed - image).abs().mean() > 0.01
 
 
-def test_a_picture_is_jittered_alike_whatever_is_beside_it() -> None:
+def test_jitter_of_an_image_does_not_depend_on_the_rest_of_the_batch() -> None:
     images = torch.rand(3, 3, 16, 24) * 2 - 1
     together = color_jitter(images, [np.random.default_rng(seed) for seed in (5, 6, 7)])
     for place, seed in enumerate((5, 6, 7)):
@@ -188,7 +188,7 @@ def test_a_picture_is_jittered_alike_whatever_is_beside_it() -> None:
         torch.testing.assert_close(together[place : place + 1], alone, atol=1e-5, rtol=0)
 
 
-def test_a_resident_set_gives_the_batches_of_the_set_it_was_read_from(frames: Path) -> None:
+def test_a_resident_data_set_has_the_batches_of_its_source(frames: Path) -> None:
     dataset = RoomsDataset(frames)
     resident = ResidentDataset(dataset, torch.device('cpu'))
     assert len(resident) == len(dataset)
@@ -213,7 +213,7 @@ def test_a_fit_finds_the_scale_and_shift_it_was_made_with() -> None:
     torch.testing.assert_close(shift, torch.full((2, 1, 1, 1), -1.0))
 
 
-def test_scale_and_shift_cost_nothing_and_a_flat_output_costs_the_spread() -> None:
+def test_the_loss_ignores_scale_and_shift_and_a_flat_output_has_the_mean_deviation() -> None:
     target = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
     assert scale_shift_invariant_loss(5 * target + 2, target, EVERYWHERE) < 1e-5
     assert relative_loss(5 * target + 2, target, EVERYWHERE) < 1e-5
@@ -239,7 +239,7 @@ def test_an_error_costs_more_the_nearer_it_is() -> None:
     assert cost == pytest.approx(sum(wrong) / 4, abs=1e-4)
 
 
-def test_slopes_count_in_both_directions() -> None:
+def test_gradients_count_in_both_directions() -> None:
     target = torch.zeros(1, 1, 8, 8)
     steps = torch.arange(8.0)
     assert gradient_loss(steps.view(1, 1, 1, 8).expand(1, 1, 8, 8), target, EVERYWHERE) == 1
@@ -252,7 +252,7 @@ def test_the_angle_between_right_and_down_is_a_quarter_turn_whatever_the_length(
     assert angular_loss(right, down, EVERYWHERE).item() == pytest.approx(math.pi / 2, abs=1e-3)
 
 
-def test_training_moves_denoiser_and_heads_and_leaves_the_encoder(
+def test_training_changes_denoiser_and_heads_but_not_the_encoder(
     frames: Path, tmp_path: Path
 ) -> None:
     model = tiny_model({'depth': 'light', 'normals': 'decoder'})
@@ -277,15 +277,13 @@ def tuned(frames: Path, folder: Path, **options: object) -> tuple[Model, set[str
     return model, set(after), {name for name in before if (after[name] != before[name]).any()}
 
 
-def test_heads_alone_move_where_only_they_may(frames: Path, tmp_path: Path) -> None:
+def test_only_heads_are_trained_with_trainable_heads(frames: Path, tmp_path: Path) -> None:
     _, _, moved = tuned(frames, tmp_path, trainable='heads')
     assert any('.fuse.' in name for name in moved)
     assert not any('denoiser' in name for name in moved)
 
 
-def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
-    frames: Path, tmp_path: Path
-) -> None:
+def test_adapters_are_merged_into_attention_and_convolutions(frames: Path, tmp_path: Path) -> None:
     model, names, moved = tuned(frames, tmp_path, trainable='lora', lora_rank=2)
     assert names == set(tiny_model({'depth': 'light'}).state_dict())  # no trace of adapters
     in_unet = {name for name in moved if 'denoiser' in name}
@@ -295,21 +293,21 @@ def test_adapters_end_inside_the_weights_of_attention_and_convolutions(
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
-def test_an_adapter_moves_weights_by_a_matrix_of_its_rank(frames: Path, tmp_path: Path) -> None:
+def test_an_adapter_changes_weights_by_a_matrix_of_its_rank(frames: Path, tmp_path: Path) -> None:
     model, _, moved = tuned(frames, tmp_path, trainable='lora', lora_rank=2)
     name = next(name for name in sorted(moved) if 'to_q.weight' in name)
     change = model.state_dict()[name] - tiny_model({'depth': 'light'}).state_dict()[name]
     assert torch.linalg.matrix_rank(change, atol=1e-6) == 2
 
 
-def test_checkpointing_computes_the_same(frames: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_result(frames: Path, tmp_path: Path) -> None:
     plain, _, _ = tuned(frames, tmp_path / 'plain')
     again, _, _ = tuned(frames, tmp_path / 'again', gradient_checkpointing=True)
     for name, value in again.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
 
 
-def test_a_preview_shows_picture_truth_and_answer_of_each_frame(frames: Path) -> None:
+def test_a_preview_has_image_truth_and_prediction_of_each_frame(frames: Path) -> None:
     rows = previews(tiny_model({'depth': 'light'}), RoomsDataset(frames), (48, 64), frames=2)
     assert len(rows['depth']) == 2
     assert {picture.shape for row in rows['depth'] for picture in row} == {(48, 64, 3)}
@@ -400,7 +398,7 @@ def test_a_data_set_of_other_frames_has_another_fingerprint(frames: Path) -> Non
     assert whole.fingerprint() != part.fingerprint()
 
 
-def test_training_on_one_picture_learns_it(frames: Path, tmp_path: Path) -> None:
+def test_training_on_one_image_fits_it(frames: Path, tmp_path: Path) -> None:
     model = tiny_model({'depth': 'light'})
     config = TrainingConfig(steps=60, batch_size=2, learning_rate=3e-3, warmup_steps=5)
     run = train(model, RoomsDataset(frames, 1), None, config, [(48, 64)], tmp_path)
@@ -408,7 +406,7 @@ def test_training_on_one_picture_learns_it(frames: Path, tmp_path: Path) -> None
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
-def test_latents_of_a_window_match_its_picture_and_its_mirror_image(
+def test_latents_of_a_window_match_its_image_and_its_mirror_image(
     frames: Path, tmp_path: Path
 ) -> None:
     dataset, vae = RoomsDataset(frames), tiny_vae().eval()
@@ -442,7 +440,7 @@ def test_an_autoencoder_learns_and_its_latents_are_scaled_to_one(
     assert (factor * torch.cat(latents)).std().item() == pytest.approx(1, rel=1e-3)
 
 
-def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None:
+def test_a_denoiser_learns_to_separate_noise_from_one_latent(tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet, latents = tiny_unet(), torch.ones(2, 1, 4, 6, 8).half()
     config = TrainingConfig(steps=60, batch_size=8, learning_rate=3e-3, warmup_steps=5)
@@ -453,7 +451,7 @@ def test_a_denoiser_learns_to_tell_noise_from_one_latent(tmp_path: Path) -> None
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
+def test_a_denoiser_is_trained_on_the_drawn_frames(tmp_path: Path) -> None:
     latents = torch.full((2, 2, 4, 6, 8), torch.nan).half()
     latents[:, 1] = 1  # the other frame is of another set, whose weight is next to nothing
     config = TrainingConfig(steps=2, batch_size=4)
@@ -464,9 +462,7 @@ def test_a_denoiser_sees_the_frames_that_the_data_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('task', ['normals', 'matting', 'human_pose'])
-def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
-    task: str, tmp_path: Path
-) -> None:
+def test_a_dpt_head_is_refused_for_tasks_with_absolute_values(task: str, tmp_path: Path) -> None:
     message = f"stretches each output .* choose 'light' for {task}"
     plain = save_base(tmp_path / 'plain', 'sd')
     begun = save_tiny(tmp_path / 'begun', {'depth': 'light'})  # has no readout for it yet
@@ -475,6 +471,6 @@ def test_an_answer_that_is_not_relative_has_no_head_that_stretches_it(
             model_to_finetune(base, ['depth', task], 'dpt')
 
 
-def test_a_base_that_is_not_there_is_named_with_what_it_should_hold(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_base_names_the_expected_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'expected a denoiser .* at .*nowhere'):
         model_to_finetune(tmp_path / 'nowhere', ['depth'], 'light')

@@ -64,13 +64,13 @@ def test_the_learning_rate_rises_then_falls_to_a_hundredth() -> None:
     assert rates[-1] == pytest.approx(0.01, abs=0.001)
 
 
-def test_an_exponential_decay_falls_by_the_same_share_in_each_step_then_stays() -> None:
+def test_an_exponential_decay_falls_by_a_constant_factor_then_stays() -> None:
     config = TrainingConfig(steps=300, warmup_steps=1, decay='exponential', decay_steps=200)
     rates = [rate_factor(step, config) for step in (0, 100, 200, 299)]
     assert rates == pytest.approx([1, 0.1, 0.01, 0.01])
 
 
-def test_a_line_is_found(tmp_path: Path) -> None:
+def test_a_line_is_fitted(tmp_path: Path) -> None:
     model = fit(tmp_path, TrainingConfig(steps=150, **FAST))
     assert model.weight.item() == pytest.approx(2, abs=0.1)
     assert model.bias.item() == pytest.approx(1, abs=0.1)
@@ -98,19 +98,19 @@ def test_launchers_that_would_change_the_optimizer_are_refused(
         fit(tmp_path, TrainingConfig(steps=1, **FAST))
 
 
-def test_a_batch_in_four_parts_is_one_step_as_it_is_whole(tmp_path: Path) -> None:
+def test_a_batch_in_four_accumulation_steps_equals_one_step(tmp_path: Path) -> None:
     whole = fit(tmp_path / 'whole', TrainingConfig(steps=5, **FAST))
     parts = fit(tmp_path / 'parts', TrainingConfig(steps=5, gradient_accumulation_steps=4, **FAST))
     assert_equal(whole, parts)
 
 
-def test_a_batch_that_cannot_be_parted_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'--batch-size to be a multiple of 3 .* got 8'):
         fit(tmp_path, TrainingConfig(steps=1, gradient_accumulation_steps=3, **FAST))
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     tmp_path: Path, precision: str
 ) -> None:
     config = TrainingConfig(steps=6, save_every=2, precision=precision, ema_decay=0.5, **FAST)
@@ -119,7 +119,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     assert_equal(whole, fit(tmp_path / 'stopped', config))
 
 
-def test_a_stopped_run_goes_on_in_parts_where_steps_still_end_with_steps(tmp_path: Path) -> None:
+def test_a_stopped_run_can_be_resumed_with_gradient_accumulation(tmp_path: Path) -> None:
     config = TrainingConfig(steps=6, save_every=3, **FAST)
     whole = fit(tmp_path / 'whole', config)
     fit(tmp_path / 'stopped', config, stop=4)  # after the state of step 3, no multiple of 4
@@ -127,7 +127,7 @@ def test_a_stopped_run_goes_on_in_parts_where_steps_still_end_with_steps(tmp_pat
     assert_equal(whole, fit(tmp_path / 'stopped', parts))
 
 
-def test_a_run_that_went_astray_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
+def test_a_diverged_run_can_be_resumed_at_a_lower_rate(tmp_path: Path) -> None:
     fit(tmp_path, TrainingConfig(steps=6, save_every=3, **FAST), stop=4)
     slow = FAST | {'learning_rate': 1e-8}
     gone_on = fit(tmp_path, TrainingConfig(steps=6, **slow))
@@ -135,7 +135,7 @@ def test_a_run_that_went_astray_goes_on_at_a_lower_rate(tmp_path: Path) -> None:
     torch.testing.assert_close(gone_on.weight, kept.weight, atol=1e-6, rtol=0)
 
 
-def test_a_model_of_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_trainable_weights_is_refused(tmp_path: Path) -> None:
     still = line().requires_grad_(False)
     with pytest.raises(ValueError, match=r'expected weights to train, got none.*--trainable full'):
         next(run_training(still, squares, TrainingConfig(steps=1, **FAST), tmp_path, {}))
@@ -175,7 +175,7 @@ def stop_and_go_on(number: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
+def test_an_interrupted_run_finishes_and_saves_its_step_and_can_be_resumed(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     """In a process without ROS, whose own signal handlers other tests have installed here."""
@@ -194,7 +194,7 @@ def test_a_run_that_is_told_to_stop_ends_its_step_saves_it_and_goes_on(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_state_that_was_cut_off_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_a_truncated_state_is_refused_with_its_name(tmp_path: Path) -> None:
     fit(tmp_path, TrainingConfig(steps=1, **FAST))
     for name in ('model.safetensors', 'optimizer.bin'):
         file = tmp_path / 'state' / name
@@ -217,7 +217,7 @@ def test_the_average_follows_the_weights_and_is_the_result(tmp_path: Path) -> No
     assert model.weight.item() == pytest.approx(first / 6 + seen[2] * 5 / 6, rel=1e-5)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_state(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path: Path) -> None:
     def broken(model: Any, step: int, part: slice) -> dict[str, Tensor]:
         return {'square': squares(model, step, part)['square'] / (0 if step == 3 else 1)}
 
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_last_state(tmp_pa
     assert_equal(fit(tmp_path / 'whole', config), fit(tmp_path, config))
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_it_moves_weights(
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(
     tmp_path: Path,
 ) -> None:
     def steep(model: Any, step: int, part: slice) -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_moves_weights(
     assert_equal(model, line())
 
 
-def test_on_a_full_disk_the_last_state_stays_and_the_run_can_go_on(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_last_state_is_kept_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     config = TrainingConfig(steps=6, save_every=2, **FAST)
     whole = fit(tmp_path / 'whole', config)
     fit(tmp_path / 'full', config, stop=2)

@@ -44,7 +44,7 @@ def run(file: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {'x': x.numpy()})[0])
 
 
-def test_sixteen_results_are_read_off_thirty_six_products() -> None:
+def test_sixteen_outputs_are_computed_from_thirty_six_products() -> None:
     pixels, weights, read = matrices()
     patch = np.arange(36.0).reshape(6, 6)
     left = np.array([[0.0, 0, 0], [1, 0, -1], [0, 0, 0]])  # left minus right: always -2
@@ -84,7 +84,7 @@ def files(
 
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 3), rows=st.integers(1, 21), columns=st.integers(1, 21))
-def test_numbers_stay_at_any_size_and_batch(
+def test_outputs_are_equal_at_any_size_and_batch(
     files: tuple[Path, Path], module: nn.Module, batch: int, rows: int, columns: int
 ) -> None:
     x = torch.randn(batch, 128, rows, columns, generator=torch.Generator().manual_seed(rows))
@@ -95,7 +95,7 @@ def test_numbers_stay_at_any_size_and_batch(
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_only_wide_convolutions_are_replaced_and_their_weights_go(
+def test_only_wide_convolutions_are_replaced_and_their_weights_removed(
     files: tuple[Path, Path],
 ) -> None:
     kinds = [node.op_type for node in onnx.load(files[1]).graph.node]
@@ -119,19 +119,19 @@ def test_only_wide_convolutions_are_replaced_and_their_weights_go(
     ],
     ids=str,
 )
-def test_other_convolutions_stay_as_they_are(options: dict[str, int], tmp_path: Path) -> None:
+def test_other_convolutions_are_not_replaced(options: dict[str, int], tmp_path: Path) -> None:
     plain = write(tmp_path, nn.Conv2d(256, 256, **options))
     with with_winograd_convolutions(plain) as quick:
         assert quick == plain
 
 
-def test_a_convolution_whose_weights_would_fill_the_memory_stays(tmp_path: Path) -> None:
+def test_a_convolution_with_too_large_weights_is_not_replaced(tmp_path: Path) -> None:
     plain = write(tmp_path, nn.Conv2d(640, 640, 3, padding=1))
     with with_winograd_convolutions(plain) as quick:
         assert quick == plain
 
 
-def test_weights_may_lie_beside_a_graph_and_nothing_else_is_left_there(
+def test_weights_may_be_in_a_file_beside_a_graph_and_no_other_file_is_left(
     module: nn.Module, tmp_path: Path
 ) -> None:
     file = write(tmp_path, module)
