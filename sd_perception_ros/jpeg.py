@@ -35,8 +35,9 @@ _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _SEQUENTIAL_FRAMES = frozenset({0xC0, 0xC1})
-# Written before the end of a picture's data, to see whether the decoder reads on.
-_PROBE = bytes([0x5A, 0xC3, 0x96, 0x3C, 0xA5, 0x69]) * 20
+# Bytes that differ in each bit, written behind a picture's data: if they change the picture, the
+# decoder read them for it.
+_PROBES = bytes([0x5A, 0xC3, 0x96, 0x3C]) * 30, bytes([0xA5, 0x3C, 0x69, 0xC3]) * 30
 
 
 @dataclass(frozen=True)
@@ -197,17 +198,20 @@ def _end_of_scan(data: bytes, start: int, restarts: int | None) -> int:
 def _check_end(data: bytes, layout: Layout) -> None:
     """Raise ValueError if a picture's data ends before the picture does, or after it."""
     taller = _with_spare_rows(data, layout) if layout.sequential else None
-    levels = _block_levels(taller or data)
+    levels = _pixels(taller or data, reduced=True)[..., 0]  # of CMYK, cyan
     spare = layout.rows * layout.columns + _SPARE_UNITS * (2 if layout.channels == 1 else 1)
     if taller is not None and not _any_grey(levels, layout, np.array([spare])):
         raise ValueError(
             'the JPEG is damaged: its data goes on behind the last row of the picture; part of '
             'it was lost or replaced on the way'
         )
-    if not _any_grey(levels, layout, _ends_of_intervals(layout)):
-        return
-    probed, rows = _block_levels(_with_probes(taller or data, layout)), -(-layout.height // 8)
-    if not np.array_equal(probed[:rows], levels[:rows]):
+    ends = _ends_of_intervals(layout)
+    if taller is not None:  # grey at once, if the data ended within the last unit
+        ends = np.append(ends, ends[-1] + 1)
+    # Grey may be what the camera sees: only then is the picture decoded again.
+    if _any_grey(levels, layout, ends) and not np.array_equal(
+        *(_pixels(_with_probes(data, layout, probe)) for probe in _PROBES)
+    ):
         raise ValueError(
             'the JPEG is damaged: its data ends before the last row of the picture; part of '
             'it was lost on the way'
@@ -223,19 +227,20 @@ def _with_spare_rows(data: bytes, layout: Layout) -> bytes | None:
     return b''.join((data[:at], height.to_bytes(2, 'big'), data[at + 2 :]))
 
 
-def _block_levels(data: bytes) -> UInt8:
+def _pixels(data: bytes, reduced: bool = False) -> UInt8:
     """
-    Decode the mean brightness of each block of 8 x 8 pixels, (h, w).
+    Decode a JPEG, (H, W, C), without libjpeg's warnings, which OpenCV writes to the terminal.
 
-    OpenCV would write libjpeg's warnings to the terminal, for each good picture.
+    :param reduced: one grey pixel for each block of 8 x 8.
     """
+    step = 1
     try:
         with PIL.Image.open(io.BytesIO(data), formats=['JPEG']) as image:
-            height = image.height
-            image.draft('L', (1, 1))  # at 1 / 8; pictures of less than 8 pixels stay as they are
-            levels = np.asarray(image).reshape(*image.size[::-1], -1)[..., 0]  # of CMYK, cyan
-            step = 8 * len(levels) // height or 1
-            return levels[::step, ::step]
+            if reduced:  # by 8, or as far as the smaller side allows
+                step = 8 // next(factor for factor in (8, 4, 2, 1) if min(image.size) >= factor)
+                image.draft('L', (1, 1))
+            pixels = np.asarray(image)
+            return pixels.reshape(*pixels.shape[:2], -1)[::step, ::step]
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f'the JPEG is damaged: {error}') from None
 
@@ -251,7 +256,7 @@ def _any_grey(levels: UInt8, layout: Layout, units: NDArray[np.intp]) -> bool:
     """
     Return whether any of some coded units is mid-grey: its data may be missing.
 
-    :param levels: of `_block_levels`.
+    :param levels: (h, w), one for each block of 8 x 8 pixels.
     :param units: (N,) indices, row by row.
     """
     rows, columns = np.divmod(units, layout.columns)
@@ -262,8 +267,8 @@ def _any_grey(levels: UInt8, layout: Layout, units: NDArray[np.intp]) -> bool:
     return bool(np.isin(levels[rows, columns], grey).any())
 
 
-def _with_probes(data: bytes, layout: Layout) -> bytes:
+def _with_probes(data: bytes, layout: Layout, probe: bytes) -> bytes:
     """Return the data with other bytes before each restart and at the end: they must not count."""
     start = layout.data_at
-    probed = _RESTART.sub(lambda marker: _PROBE + marker.group(), data[start:-2])
-    return data[:start] + probed + _PROBE + data[-2:]
+    probed = _RESTART.sub(lambda marker: probe + marker.group(), data[start:-2])
+    return data[:start] + probed + probe + data[-2:]

@@ -132,6 +132,16 @@ def test_a_jpeg_that_lost_data_is_refused(kind, interval):
             compressed_to_rgb(compressed(lost(data, at, 300)[kind]))
 
 
+@pytest.mark.parametrize('size', [(12, 12), (40, 5), (5, 40), (48, 64)])
+@pytest.mark.parametrize('seed', range(5))
+def test_a_jpeg_that_ends_within_its_last_unit_is_refused(size, seed):
+    data = saved(scene(*size, seed=seed))
+    jpeg.decode(data)
+    for count in (8, 12, 20):
+        with pytest.raises(ValueError, match='damaged'):
+            jpeg.decode(data[: -2 - count] + b'\xff\xd9')
+
+
 def test_a_jpeg_in_cmyk_that_lost_data_is_refused():
     data = cmyk(scene())
     for bad in lost(data, len(data) // 2, 300).values():
