@@ -348,8 +348,8 @@ def test_validation_measures_the_average_of_the_weights_and_leaves_them(
     data = RoomsDataset(frames)
 
     def trained(folder: Path, validate: bool) -> tuple[Model, list[Validated]]:
-        torch.manual_seed(0)
-        model, results = tiny_model({'depth': 'light'}), []
+        # Of these random weights, three steps lower the loss each time, by 1 %.
+        model, results = tiny_model({'depth': 'light'}, seed=1), []
         every = ValidationConfig(validate_every=1, validate_frames=1)
         validation = Validation(model, data, (24, 32), 'cover', every, folder, results.append)
         config = TrainingConfig(steps=3, batch_size=2, learning_rate=1e-3, ema_decay=0.9)
