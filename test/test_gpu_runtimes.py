@@ -345,6 +345,8 @@ def test_providers_share_a_stream_and_know_the_largest_batch() -> None:
     assert cuda['use_tf32'] == '0'
     assert tensorrt['trt_profile_min_shapes'] == 'image:1x3x40x56'
     assert tensorrt['trt_profile_max_shapes'] == 'image:4x3x40x56'
+    folder = str(cache_folder() / 'encoder-onnxruntime-a-4x3x40x56')
+    assert tensorrt['trt_engine_cache_path'] == folder  # deleted like graphs after a month
     assert [name for name, _ in provider_options(spec(), CUDA, 7)] == [CUDA]
 
 

@@ -128,7 +128,7 @@ def make_logger() -> Any:
 
 def _read_timings(config: Any, machine: str) -> Path:
     """Give a configuration the measurements of earlier builds; return their file."""
-    file = _folder() / f'timings-{machine}.cache'
+    file = timings_folder() / f'timings-{machine}.cache'
     try:
         earlier = file.read_bytes()
     except OSError:
@@ -141,14 +141,15 @@ def _read_timings(config: Any, machine: str) -> Path:
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Wait for builds of other processes: two at once would falsify each other's measurements."""
-    _folder().mkdir(parents=True, exist_ok=True)
-    with (_folder() / 'lock').open('w') as lock:
+    timings_folder().mkdir(parents=True, exist_ok=True)
+    with (timings_folder() / 'lock').open('w') as lock:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _folder() -> Path:
+def timings_folder() -> Path:
+    """Return the folder of TensorRT's measurements of kernels, and of the lock of builds."""
     return cache_folder().parent / 'tensorrt'
 
 

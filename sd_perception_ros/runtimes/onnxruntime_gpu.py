@@ -6,14 +6,16 @@ from collections.abc import Iterator
 import contextlib
 import ctypes.util
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sd_perception_ros.runtimes.build_engine import timings_folder
 from sd_perception_ros.runtimes.gpu_sessions import Bound, GpuSession, PartSpec, Tensors
-from sd_perception_ros.runtimes.onnx_files import cache_folder, GRAPH
+from sd_perception_ros.runtimes.onnx_files import cache_folder, delete_unused, GRAPH
 from sd_perception_ros.runtimes.sessions import import_onnxruntime
 
 CUDA, TENSORRT = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
@@ -38,6 +40,10 @@ class OnnxRuntimeGpuSession(GpuSession):
         self._stream = self._streams.Stream(spec.device)
         handle = getattr(self._stream, 'cuda_stream', 0)
         providers = provider_options(spec, provider, handle)
+        if provider == TENSORRT:  # it does not make parent folders
+            engine_folder(spec).mkdir(parents=True, exist_ok=True)
+            timings_folder().mkdir(parents=True, exist_ok=True)
+        delete_unused([spec.graph, engine_folder(spec)])
         with raises_runtime_error():
             self._session = runtime.InferenceSession(
                 str(spec.graph / GRAPH), options, providers=providers, enable_fallback=0
@@ -101,7 +107,6 @@ def provider_options(spec: PartSpec, provider: str, stream: int) -> list[Any]:
     }
     if provider == CUDA:
         return [(CUDA, cuda)]
-    folder = cache_folder().parent / 'tensorrt'
     shapes = {
         bound: ','.join(
             f'{name}:{"x".join(map(str, (1, *rest) if bound == "min" else (batch, *rest)))}'
@@ -112,12 +117,18 @@ def provider_options(spec: PartSpec, provider: str, stream: int) -> list[Any]:
     tensorrt = shared | {
         # Number formats are those of the graph: without trt_fp16_enable it is strongly typed.
         'trt_engine_cache_enable': '1',
-        'trt_engine_cache_path': str(folder / f'onnxruntime-{spec.digest}'),
+        'trt_engine_cache_path': str(engine_folder(spec)),
         'trt_timing_cache_enable': '1',
-        'trt_timing_cache_path': str(folder),
+        'trt_timing_cache_path': str(timings_folder()),
         **{f'trt_profile_{bound}_shapes': text for bound, text in shapes.items()},
     }
     return [(TENSORRT, tensorrt), (CUDA, cuda)]
+
+
+def engine_folder(spec: PartSpec) -> Path:
+    """Return the folder in which the TensorRT provider keeps the engines of a part and size."""
+    size = 'x'.join(map(str, next(iter(spec.inputs.values()))))
+    return cache_folder() / f'{spec.name}-onnxruntime-{spec.digest}-{size}'
 
 
 def gpu_provider() -> str:
