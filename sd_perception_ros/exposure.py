@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from sd_perception_ros.types import UInt8
@@ -23,11 +24,12 @@ def exposure_problem(rgb: UInt8) -> str:
     :param rgb: (H, W, 3); about 5000 of its pixels are read.
     """
     stride = max(int((rgb.shape[0] * rgb.shape[1] / _SAMPLES) ** 0.5), 1)
-    pixels = rgb[::stride, ::stride].reshape(-1, 3)
-    if (pixels <= _BLACK).all(1).mean() >= _MOST:
+    channels = np.ascontiguousarray(rgb[::stride, ::stride].reshape(-1, 3).T)
+    count = channels.shape[1]
+    if np.count_nonzero(channels.max(0) <= _BLACK) >= _MOST * count:
         return 'black'
-    if (pixels >= _WHITE).all(1).mean() >= _MOST:
+    if np.count_nonzero(channels.min(0) >= _WHITE) >= _MOST * count:
         return 'saturated'
-    if len(pixels) > 1 and np.std(pixels, axis=0, dtype=np.float32).max() < _FLAT:
+    if count > 1 and all(cv2.meanStdDev(channel)[1].item() < _FLAT for channel in channels):
         return 'of one colour'
     return ''

@@ -107,13 +107,18 @@ class BitDepth:
 
         A few values beyond the range are damaged pixels and count for nothing.
         """
+        highest = int(values.max())
         while self.bits < 16:
-            if self.bits and np.count_nonzero(values >> self.bits) <= values.size * _DAMAGED:
+            if self.bits and (
+                highest >> self.bits == 0
+                or np.count_nonzero(values >> self.bits) <= values.size * _DAMAGED
+            ):
                 break
             self.bits = max(self.bits + 2, 8)
-        if self.bits == 16:
-            return (values >> 8).astype(np.uint8)
-        return np.asarray(np.minimum(values >> (self.bits - 8), 255), np.uint8)
+        levels = values >> (self.bits - 8)
+        if highest >> self.bits:
+            levels = np.minimum(levels, 255)
+        return np.asarray(levels, np.uint8)
 
 
 def image_to_rgb(
