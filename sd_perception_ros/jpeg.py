@@ -209,9 +209,10 @@ def _check_end(data: bytes, layout: Layout) -> None:
     if taller is not None:  # grey at once, if the data ended within the last unit
         ends = np.append(ends, ends[-1] + 1)
     # Grey may be what the camera sees: only then is the picture decoded again.
-    if _any_grey(levels, layout, ends) and not np.array_equal(
-        *(_pixels(_with_probes(data, layout, probe)) for probe in _PROBES)
-    ):
+    if not _any_grey(levels, layout, ends):
+        return
+    first, second = (_pixels(_with_probes(data, layout, probe)) for probe in _PROBES)
+    if not np.array_equal(first, second):
         raise ValueError(
             'the JPEG is damaged: its data ends before the last row of the picture; part of '
             'it was lost on the way'
