@@ -13,6 +13,7 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_helpers import (
+    connect,
     FakeCamera,
     lens_of,
     Peer,
@@ -108,6 +109,27 @@ def clouds_of(peer: Peer, camera: FakeCamera, change: dict[str, Any]) -> PointCl
 def test_points_need_no_coefficients(peer, camera, model, coefficients):
     change = {'distortion_model': model, 'd': coefficients}
     assert clouds_of(peer, camera, change).width == 64
+
+
+def test_a_rectified_topic_is_not_rectified_again_and_needs_p_alone(
+    lone_peer, tmp_path, tiny_checkpoint
+):
+    """P has focal lengths of 40 and 45 pixels; nobody can rectify with these coefficients."""
+    peer = lone_peer
+    camera = FakeCamera(peer, topic='/cam/image_rect')
+    arguments = ros_arguments(checkpoint=tiny_checkpoint, rectify=True, **FIXED)
+    remapped = ('-r', 'image_raw:=/cam/image_rect')
+    with running(tmp_path / 'log', 'perception', *arguments, *remapped) as process:
+        process.wait_for_output('subscribed to /cam/image_rect')
+        connect(peer, camera)
+        p = [40.0, 0.0, 30.0, 0.0, 0.0, 45.0, 25.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        cloud = clouds_of(peer, camera, {'distortion_model': 'of my own', 'd': [0.5] * 3, 'p': p})
+        points = np.frombuffer(cloud.data, np.float32).reshape(48, 64, 4)
+        row, column = np.argwhere(np.isfinite(points[..., 2]))[-1]
+        x, y, z = points[row, column, :3]
+        assert x / z * 40 + 30 == pytest.approx(column, abs=1e-3)
+        assert y / z * 45 + 25 == pytest.approx(row, abs=1e-3)
+        assert '/cam/image_rect is rectified already' in process.output
 
 
 def test_a_focal_length_in_millimetres_stops_points_and_is_told(peer, camera):
