@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import copy
@@ -407,6 +408,52 @@ def test_graphs_not_used_for_a_month_are_deleted(
     assert set(cache.iterdir()) == served | {recent}
 
 
+# Replacements of graph.json, for each of four parts: cut, no JSON, null fields, wrong types.
+DAMAGES = {
+    'cut': [lambda text: '', lambda text: text[:40], lambda text: text[:-2], lambda text: '{'],
+    'other': [
+        lambda text: 'null',
+        lambda text: '[]',
+        lambda text: '{}',
+        lambda text: b'\xff\xfe' + text.encode(),
+    ],
+    'null': [
+        lambda text: with_entry(text, 'largest_difference', None),
+        lambda text: with_entry(text, 'sha256', None),
+        lambda text: with_entry(text, 'digest', None),
+        lambda text: with_entry(text, 'encoder', None),
+    ],
+    'types': [
+        lambda text: with_entry(text, 'largest_difference', {'onnxruntime': 'small'}),
+        lambda text: with_entry(text, 'sha256', {}),
+        lambda text: with_entry(text, 'largest_difference', [0.0]),
+        lambda text: with_entry(text, 'encoder', 7),
+    ],
+}
+
+
+def with_entry(text: str, key: str, value: object) -> str:
+    return json.dumps(json.loads(text) | {key: value})
+
+
+@pytest.mark.parametrize('damages', DAMAGES.values(), ids=DAMAGES)
+def test_an_entry_of_the_cache_that_cannot_be_read_is_made_anew(
+    tiny_checkpoint: Path, cache_of_tiny: Path, damages: list[Callable[[str], str | bytes]]
+) -> None:
+    for entry, damage in zip(sorted(cache_of_tiny.glob('*/graph.json')), damages, strict=True):
+        damaged = damage(entry.read_text())
+        entry.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+        if '"sha256": {}' in entry.read_text(errors='replace'):  # nothing vouches for the graph
+            (entry.parent / 'graph.onnx').write_bytes(b'')
+            shutil.rmtree(entry.parent / 'onnxruntime')
+    engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
+    assert 'onnxruntime (' in engine.summary()
+    for entry in cache_of_tiny.glob('*/graph.json'):
+        record = json.loads(entry.read_text())
+        assert onnx_files.is_intact(entry.parent, record['digest'], 'graph.onnx')
+        assert record['largest_difference']['onnxruntime'] < 1e-4
+
+
 @pytest.mark.parametrize('about', ['', '{', '[]', '{}', '{"digest": "a", "sha256": {"x": "y"}}'])
 def test_a_graph_without_valid_hashes_is_not_intact(tmp_path: Path, about: str) -> None:
     (tmp_path / 'graph.json').write_text(about)
@@ -525,6 +572,71 @@ def test_a_cache_that_cannot_be_written_is_an_error_or_torch(
         Engine.load(str(tiny_checkpoint), device='cpu', runtime='onnxruntime')
     engine = Engine.load(str(tiny_checkpoint), device='cpu', runtime='auto')
     assert 'torch (auto: no ONNX graphs for onnxruntime, ' in engine.summary()
+
+
+# Loads a checkpoint with ONNX Runtime, where `before` may set a trap.
+SERVE = """
+import os, resource, signal, sys
+from sd_perception_ros.engine import Engine
+from sd_perception_ros.runtimes import exporting, onnx_files
+
+def kill_in(module, name, after):
+    kept = getattr(module, name)
+    def trap(*arguments, **named):
+        if after:
+            kept(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(module, name, trap)
+
+{before}
+try:
+    engine = Engine.load(sys.argv[1], device='cpu', runtime=sys.argv[2])
+    print(engine.summary())
+except (OSError, ValueError, RuntimeError) as error:
+    print('error', error)
+"""
+
+
+def start_serving(
+    name: Path, cache: Path, before: str = '', runtime: str = 'onnxruntime'
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-c', SERVE.format(before=before), str(name), runtime],
+        env=os.environ | {'XDG_CACHE_HOME': str(cache.parents[1])},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_after_a_kill_while_graphs_are_written_three_processes_that_start_at_once_serve(
+    tiny_checkpoint: Path, cache: Path
+) -> None:
+    traps = (
+        "kill_in(exporting, 'save_safetensors', False)",  # half of a part
+        "kill_in(exporting, 'check_graph', False)",  # all are written, none is checked
+    )
+    for trap in traps:
+        assert start_serving(tiny_checkpoint, cache, trap).wait(600) == -9
+    shutil.rmtree(next(cache.glob('encoder-*')))
+    processes = [start_serving(tiny_checkpoint, cache) for _ in range(3)]
+    for process in processes:
+        printed, _ = process.communicate(timeout=600)
+        assert 'onnxruntime (' in printed
+
+
+@pytest.mark.parametrize(
+    ('runtime', 'words'), [('onnxruntime', 'error'), ('auto', 'torch (auto: no ONNX graphs for')]
+)
+def test_a_disk_that_is_full_is_an_error_or_torch(
+    tiny_checkpoint: Path, cache: Path, runtime: str, words: str
+) -> None:
+    full = 'resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))'  # no larger file
+    process = start_serving(tiny_checkpoint, cache, full, runtime)
+    printed, _ = process.communicate(timeout=600)
+    assert printed.startswith(words) or words in printed
+    assert process.returncode == 0
+    assert list(cache.glob('*/graph.json')) == []
 
 
 def test_export_writes_every_part_and_what_tensorrt_needs(

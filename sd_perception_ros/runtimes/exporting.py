@@ -28,10 +28,13 @@ from sd_perception_ros.runtimes.attention import (
 )
 from sd_perception_ros.runtimes.memory import trim
 from sd_perception_ros.runtimes.onnx_files import (
+    are_differences,
     cache_folder,
     delete_unused,
+    DIFFERENCES,
     GRAPH,
     is_intact,
+    read_record,
     RECORD,
     write_folder,
     write_json,
@@ -64,13 +67,14 @@ def sessions_of(model: Model, runtime: str, threads: int) -> tuple[dict[str, Ses
     folders = {name: cache_folder() / f'{name}-{digest}' for name, digest in digests.items()}
     delete_unused(folders.values())
     prepared = {
-        name: (folder / RECORD).is_file() and kind.is_prepared(folder, digests[name])
+        name: _is_checked(folder, digests[name], runtime)
+        and kind.is_prepared(folder, digests[name])
         for name, folder in folders.items()
     }
     missing = {
         name: folder
         for name, folder in folders.items()
-        if not prepared[name] and not is_intact(folder, digests[name])
+        if not prepared[name] and not _is_complete(folder, digests[name])
     }
     if missing:
         _write_graphs(model, missing, digests)
@@ -85,6 +89,23 @@ def sessions_of(model: Model, runtime: str, threads: int) -> tuple[dict[str, Ses
         check_graph(part.name, folder, runtime, session, again=not prepared[part.name])
         sessions[part.name] = session
     return sessions, json.loads((folders['encoder'] / RECORD).read_text())['encoder']
+
+
+def _is_checked(folder: Path, digest: str, runtime: str) -> bool:
+    """Return whether graph.json can be read and has the difference of a runtime from torch."""
+    record = read_record(folder, digest)
+    return record is not None and _has_entries(record) and runtime in record[DIFFERENCES]
+
+
+def _is_complete(folder: Path, digest: str) -> bool:
+    """Return whether graph.json can be read and none of the files that it names has changed."""
+    record = read_record(folder, digest)
+    return record is not None and _has_entries(record) and is_intact(folder, digest, GRAPH)
+
+
+def _has_entries(record: Mapping[str, Any]) -> bool:
+    """Return whether a graph.json has the entries that serving reads, in their types."""
+    return isinstance(record.get('encoder'), str) and are_differences(record.get(DIFFERENCES))
 
 
 def _write_graphs(model: Model, folders: Mapping[str, Path], digests: Mapping[str, str]) -> None:
@@ -177,7 +198,7 @@ def write_graph(
         'outputs': list(part.outputs),
         'versions': {'torch': torch.__version__, 'diffusers': version('diffusers')},
         'opset': OPSET,
-        'largest_difference': {},
+        DIFFERENCES: {},
     }
     with write_folder(folder, digest, record | dict(notes)) as work:
         _trace(part, work / GRAPH, examples('trace')[part.source])
@@ -199,7 +220,7 @@ def check_graph(
     :raises ValueError: it is larger than `TOLERANCE`.
     """
     record = json.loads((folder / RECORD).read_text())
-    worst = record['largest_difference'].get(runtime)
+    worst = record[DIFFERENCES].get(runtime)
     if worst is None or again:
         example = load_file(folder / EXAMPLE)
         outputs = session(*_listed('input', example), frugal=True)
@@ -211,7 +232,7 @@ def check_graph(
                 f'{worst:.1e} of the largest value, {TOLERANCE:.0e} is allowed; '
                 'set runtime: torch'
             )
-        record['largest_difference'][runtime] = worst
+        record[DIFFERENCES][runtime] = worst
         write_json(folder / RECORD, record)
     return float(worst)
 

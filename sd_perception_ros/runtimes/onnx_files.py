@@ -17,6 +17,7 @@ from sd_perception_ros.paths import user_path
 from sd_perception_ros.safe_save import write_text
 
 GRAPH, RECORD = 'graph.onnx', 'graph.json'
+DIFFERENCES = 'largest_difference'  # in graph.json: {runtime: difference from torch}
 KEPT_DAYS = 30  # ONNX graphs of a large model take gigabytes, and each version writes new ones
 
 
@@ -46,27 +47,70 @@ def write_folder(folder: Path, digest: str, record: Mapping[str, Any]) -> Iterat
         shutil.rmtree(work, ignore_errors=True)
 
 
-def is_intact(folder: Path, digest: str) -> bool:
-    """Return whether a folder was written for this digest and its files are unchanged."""
+def read_record(folder: Path, digest: str) -> dict[str, Any] | None:
+    """
+    Return the entries of a folder's graph.json.
+
+    :returns: None if the file is missing, damaged, has other types, or is of another digest.
+    """
     try:
         record = json.loads((folder / RECORD).read_text())
-        sums = record['sha256'].items()
-        return record['digest'] == digest and all(_sha256(folder / n) == s for n, s in sums)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get('digest') != digest:
+        return None
+    return record if isinstance(record.get('sha256'), dict) else None
+
+
+def are_differences(entry: Any) -> bool:
+    """Return whether an entry of graph.json is {runtime: difference from torch}."""
+    return isinstance(entry, dict) and all(type(value) is float for value in entry.values())
+
+
+def is_intact(folder: Path, digest: str, needed: str = '') -> bool:
+    """
+    Return whether a folder was written for this digest and its files are unchanged.
+
+    :param needed: name of a file that must be among them.
+    """
+    record = read_record(folder, digest)
+    if record is None or (needed and needed not in record['sha256']):
+        return False
+    try:
+        return all(_sha256(folder / name) == sha256 for name, sha256 in record['sha256'].items())
+    except OSError:
         return False
 
 
 def publish(work: Path, folder: Path) -> None:
     """Move a finished folder to its place, unless another process has put the same one there."""
-    digest = json.loads((work / RECORD).read_text())['digest']
-    if folder.exists() and not is_intact(folder, digest):
-        shutil.rmtree(folder)
+    record = json.loads((work / RECORD).read_text())
+    if not _has_same_files(folder, record):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
     try:
         work.rename(folder)
     except OSError:
-        if not is_intact(folder, digest):
+        if not _has_same_files(folder, record):
             raise
         shutil.rmtree(work)
+
+
+def _has_same_files(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether a folder is intact, with the files and the entries of another graph.json."""
+    other = read_record(folder, record['digest'])
+    if other is None or not is_intact(folder, record['digest']):
+        return False
+    # The difference of each runtime is added later.
+    changing = {'sha256', DIFFERENCES}
+    return (
+        set(other['sha256']) == set(record['sha256'])
+        and are_differences(other.get(DIFFERENCES, {}))
+        and {key: value for key, value in other.items() if key not in changing}
+        == {key: value for key, value in record.items() if key not in changing}
+    )
 
 
 def delete_unused(used: Collection[Path]) -> None:

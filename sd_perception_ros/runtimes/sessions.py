@@ -55,7 +55,7 @@ class Session(ABC):
     @classmethod
     def is_prepared(cls, folder: Path, digest: str) -> bool:
         """Return whether the file to load was written for this digest and is unchanged."""
-        return is_intact(folder, digest)
+        return is_intact(folder, digest, GRAPH)
 
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
@@ -119,7 +119,7 @@ class OnnxRuntimeSession(Session):
     @classmethod
     def is_prepared(cls, folder: Path, digest: str) -> bool:
         """Return whether the optimized graph is intact, of this version and for this processor."""
-        return is_intact(folder / 'onnxruntime', cls._key(digest))
+        return is_intact(folder / 'onnxruntime', cls._key(digest), OPTIMIZED)
 
     @classmethod
     def prepare(cls, folder: Path, digest: str) -> None:
