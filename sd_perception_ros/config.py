@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, MISSING
 import difflib
 import logging
+import reprlib
 from typing import Any, get_type_hints, NamedTuple, TypeVar
 
 T = TypeVar('T')
@@ -59,7 +60,9 @@ def check(options: Any) -> None:
         if hint is float and type(value) is int:
             object.__setattr__(options, f.name, float(value))
         elif hint in (bool, int, float, str) and type(value) is not hint:
-            raise ValueError(f'{name} must be {_a(hint)}, got {value!r} ({type(value).__name__})')
+            raise ValueError(
+                f'{name} must be {_a(hint)}, got {_short(value)} ({type(value).__name__})'
+            )
         low, high = f.metadata.get('low'), f.metadata.get('high')
         # `not >=` instead of `<`: NaN is out of every range.
         if low is not None and not value >= low:
@@ -158,7 +161,7 @@ def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
 
 def _short(value: Any) -> str:
     """Format a value for an error; only its type if it is long, such as a whole file."""
-    text = repr(value)
+    text = reprlib.repr(value)  # bounded: aliases of YAML can make a value of any size
     return text if len(text) <= 40 else f'a long {type(value).__name__}'
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from sd_perception_ros.backbones.onestep import PREDICTION_TYPES
+from sd_perception_ros.checkpoint.files import check_location, read_text
 from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.config import build, check, option, rename_old
@@ -198,7 +199,7 @@ def resolve(name: str) -> Path:
     shipped = SHIPPED / name / FILE
     path = on_disk(name) if is_on_hub(name) else user_path(name)
     for candidate in (shipped, path / FILE, path):
-        if name and candidate.is_file():
+        if name and check_location(candidate).is_file():
             return candidate
     names = [folder.parent.name for folder in SHIPPED.glob(f'*/{FILE}')]
     similar = difflib.get_close_matches(name, names, n=1)
@@ -220,9 +221,9 @@ def read_config(file: Path) -> CheckpointConfig:
 
     :raises ValueError: not YAML, or an option that is unknown, missing or impossible.
     """
-    refuse_lfs_pointer(file)
+    refuse_lfs_pointer(check_location(file))
     try:
-        values = yaml.safe_load(file.read_text())
+        values = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise ValueError(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+import contextlib
+import contextvars
+import json
 import logging
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 import re
+import threading
+import time
 from typing import Any, NamedTuple, TypeVar
 
 from sd_perception_ros.checkpoint import lock
-from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.files import allow_folder, read_json
 from sd_perception_ros.checkpoint.layouts import JOINT_HEAD
 from sd_perception_ros.checkpoint.weight_files import has_weights, WEIGHT_FILES
 
@@ -22,11 +28,52 @@ LOCATION = re.compile(
 )
 REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 COMMIT = re.compile(r'[0-9a-f]{40}')
-TIMEOUT_S = 10  # of a request for the list of files
+DEFAULT_TIMEOUT_S = 30.0
+_POLL_S = 0.1
 # Files beside weights: configs, tokenizers, a stored prompt, and the card (its licence).
 SMALL = ('.json', '.txt', '.md', '.npy', '.yaml')
 PARTS = ('unet', 'transformer', 'vae', 'text_encoder')
 UNUSED = ('safety_checker', 'image_encoder', 'feature_extractor')  # folders of pipelines
+
+
+class _Waiting(NamedTuple):
+    """
+    How long to wait for the network.
+
+    :ivar timeout_s: of a request, and of a download for its next bytes.
+    :ivar cancelled: ends every wait.
+    """
+
+    timeout_s: float
+    cancelled: threading.Event
+
+
+_WAITING: contextvars.ContextVar[_Waiting] = contextvars.ContextVar('waiting')
+_NEVER = threading.Event()
+
+
+def _waiting() -> _Waiting:
+    return _WAITING.get(_Waiting(DEFAULT_TIMEOUT_S, _NEVER))
+
+
+@contextlib.contextmanager
+def waiting_at_most(timeout_s: float) -> Iterator[None]:
+    """Give up a request after this time in the `with` block, and a download without new bytes."""
+    token = _WAITING.set(_waiting()._replace(timeout_s=timeout_s))
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+
+
+@contextlib.contextmanager
+def cancelled_by(event: threading.Event) -> Iterator[None]:
+    """Give up every request in the `with` block once an event is set: a ValueError."""
+    token = _WAITING.set(_waiting()._replace(cancelled=event))
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
 
 
 class HubLocation(NamedTuple):
@@ -91,7 +138,9 @@ def commit_of(location: HubLocation) -> str:
         return commit
     info = _ask(
         location,
-        lambda api: api.model_info(location.repo, revision=location.revision, timeout=TIMEOUT_S),
+        lambda api, timeout_s: api.model_info(
+            location.repo, revision=location.revision, timeout=timeout_s
+        ),
     )
     commit = str(info.sha)
     lock.record(location.repo, location.revision, commit)
@@ -151,6 +200,7 @@ def cached_path(location: HubLocation, without: Collection[str] = ()) -> Path | 
     snapshot = snapshot_folder(location)
     if snapshot is None or not _is_complete(snapshot, location.path, without):
         return None
+    allow_folder(snapshot.parents[1])  # with the blobs that the files of a snapshot link to
     return snapshot / location.path
 
 
@@ -166,10 +216,15 @@ def download(location: HubLocation, without: Collection[str] = ()) -> Path:
     hub = _client(location)
     folder = _ask(
         location,
-        lambda api: hub.snapshot_download(
-            location.repo, revision=location.revision, allow_patterns=needed
+        lambda api, timeout_s: hub.snapshot_download(
+            location.repo,
+            revision=location.revision,
+            allow_patterns=needed,
+            etag_timeout=timeout_s,
         ),
+        lambda: _cached_bytes(hub, location),
     )
+    allow_folder(Path(folder).parents[1])
     return Path(folder) / location.path
 
 
@@ -183,9 +238,9 @@ def remote_files(
     """
     siblings = _ask(
         location,
-        lambda api: (
+        lambda api, timeout_s: (
             api.model_info(
-                location.repo, revision=location.revision, timeout=TIMEOUT_S, files_metadata=True
+                location.repo, revision=location.revision, timeout=timeout_s, files_metadata=True
             ).siblings
             or []
         ),
@@ -219,17 +274,33 @@ def _client(location: object) -> Any:
     return huggingface_hub
 
 
-def _ask(location: HubLocation, request: Callable[[Any], T]) -> T:
-    """Send a request to the hub; errors are explained in one line."""
-    hub = _client(location)
+def _ask(
+    location: HubLocation,
+    request: Callable[[Any, float], T],
+    received_bytes: Callable[[], int] = lambda: 0,
+) -> T:
+    """
+    Send a request to the hub; errors are explained in one line.
+
+    :param request: called with the client and the timeout of a request in seconds.
+    :param received_bytes: returns what has come so far; while that grows there is no timeout.
+    """
+    hub, waiting = _client(location), _waiting()
+    # Read by each request for a part of a file.
+    hub.constants.HF_HUB_DOWNLOAD_TIMEOUT = waiting.timeout_s
     errors = hub.errors
     # Errors of the HTTP library, which differs between versions of huggingface_hub.
     bases = [base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)]
     unreached: tuple[type[Exception], ...] = (OSError, errors.OfflineModeIsEnabled, *bases)
     try:
-        return request(hub.HfApi())
+        return _wait_for(lambda: request(hub.HfApi(), waiting.timeout_s), waiting, received_bytes)
     except errors.HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
+        status = getattr(getattr(error, 'response', None), 'status_code', 404)
+        if status == 429 or status >= 500:
+            raise FileNotFoundError(
+                f'{location} is not in the cache, and the hub failed ({reason}); try again later'
+            ) from None
         raise ValueError(
             f'the hub does not have {location} ({reason}); correct its name or revision'
         ) from None
@@ -239,6 +310,50 @@ def _ask(location: HubLocation, request: Callable[[Any], T]) -> T:
             f'{location} is not in the cache, and the hub was not reached ({reason}); copy the '
             'folder to this machine and name it, or connect to the internet once'
         ) from None
+    except errors.HFValidationError as error:
+        raise ValueError(f'{location}: {str(error).splitlines()[0]}') from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{location}: {hub.constants.ENDPOINT} does not answer as the hub does: expected '
+            f'JSON, got another text, such as the page of a proxy or a login ({error}); check '
+            'HF_ENDPOINT and the network'
+        ) from None
+
+
+def _wait_for(request: Callable[[], T], waiting: _Waiting, received_bytes: Callable[[], int]) -> T:
+    """
+    Run a request in a thread, and leave it behind if it takes too long or is cancelled.
+
+    :raises TimeoutError: nothing has come for the time of `waiting`.
+    :raises ValueError: cancelled.
+    """
+    pool = ThreadPool(1)  # of a daemon thread, which does not keep the process from its end
+    answer = pool.apply_async(request)
+    pool.close()
+    before, since_s, checked_s = 0, time.monotonic(), time.monotonic()
+    while not answer.ready():
+        answer.wait(_POLL_S)
+        now_s = time.monotonic()
+        if waiting.cancelled.is_set():
+            raise ValueError('the load was cancelled while it waited for the hub')
+        if now_s - checked_s > 1.0:
+            checked_s = now_s
+            if (received := received_bytes()) != before:
+                before, since_s = received, now_s
+        if now_s - since_s > waiting.timeout_s and not answer.ready():
+            raise TimeoutError(f'no answer in {waiting.timeout_s:g} s')
+    return answer.get()
+
+
+def _cached_bytes(hub: Any, location: HubLocation) -> int:
+    """Return the size of what is downloaded of a repository, finished or not."""
+    folder = Path(hub.constants.HF_HUB_CACHE) / f'models--{location.repo.replace("/", "--")}'
+    total = 0
+    for place in (folder / 'blobs', Path(hub.constants.HF_XET_CACHE)):
+        for file in place.rglob('*'):
+            with contextlib.suppress(OSError):  # renamed or removed in the meantime
+                total += file.stat().st_size
+    return total
 
 
 def needed_files(files: list[str], sub: str, without: Collection[str] = ()) -> list[str]:

@@ -18,6 +18,7 @@ from sd_perception_ros.checkpoint.config_file import (
     SHIPPED,
     UNKNOWN,
 )
+from sd_perception_ros.checkpoint.files import read_text
 
 NOT_STATED = 'not stated by the authors'
 SEPARATOR = '; '  # between the licences of several models
@@ -120,7 +121,7 @@ def commercial_use(licenses: str) -> str:
 
 def _terms_of_card(folder: Path) -> Terms | None:
     card = folder / 'README.md'
-    front = _FRONT.match(card.read_text(errors='replace')) if card.is_file() else None
+    front = _FRONT.match(read_text(card, 'replace')) if card.is_file() else None
     if front is None:
         return None
     try:
@@ -143,7 +144,7 @@ def _license_files(folder: Path) -> list[Path]:
 
 def _terms_of_text(file: Path) -> Terms | None:
     """Recognize a licence text by its beginning; of an unknown text, return the first line."""
-    text = file.read_text(errors='replace')[:_HEAD_CHARACTERS]
+    text = read_text(file, 'replace')[:_HEAD_CHARACTERS]
     first = next((line.strip(' #*\t') for line in text.splitlines() if line.strip(' #*\t')), '')
     if not first:
         return None

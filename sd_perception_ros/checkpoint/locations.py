@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from sd_perception_ros.checkpoint.files import check_location
 from sd_perception_ros.checkpoint.hub import hub_hint, is_on_hub, on_disk
 from sd_perception_ros.checkpoint.layouts import DenoiserLayout, DENOISERS, find_layout
 from sd_perception_ros.checkpoint.licenses import Terms, terms_of
@@ -75,7 +76,7 @@ class Locations:
         """
         if is_on_hub(location):
             return on_disk(location, without, self.offline)
-        path = self.root / user_path(location)
+        path = check_location(self.root / user_path(location))
         if not path.exists() and (hint := hub_hint(location)):
             raise FileNotFoundError(f'expected a folder or file, found none at {path}{hint}')
         return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from sd_perception_ros.checkpoint.files import read_json
+from sd_perception_ros.checkpoint.files import check_location, read_json
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 # In order of preference, as in diffusers: shards before one file, full precision before fp16.
@@ -27,7 +27,7 @@ WEIGHT_FILES = (
 
 def file_sha256(file: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open('rb') as opened:
+    with check_location(file).open('rb') as opened:
         return hashlib.file_digest(opened, 'sha256').hexdigest()
 
 
@@ -51,7 +51,8 @@ def weights_files(path: Path) -> list[Path]:
     """
     file = path if path.is_file() else find_weights(path)
     if file is not None:
-        return _shards(file) if file.suffix == '.json' else [file]
+        files = _shards(file) if file.suffix == '.json' else [file]
+        return [check_location(one) for one in files]
     pickled = next((f.name for f in sorted(path.glob('*.bin'))), '') if path.is_dir() else ''
     hint = (
         f'; {pickled} is a pickle, which is never opened: save it again as safetensors'
