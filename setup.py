@@ -42,6 +42,7 @@ setup(
         (f'share/{NAME}/config', files_in('config')),
         (f'share/{NAME}/config/nav2', files_in('config/nav2')),
         (f'share/{NAME}/config/rviz', files_in('config/rviz')),
+        (f'share/{NAME}/config/sros2', files_in('config/sros2')),
         (f'share/{NAME}/config/train', files_in('config/train')),
     ],
     # torch and diffusers stay out: a robot's build of them is its own choice, and a requirement

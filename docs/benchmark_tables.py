@@ -1,5 +1,5 @@
 """
-Tables of benchmarks.md, from the committed results of the benchmarks and from the bundled model.
+Tables of the pages, from the committed results of the benchmarks and from the bundled model.
 
 A result that was measured on a tree with uncommitted changes is not shown.
 """
@@ -223,7 +223,35 @@ def transfer() -> str:
     return table(('metric', 'start', *(f'{count} frames' for count in frames)), rows)
 
 
-# Marker in benchmarks.md: the table, and the results that it is made from.
+def soak() -> str:
+    """Return what grew in long runs; empty if none was measured."""
+    if not (RESULTS / 'epyc_2_cores_soak.json').is_file():
+        return ''
+    rows = []
+    for scene in _read('epyc_2_cores_soak')['soak']:
+        first, last = scene['samples'][0], scene['samples'][-1]
+        rows.append(
+            (
+                scene['scene'],
+                f'{scene["minutes"]:.0f} min',
+                f'{scene["frames_received"]} / {scene["frames_processed"]}',
+                f'{last["memory_mib"]:.0f} MiB, '
+                f'{scene["memory_slope_mib_per_minute"]:+.2f} a minute',
+                f'{last["threads"]} ({last["threads"] - first["threads"]:+d})',
+                f'{last["open_files"]} ({last["open_files"] - first["open_files"]:+d})',
+                f'{last["latency_ms"]:.0f} ms, '
+                f'{scene["latency_drift_ms_per_minute"]:+.2f} a minute',
+                f'{scene["worst_lost"]:.2%}',
+            )
+        )
+    head = (
+        *('scene', 'time', 'images received / processed', 'anonymous memory', 'threads'),
+        *('open files', 'latency', 'lost of a topic, at most'),
+    )
+    return table(head, rows)
+
+
+# Marker in a page: the table, and the results that it is made from.
 TABLES: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     'quality': (quality, ()),
     'real_pictures': (real_pictures, ('bundled_real_pictures',)),
@@ -236,6 +264,7 @@ TABLES: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     'tiny_vae': (tiny_vae, ('epyc_2_cores_official',)),
     'backbones': (backbones, ('epyc_2_cores_backbones',)),
     'transfer': (transfer, ('transfer',)),
+    'soak': (soak, ('epyc_2_cores_soak',)),
 }
 
 
@@ -260,6 +289,7 @@ def show(name: str) -> str:
 
 
 def _commit(source: str) -> str:
-    result = json.loads((RESULTS / f'{source}.json').read_text())
+    file = RESULTS / f'{source}.json'
+    result = json.loads(file.read_text()) if file.is_file() else {}
     about = result.get('about', result) if isinstance(result, dict) else {}
     return str(about.get('commit', ''))

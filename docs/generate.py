@@ -1,7 +1,8 @@
 """
 Write the generated pages of this folder: `python docs/generate.py`.
 
-parameters.md and topics.md are written as a whole, in benchmarks.md and checkpoints.md the tables.
+parameters.md, topics.md and dependencies.md are written as a whole, in benchmarks.md and
+checkpoints.md the tables.
 topics.md needs the ROS messages (rclpy need not run); the other pages need only this package.
 """
 
@@ -20,6 +21,7 @@ DOCS = ROOT / 'docs'
 sys.path.insert(0, str(ROOT))  # the package of this checkout, also where another one is installed
 
 from benchmark_tables import show, table  # noqa: E402
+from dependency_licenses import rows as licenses  # noqa: E402
 
 from sd_perception_ros.config import EngineConfig, flat_options, FlatOption  # noqa: E402
 
@@ -44,6 +46,7 @@ def parameters() -> str:
         change_of,
         CHANGES,
         InputOptions,
+        LoadingOptions,
         NodeOptions,
         OLD_PARAMETERS,
         OutputOptions,
@@ -63,6 +66,7 @@ def parameters() -> str:
         '## perception_node',
         _parameter_section('Node', NodeOptions, '', change_of),
         _parameter_section('Model', EngineConfig, '', change_of),
+        _parameter_section('Loading', LoadingOptions, '', change_of),
         _parameter_section('Input', InputOptions, '', change_of),
         *(_parameter_section(name, cls, f'{name}.', change_of) for name, cls in tasks),
         '## camera_node',
@@ -278,9 +282,9 @@ def _condition(output: Any) -> str:
 # ---- benchmarks ----------------------------------------------------------------------------
 
 
-def benchmarks() -> str:
+def benchmarks(name: str = 'benchmarks.md') -> str:
     """Put the tables between their markers in the page as it is."""
-    page = (DOCS / 'benchmarks.md').read_text(encoding='utf-8')
+    page = (DOCS / name).read_text(encoding='utf-8')
     marked = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
     return marked.sub(lambda found: f'{found[1]}\n{show(found[2])}\n\n{found[3]}', page)
 
@@ -314,11 +318,35 @@ def checkpoints() -> str:
     return marked.sub(lambda match: f'{match[1]}\n{table(head, rows)}\n\n{match[2]}', page)
 
 
+# ---- dependencies ---------------------------------------------------------------------------
+
+
+def dependencies() -> str:
+    """List the packages in requirements/ with their licences."""
+    rows = ((f'`{package}`', version, text, name) for name, package, version, text in licenses())
+    blocks = [
+        '# Dependencies and their licences',
+        NOTE,
+        'Every package in `requirements/`, indirect ones too, with the licence that its metadata '
+        'or its `package.xml` state. `core`, `ros` and `runtimes` are what a robot runs; `train` '
+        'trains; `dev` and `docs` check this repository and are not distributed with it. A ROS '
+        'distribution and a CUDA build of torch bring packages of their own. Weights have '
+        'licences of their own: [checkpoints](checkpoints.md#licences).',
+        table(('package', 'version', 'licence', 'list'), rows),
+        'Known vulnerabilities, on a machine with access to the internet: '
+        '`pip install pip-audit`, then `pip-audit -r requirements/core.txt --no-deps`, and the '
+        'same for the other lists.',
+    ]
+    return '\n\n'.join(blocks) + '\n'
+
+
 PAGES: dict[str, Callable[[], str]] = {
     'parameters.md': parameters,
     'topics.md': topics,
     'benchmarks.md': benchmarks,
     'checkpoints.md': checkpoints,
+    'dependencies.md': dependencies,
+    'reliability.md': lambda: benchmarks('reliability.md'),
 }
 
 

@@ -34,6 +34,7 @@ ARGUMENTS = {
     'use_sim_time': ('', 'Overrides the parameter use_sim_time: true or false'),
     'autostart': ('', 'Overrides the parameter autostart: true or false'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
+    'respawn': ('false', 'Start the perception node again when its process ends'),
     'large_data': ('true', 'Select a transport for large messages, unless one is configured'),
     'camera': ('false', 'Also start the camera node, which publishes files'),
     'rviz': ('false', 'Also start RViz, if it is installed'),
@@ -78,6 +79,8 @@ def entities(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             name='perception',
             parameters=[given['params_file'], *overrides(given, PARAMETERS)],
             remappings=remappings,
+            respawn=boolean('respawn', given['respawn']),
+            respawn_delay=2.0,
             **common,
         ),
         Node(

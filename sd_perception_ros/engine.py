@@ -82,6 +82,7 @@ class Engine:
             encoder_id = runnable.encoder_id() if len(loaded) > 1 else ''
             resizing = Resizing(options.resize == 'pad', long_side_px)
             self._models.append(ServedModel(runnable, encoder_id, resizing, self.dtype))
+        self._resizings = [model.resizing for model in self._models]
         self.tasks = dict(self._image_tasks)
         prepared = [served.model for served in self._models]
         self._gpu_models = [model for model in prepared if isinstance(model, GpuModel)]
@@ -311,6 +312,32 @@ class Engine:
             model.wait(None if end is None else max(end - time.monotonic(), 0))
             for model in self._all_gpu_models()
         )
+
+    def long_side_of(self, image_px: int) -> int:
+        """Return the longer side of the network's input for that of an image, in pixels."""
+        sides = [one.resizing.long_side_px for one in self._models]
+        return max((side or image_px for side in sides), default=image_px)
+
+    def limit_long_side(self, long_side_px: int) -> None:
+        """
+        Let images enter the network smaller than they would, to save memory.
+
+        Predictions keep the image's size. Crops of people keep theirs.
+
+        :param long_side_px: largest longer side of the network's input; 0: no limit.
+        """
+        self._models = [
+            one._replace(
+                resizing=resizing._replace(
+                    long_side_px=min(resizing.long_side_px or long_side_px, long_side_px)
+                    if long_side_px
+                    else resizing.long_side_px
+                )
+            )
+            for one, resizing in zip(self._models, self._resizings, strict=True)
+        ]
+        if self._cuda_graphs is not None:  # a recording has its size
+            self._cuda_graphs = CudaGraphs(self._network, self.device)
 
     def summary(self) -> str:
         """Return one line for the log: tasks, size, device, number format, runtime, licence."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -125,6 +125,21 @@ class Poses:
     height: int
     width: int
     joint_count: int = 17
+
+
+def check_finite(name: str, prediction: Prediction) -> None:
+    """
+    Refuse a map with NaN or infinite values; joints of people may be NaN.
+
+    :param name: of the task, for the error.
+    :raises FloatingPointError: there is such a value.
+    """
+    for f in fields(prediction):
+        values = getattr(prediction, f.name)
+        if isinstance(values, np.ndarray) and not np.isfinite(values.sum(dtype=np.float64)):
+            raise FloatingPointError(
+                f'the prediction {name} has {f.name} that are not finite; check the checkpoint'
+            )
 
 
 class Grid(NamedTuple):

@@ -337,9 +337,7 @@ def state(peer: Peer, node: str = '/front/perception') -> int:
     return response.current_state.id
 
 
-def set_parameter(
-    peer: Peer, name: str, value: str | bool, node: str = '/front/perception'
-) -> str:
+def set_parameter(peer: Peer, name: str, value: Any, node: str = '/front/perception') -> str:
     """Set a parameter and return the reason of a refusal."""
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
     response = peer.call(SetParameters, f'{node}/set_parameters', request, repeatable=True)

@@ -189,3 +189,21 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 'WARNING' not in done.stderr
     assert (tmp_path / 'parameters.html').is_file()
+
+
+def test_every_test_that_the_page_of_reliability_names_exists() -> None:
+    """In the last column: the file, and after a colon words of the names of its tests."""
+    page = (DOCS / 'reliability.md').read_text(encoding='utf-8')
+    named = re.findall(r'`(test_\w+)`(?:: ((?:(?!`)[^|])+))?', page)
+    assert len(named) > 30
+    missing = []
+    for name, words in named:
+        file = ROOT / 'test' / f'{name}.py'
+        tests = re.findall(r'def (test_\w+)', file.read_text()) if file.is_file() else []
+        phrases = [part.strip().replace(' ', '_').replace('-', '_') for part in words.split(',')]
+        missing += [
+            f'{name}: {phrase}'
+            for phrase in phrases
+            if not tests or not any(phrase in test for test in tests)
+        ]
+    assert missing == []

@@ -12,12 +12,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from sd_perception_ros.people.boxes import Box
+from sd_perception_ros.people.options import TopDownOptions
 from sd_perception_ros.ros.input.camera import CameraInput
 from sd_perception_ros.ros.input.detections import DetectionInput
 from sd_perception_ros.ros.input.metric import MetricInput
 from sd_perception_ros.ros.input.transforms import Transforms
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
 from sd_perception_ros.ros.node.errors import format_error
+from sd_perception_ros.ros.node.logs import PersistentWarning
 from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output
 from sd_perception_ros.ros.output.publishers import Outputs
@@ -63,6 +65,9 @@ class CameraInputs:
         self._cameras: dict[str, CameraInput] = {}
         self._top_down = outputs.human_pose.top_down if needs_boxes else None
         self._detections: dict[str, DetectionInput] = {}
+        self._deliver: Callable[[ReceivedImage], None] = lambda received: None
+        self._waits: Callable[[str], bool] = lambda camera: True
+        self._boxes_warning: PersistentWarning | None = None
 
     def __getitem__(self, camera: str) -> CameraInput:
         """Return the open input of a camera."""
@@ -92,26 +97,76 @@ class CameraInputs:
 
         :param waits: returns whether the images of a camera wait for its detections now.
         """
+        self._deliver, self._waits = deliver, waits
+        self._boxes_warning = PersistentWarning(node.get_logger())
         for name in self.names:
             self.metric[name].open(node)
-            receive = _with_name(name, deliver)
-            if self._top_down is not None:
-                detections = DetectionInput(node, self._top_down, self._stats, receive, name)
-                self._detections[name] = detections
-                receive = _waiting(detections, receive, functools.partial(waits, name))
-            self._cameras[name] = CameraInput(node, self._options, self._stats, receive, name)
+            self._open_detections(node, name)
+            self._open_camera(node, name)
+
+    def set_options(self, node: Node, inputs: InputOptions, outputs: OutputOptions) -> None:
+        """
+        Use other options from the next frame on; `cameras` and the top-down options stay.
+
+        :raises ValueError: several cameras would share one mounting; then nothing has changed.
+        """
+        _check_mountings(self.names, outputs)
+        before, self._options = self._options, inputs
+        for metric in self.metric.values():
+            metric.set_options(outputs.depth.scale)
+        for name, camera in list(self._cameras.items()):
+            if inputs.image_transport == before.image_transport:
+                camera.set_options(inputs)
+            else:
+                self._open_camera(node, name)
+                camera.close()
+
+    def set_top_down(self, node: Node, options: TopDownOptions | None) -> None:
+        """Subscribe to detections as a new model needs; None: it needs none."""
+        if options == self._top_down:
+            return
+        self._top_down = options
+        for name in self._cameras:
+            before = self._detections.pop(name, None)
+            self._open_detections(node, name)
+            if before is not None:
+                before.close()
+
+    def _open_camera(self, node: Node, name: str) -> None:
+        self._cameras[name] = CameraInput(
+            node, self._options, self._stats, functools.partial(self._receive, name), name
+        )
+
+    def _open_detections(self, node: Node, name: str) -> None:
+        if self._top_down is not None:
+            deliver = functools.partial(self._pass_on, name)
+            self._detections[name] = DetectionInput(
+                node, self._top_down, self._stats, deliver, name
+            )
+
+    def _receive(self, name: str, msg: Image | CompressedImage, arrival_ns: int) -> None:
+        """Pass an image on, after its detections if it needs them."""
+        detections = self._detections.get(name)
+        if detections is not None and self._waits(name):
+            detections.deliver_with_detections(msg, arrival_ns)
+        else:
+            self._pass_on(name, msg, arrival_ns)
+
+    def _pass_on(self, name: str, msg: Image | CompressedImage, arrival_ns: int) -> None:
+        self._deliver(ReceivedImage(name, msg, arrival_ns))
 
     def boxes(self, camera: str, header: Header) -> list[Box] | None:
         """Return the detected boxes of an image; None, and a warning, without detections."""
         try:
             if camera not in self._detections:
-                raise ValueError(
-                    'this model needs detections; configure the node again to subscribe to them'
-                )
+                raise ValueError('the subscription to detections has just begun')
             return self._detections[camera].boxes(header)
         except ValueError as error:
             self._stats.count('human_pose without detections')
-            self._stats.warn(f'no human_pose: {format_error(error)}')
+            text = f'no human_pose: {format_error(error)}'
+            self._stats.warn(text)
+            if self._boxes_warning is not None:
+                self._boxes_warning.report(text)
             return None
 
     def on_timer(self) -> None:
@@ -184,6 +239,7 @@ class CameraOutputs:
 
     def activate(self) -> None:
         """Start to publish."""
+        self.reset()
         for outputs in self._outputs.values():
             outputs.activate()
 
@@ -196,33 +252,16 @@ class CameraOutputs:
         """Return the outputs of all cameras that have subscribers."""
         return [output for outputs in self._outputs.values() for output in outputs.subscribed()]
 
-    def successor(self, tasks: Mapping[str, Task]) -> CameraOutputs:
-        """Make the outputs of another model; errors as of `Outputs`."""
+    def successor(self, tasks: Mapping[str, Task], options: OutputOptions) -> CameraOutputs:
+        """Make the outputs of another model or other options; errors as of `Outputs`."""
         return CameraOutputs(
-            {name: outputs.successor(tasks) for name, outputs in self._outputs.items()}
+            {name: outputs.successor(tasks, options) for name, outputs in self._outputs.items()}
         )
 
     def close(self, keep: CameraOutputs | None = None) -> None:
         """Remove the topics, except those that are shared with `keep`."""
         for name, outputs in self._outputs.items():
             outputs.close(keep[name] if keep else None)
-
-
-def _with_name(
-    camera: str, deliver: Callable[[ReceivedImage], None]
-) -> Callable[[Image | CompressedImage, int], None]:
-    return lambda msg, arrival_ns: deliver(ReceivedImage(camera, msg, arrival_ns))
-
-
-def _waiting(
-    detections: DetectionInput,
-    receive: Callable[[Image | CompressedImage, int], None],
-    waits: Callable[[], bool],
-) -> Callable[[Image | CompressedImage, int], None]:
-    def received(msg: Image | CompressedImage, arrival_ns: int) -> None:
-        (detections.deliver_with_detections if waits() else receive)(msg, arrival_ns)
-
-    return received
 
 
 def _check_mountings(names: Sequence[str], outputs: OutputOptions) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 import re
 
+from sd_perception_ros.checkpoint.hub import DEFAULT_TIMEOUT_S
 from sd_perception_ros.config import check, EngineConfig, group, option
 from sd_perception_ros.metric_depth.options import ScaleOptions
 from sd_perception_ros.people.options import TopDownOptions
@@ -30,12 +31,47 @@ _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """Lifecycle and diagnostics of the perception node."""
+    """Lifecycle, diagnostics and watchdog of the perception node."""
 
     autostart: bool = option(
         True, 'Configure and activate at start; false: wait for lifecycle transitions'
     )
     diagnostics_rate_hz: float = option(1.0, 'Rate of /diagnostics', low=0.1, high=100.0)
+    watchdog_s: float = option(
+        30.0,
+        'A frame that is in hand for longer is an ERROR in /diagnostics and in the log; 0: off',
+        low=0.0,
+        high=86_400.0,
+    )
+    watchdog_exit_s: float = option(
+        120.0,
+        'A frame that is in hand for longer ends the process with exit code 3, so that a '
+        'supervisor (respawn, systemd) starts it anew; 0: never',
+        low=0.0,
+        high=86_400.0,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """What may be opened to load a model, and how long the network may take."""
+
+    checkpoint_folders: list[str] = option(
+        [],
+        'Files of checkpoints are opened below these folders only, for example [/opt/models], in '
+        'this package, and from the hub; empty: in any folder. Read-only, so that nobody in the '
+        'network can have other files opened',
+    )
+    network_timeout_s: float = option(
+        DEFAULT_TIMEOUT_S,
+        'A request to the hub is given up after this time, and a download that brings no byte',
+        low=0.1,
+        high=600.0,
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -175,20 +211,25 @@ class OutputOptions:
 # When the perception node uses a changed parameter: the soonest first.
 CHANGES = {
     'frame': 'used from the next frame on',
-    'reload': 'used at the next configure or ~/reload_model',
-    'configure': 'used at the next configure',
-    'start': 'used at the next start of the node',
+    'reload': 'used at the next configure or ~/reload_model; until then a warning in the log',
+    'configure': 'refused while the node is configured; used at the next configure',
+    'start': 'read-only; set it at the start of the node',
 }
+_AT_START = ('autostart', 'checkpoint_folders')
+_AT_CONFIGURE = ('cameras',)
+# Groups and last parts of the names of parameters that the model is loaded with.
+_OF_MODEL = ('human_pose.top_down', 'checkpoint')
 
 
 def change_of(name: str) -> str:
     """Return when the perception node uses a change of a parameter: a key of `CHANGES`."""
     group, _, last = name.rpartition('.')
-    if group in {f.name for f in fields(OutputOptions)} and last in ('enabled', 'checkpoint'):
-        return 'frame' if last == 'enabled' else 'reload'
-    if name in {f.name for f in fields(EngineConfig)}:
-        return 'reload'
-    return 'start' if name in {f.name for f in fields(NodeOptions)} else 'configure'
+    if name in _AT_START:
+        return 'start'
+    if name in _AT_CONFIGURE:
+        return 'configure'
+    is_of_model = name in {f.name for cls in (EngineConfig, LoadingOptions) for f in fields(cls)}
+    return 'reload' if is_of_model or group in _OF_MODEL or last in _OF_MODEL else 'frame'
 
 
 def when_used(names: Iterable[str]) -> str:
@@ -239,6 +280,6 @@ _SOURCE_HELP = "name a folder, a video file, or one of the words 'demo' and 'ski
 
 # Options of each node, under the names of their commands.
 NODES: dict[str, tuple[type, ...]] = {
-    'perception': (NodeOptions, EngineConfig, InputOptions, OutputOptions),
+    'perception': (NodeOptions, EngineConfig, LoadingOptions, InputOptions, OutputOptions),
     'camera': (CameraOptions,),
 }

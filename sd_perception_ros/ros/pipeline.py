@@ -11,18 +11,20 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo
 
 from sd_perception_ros.people.boxes import Box
-from sd_perception_ros.people.options import HUMAN_POSE
+from sd_perception_ros.people.options import HUMAN_POSE, TopDownOptions
 from sd_perception_ros.ros.cameras import CameraInputs, ReceivedImage
 from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.mailbox import Worker
+from sd_perception_ros.ros.memory_fallback import MemoryFallback
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
-from sd_perception_ros.ros.node.errors import format_error, is_out_of_memory
+from sd_perception_ros.ros.node.errors import format_error, is_device_lost, is_out_of_memory
+from sd_perception_ros.ros.node.logs import PersistentWarning
 from sd_perception_ros.ros.node.shutdown import CONTEXT_SHUTDOWN_ERRORS, SURVIVABLE_ERRORS
-from sd_perception_ros.ros.options import InputOptions
+from sd_perception_ros.ros.options import InputOptions, OutputOptions
 from sd_perception_ros.ros.output.outputs import Output
 from sd_perception_ros.ros.output.publishers import Outputs
 from sd_perception_ros.ros.serving import LoadedModel, Serving
-from sd_perception_ros.types import Prediction, UInt8
+from sd_perception_ros.types import check_finite, Prediction, UInt8
 
 
 class _Job(NamedTuple):
@@ -52,6 +54,8 @@ class FramePipeline:
 
     :param is_accepting: returns whether images are processed now.
     :param is_enabled: returns whether a task, by its name, is enabled now.
+    :ivar lost_device: the error after which this process cannot use the GPU any more; '' if it
+        can.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class FramePipeline:
         self._is_accepting, self._is_enabled = is_accepting, is_enabled
         self._worker: Worker[ReceivedImage] | None = None
         self._idle_since_ns = 0
+        log = node.get_logger()
+        self._memory = MemoryFallback(log.warning)
+        self._hang_warning = PersistentWarning(log, after_s=0.0)
+        self._batch, self._batch_s, self._checked_s = 0, 0.0, time.monotonic()
+        self.lost_device = ''
 
     @property
     def topics(self) -> list[str]:
@@ -101,18 +110,61 @@ class FramePipeline:
         """Adapt to the QoS of new publishers; report why a topic is silent."""
         self._inputs.on_timer()
 
+    def set_options(self, inputs: InputOptions, outputs: OutputOptions) -> None:
+        """
+        Use other options from the next frame on; `cameras` and the top-down options stay.
+
+        :raises ValueError: they do not fit the cameras; then nothing has changed.
+        """
+        self._inputs.set_options(self._node, inputs, outputs)
+        self._options = inputs
+
+    def set_top_down(self, options: TopDownOptions | None) -> None:
+        """Subscribe to detections as a new model needs; None: it needs none."""
+        self._inputs.set_top_down(self._node, options)
+
+    def check_progress(self, limit_s: float) -> float:
+        """
+        Report a frame that is in hand for too long; called by a timer.
+
+        :param limit_s: a frame may take so long; 0: no limit.
+        :returns: for how long the frame is in hand, seconds; 0 if none is.
+        """
+        now_s = time.monotonic()
+        # Not more than a second of each period: a process that was stopped has not hung.
+        passed_s, self._checked_s = min(now_s - self._checked_s, 1.0), now_s
+        batch, images = self._worker.in_hand if self._worker is not None else (0, [])
+        self._batch_s = self._batch_s + passed_s if batch and batch == self._batch else 0.0
+        self._batch = batch
+        if images and limit_s and self._batch_s > limit_s:
+            stamp = images[0].msg.header.stamp
+            text = (
+                f'no result for {self._batch_s:.0f} s: the frame with the stamp {stamp.sec}.'
+                f'{stamp.nanosec:09} is still in hand, the network or its device hangs'
+            )
+            self._stats.error(text)
+            self._hang_warning.report(f'{text}; more than watchdog_s = {limit_s:g}')
+        return self._batch_s
+
     def reset(self) -> None:
         """Forget all previous frames, after a jump in time."""
         self._inputs.reset()
         if self._serving.current is not None:
             self._serving.current.outputs.reset()
 
-    def close(self) -> None:
-        """End the worker thread, and unsubscribe."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """
+        End the worker thread, and unsubscribe.
+
+        :param timeout_s: wait no longer for the frame in hand; None: as long as it takes.
+        :returns: whether the worker thread has ended; if not, nothing else has changed.
+        """
         if self._worker is not None:
-            self._worker.stop()  # first: the worker thread uses the inputs
+            if not self._worker.stop(timeout_s):  # first: the worker thread uses the inputs
+                return False
             self._worker = None
         self._inputs.close()
+        return True
 
     def _needs_detections(self, camera: str) -> bool:
         """Return whether an image of a camera would now be processed with detections."""
@@ -148,7 +200,10 @@ class FramePipeline:
         except FloatingPointError as error:
             self._drop('not_finite', format_error(error))
         except SURVIVABLE_ERRORS as error:
-            if is_out_of_memory(error):
+            if is_device_lost(error):
+                self.lost_device = format_error(error)
+                self._drop('failed', self.lost_device)
+            elif is_out_of_memory(error):
                 self._drop('out_of_memory', f'{format_error(error)}; set a smaller long_side_px')
             else:
                 self._drop('failed', format_error(error))
@@ -194,15 +249,19 @@ class FramePipeline:
         tasks = set().union(*(job.tasks for job in jobs))
         try:
             boxes = [job.boxes for job in jobs] if served.engine.needs_boxes else None
-            predictions = served.engine.predict([job.rgb for job in jobs], tasks, boxes)
-        except SURVIVABLE_ERRORS:
-            if len(jobs) == 1:
+            pictures = [job.rgb for job in jobs]
+            predictions = self._memory.predict(served.engine, pictures, tasks, boxes)
+        except SURVIVABLE_ERRORS as error:
+            if len(jobs) == 1 or is_device_lost(error):
                 raise
             for job in jobs:  # one by one: one bad image must not drop those of other cameras
                 with self._reporting():
                     self._predict([job], served)
             return
         inference_ns = time.monotonic_ns() - start_ns
+        if reduced := self._memory.state:
+            self._stats.warn(f'out of memory: {reduced}')
+        self._stats.set('reduced for memory', reduced or 'no')
         for job, image_predictions in zip(jobs, predictions, strict=True):
             with self._reporting():
                 self._publish(job, image_predictions, served, inference_ns)
@@ -217,10 +276,14 @@ class FramePipeline:
         name, msg, arrival_ns = job.received
         camera = self._inputs[name]
         # As late as possible: a live camera's camera_info often arrives after its image.
-        info = job.info or camera.info_for(msg.header, job.rgb)
-        intrinsics = None if info is None else camera.camera_of(info, job.rgb)
+        in_space = any(output.needs_camera for output in job.wanted)
+        info = job.info or camera.info_for(msg.header, job.rgb, in_space)
+        was_rectified = job.info is not None
+        intrinsics = None if info is None else camera.camera_of(info, job.rgb, was_rectified)
         frame = CameraFrame(msg.header, job.rgb, intrinsics)
         job_predictions = {task: predictions[task] for task in job.tasks}
+        for task, prediction in job_predictions.items():
+            check_finite(task, prediction)
         sent = served.outputs[name].publish(frame, job_predictions, job.wanted)
         end_ns = time.monotonic_ns()
         # Processing began on arrival, or when the previous image was finished.

@@ -8,10 +8,12 @@ import gc
 import threading
 from typing import NamedTuple, TYPE_CHECKING
 
+from sd_perception_ros.checkpoint.files import only_below
+from sd_perception_ros.checkpoint.hub import waiting_at_most
 from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.ros.cameras import CameraOutputs
 from sd_perception_ros.ros.node.shutdown import StopSignal
-from sd_perception_ros.ros.options import OutputOptions
+from sd_perception_ros.ros.options import LoadingOptions, OutputOptions
 
 if TYPE_CHECKING:
     from sd_perception_ros.engine import Engine
@@ -32,6 +34,7 @@ class Serving:
     once no batch uses it.
 
     :ivar current: the current model; None if none is loaded.
+    :ivar clears: number of calls of `clear`.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,7 @@ class Serving:
         self._replaced: list[LoadedModel] = []
         self._in_use: LoadedModel | None = None
         self.current: LoadedModel | None = None
+        self.clears = 0
 
     @contextlib.contextmanager
     def use(self) -> Iterator[LoadedModel]:
@@ -78,13 +82,17 @@ class Serving:
         if self.current is not None:
             self.current.outputs.close()
         self._replaced, self.current = [], None
+        self.clears += 1
         free_memory()
 
 
-def load(config: EngineConfig, options: OutputOptions, cameras: int) -> Engine:
+def load(
+    config: EngineConfig, loading: LoadingOptions, options: OutputOptions, cameras: int
+) -> Engine:
     """
     Load a model and run one dry frame of each camera; raises `SURVIVABLE_ERRORS`.
 
+    :param loading: folders and waiting times.
     :param options: has the checkpoints of tasks with a separate checkpoint.
     :param cameras: number of cameras, whose frames run as one batch.
     """
@@ -92,7 +100,8 @@ def load(config: EngineConfig, options: OutputOptions, cameras: int) -> Engine:
         from sd_perception_ros.engine import Engine
 
     top_down = options.human_pose.top_down
-    engine = Engine.from_config(config, options.checkpoints(), top_down)
+    with only_below(loading.checkpoint_folders), waiting_at_most(loading.network_timeout_s):
+        engine = Engine.from_config(config, options.checkpoints(), top_down)
     engine.warm_up(*engine.dry_size, cameras)
     return engine
 

@@ -26,10 +26,12 @@ from sd_perception_ros.ros.input.pairing import CameraInfos, FramePolicy
 from sd_perception_ros.ros.messages.camera_info import (
     camera_from_info,
     doubts,
+    image_size,
     is_distorted,
     lens_from_info,
 )
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
+from sd_perception_ros.ros.node.logs import PersistentWarning
 from sd_perception_ros.ros.node.qos import resolve_qos
 from sd_perception_ros.ros.node.topics import camera_info_topic, image_topic
 from sd_perception_ros.ros.options import InputOptions
@@ -70,6 +72,9 @@ class CameraInput:
         self._bit_depth = BitDepth()
         self._lens: Lens | None = None
         self._policy = FramePolicy(options.max_frame_age_s, options.drop_duplicate_stamps)
+        self._drop_warning = PersistentWarning(self._log)
+        self._info_warning = PersistentWarning(self._log)
+        self._type_warning = PersistentWarning(self._log)
         self._last_arrival_s = time.monotonic()
         self._qos_problem = ''
         self._offered = resolve_qos(node, self.topic, options.qos_reliability)
@@ -93,27 +98,71 @@ class CameraInput:
             self._log.warning(text, throttle_duration_sec=30.0)
         return rgb
 
-    def info_for(self, header: Header, rgb: UInt8) -> CameraInfo | None:
-        """Return the camera_info of an image; None and a warning if there is none."""
+    def set_options(self, options: InputOptions) -> None:
+        """Use other options from the next frame on; `image_transport` stays."""
+        self._options = options
+        self._policy.set_limits(options.max_frame_age_s, options.drop_duplicate_stamps)
+        self._qos_problem = ''
+        self._adapt_qos()
+
+    def info_for(self, header: Header, rgb: UInt8, is_needed: bool = False) -> CameraInfo | None:
+        """
+        Return the camera_info of an image; None and a warning if there is none.
+
+        :param is_needed: whether a subscribed output needs it; then a lasting lack is logged, and
+            so is an empty frame_id.
+        """
         height, width = rgb.shape[:2]
         info = self._infos.match(header, width, height)
+        problem = ''
         if info is None:
-            self._stats.warn(
+            problem = (
                 f"no camera_info for frame '{header.frame_id}' and {width} x {height} pixels on "
-                f'{self.info_topic}: outputs in metres are not published for this image'
+                f'{self.info_topic}: {self._received_infos(header)}; points, scan and markers are '
+                'not published for this image'
             )
+            self._stats.warn(problem)
+        elif is_needed and not header.frame_id:
+            problem = (
+                f'the images on {self.topic} have an empty frame_id: points, scan, markers and '
+                'keypoints are not published; set the frame_id of the camera driver'
+            )
+            self._stats.warn(problem)
+        if is_needed and problem:
+            self._info_warning.report(problem)
+        elif is_needed:
+            self._info_warning.clear()
         return info
 
-    def camera_of(self, info: CameraInfo, rgb: UInt8) -> Camera | None:
+    def _received_infos(self, header: Header) -> str:
+        """Return what was received instead of the camera_info of an image, and what to do."""
+        latest = self._infos.latest
+        if latest is None:
+            if not self._node.count_publishers(self.info_topic):
+                return 'it has no publisher, remap camera_info'
+            return 'none was received'
+        if latest.header.frame_id != header.frame_id:
+            return (
+                f"the one received is of frame '{latest.header.frame_id}', set the same frame_id "
+                'for images and camera_info in the camera driver'
+            )
+        width, height = image_size(latest)
+        return (
+            f'the one received is of {width} x {height} pixels, calibrate the camera at the size '
+            'of its images'
+        )
+
+    def camera_of(self, info: CameraInfo, rgb: UInt8, was_rectified: bool) -> Camera | None:
         """
         Return the intrinsics of an image, after rectification.
 
         :param info: camera_info of the image.
+        :param was_rectified: whether `rectified` made the image.
         :returns: None, and an error in the log, if the info cannot be used.
         """
         height, width = rgb.shape[:2]
         try:
-            rectified = self._rectified or (self._options.rectify and any(info.p))
+            rectified = self._rectified or (was_rectified and any(info.p))
             camera = camera_from_info(info, width, height, rectified)
         except ValueError as error:
             text = f'{error}; outputs in metres are not published ({self.info_topic})'
@@ -124,7 +173,7 @@ class CameraInput:
             text = f'{doubt} ({self.info_topic})'
             self._stats.warn(text)
             self._log.warning(text, throttle_duration_sec=60.0)
-        if is_distorted(info) and not self._rectified and not self._options.rectify:
+        if is_distorted(info) and not self._rectified and not was_rectified:
             self._log.warning(
                 f'{self.topic} is distorted, and points are computed without rectification; '
                 'subscribe to image_rect or set rectify: true',
@@ -159,10 +208,18 @@ class CameraInput:
 
     def too_old(self, header: Header) -> bool:
         """Return whether a frame became too old while it waited, and count it."""
-        return self._is_dropped(self._policy.too_old(stamp_ns(header), self._now_ns()))
+        now_ns = self._now_ns()
+        return self._is_dropped(self._policy.too_old(stamp_ns(header), now_ns), header, now_ns)
 
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers; report why a topic is silent."""
+        self._adapt_qos()
+        if time.monotonic() - self._last_arrival_s > _SILENCE_S:
+            self._report_silence()
+        elif problem := self._wrong_type():
+            self._type_warning.report(problem)
+
+    def _adapt_qos(self) -> None:
         setting = self._options.qos_reliability
         offered = resolve_qos(self._node, self.topic, setting)
         if offered != self._offered:
@@ -176,8 +233,6 @@ class CameraInput:
             self._info_offered = offered
             self._node.destroy_subscription(self._info_subscription)
             self._info_subscription = self._subscribe_infos()
-        if time.monotonic() - self._last_arrival_s > _SILENCE_S:
-            self._report_silence()
 
     def reset(self) -> None:
         """Forget stamps and camera infos, after a jump in time; a latched info comes only once."""
@@ -207,15 +262,29 @@ class CameraInput:
         self._last_arrival_s = time.monotonic()
         self._qos_problem = ''
         self._stats.count('received')
-        reason = self._policy.reason_to_drop(stamp_ns(msg.header), self._now_ns())
-        if not self._is_dropped(reason):
+        now_ns = self._now_ns()
+        reason = self._policy.reason_to_drop(stamp_ns(msg.header), now_ns)
+        if not self._is_dropped(reason, msg.header, now_ns):
             self._deliver(msg, arrival_ns)
 
-    def _is_dropped(self, reason: str) -> bool:
-        """Count a frame that is dropped for a reason; '' means that it is processed."""
+    def _is_dropped(self, reason: str, header: Header, now_ns: int) -> bool:
+        """Count and report a frame that is dropped; '' means that it is processed."""
         if reason:
+            stamp, options = stamp_ns(header), self._options
+            details = {
+                'too_old': f'the stamp is {(now_ns - stamp) / 1e9:.3f} s old, more than '
+                f'max_frame_age_s = {options.max_frame_age_s:g}; synchronize the clocks of camera '
+                'and node, or use_sim_time with a bag',
+                'stamp_not_later': 'the stamp is '
+                f'{((self._policy.last_ns or 0) - stamp) / 1e9:.3f} s before that of the previous '
+                'frame, and the topic has '
+                f'{self._node.count_publishers(self.topic)} publishers; correct the stamps, or '
+                'set drop_duplicate_stamps: false',
+            }
+            text = f'frames on {self.topic} are dropped, {reason}: {details[reason]}'
             self._stats.count(f'dropped: {reason}')
-            self._stats.warn(f'frames are dropped: {reason}')
+            self._stats.warn(text)
+            self._drop_warning.report(text)
         return bool(reason)
 
     def _now_ns(self) -> int:
@@ -236,6 +305,10 @@ class CameraInput:
         if self._qos_problem:
             self._stats.warn(self._qos_problem)
             return
+        if problem := self._wrong_type():
+            self._stats.warn(problem)
+            self._type_warning.report(problem)
+            return
         text = f'no image on {self.topic} for {_SILENCE_S:.0f} s'
         if not self._node.count_publishers(self.topic):
             text += ': it has no publisher'
@@ -243,6 +316,23 @@ class CameraInput:
             text += f'; topics with images: {", ".join(similar)}' if similar else ''
         self._stats.warn(text)
         self._log.warning(text, throttle_duration_sec=30.0)
+
+    def _wrong_type(self) -> str:
+        """Return what to do if the publishers of the topic have another type; else ''."""
+        own = 'Image' if self._options.image_transport == 'raw' else 'CompressedImage'
+        types = {info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)}
+        if not types or f'sensor_msgs/msg/{own}' in types:
+            return ''
+        remedies = {
+            'sensor_msgs/msg/CompressedImage': 'set image_transport: compressed and remap '
+            f'image_raw/compressed:={self.topic}',
+            'sensor_msgs/msg/Image': f'set image_transport: raw and remap image_raw:={self.topic}',
+        }
+        remedy = next((remedies[kind] for kind in remedies if kind in types), 'remap image_raw')
+        return (
+            f'{self.topic} has the type {", ".join(sorted(types))}, and image_transport: '
+            f'{self._options.image_transport} needs sensor_msgs/msg/{own}; {remedy}'
+        )
 
     def _other_topics(self) -> list[str]:
         """List the topics on which other nodes publish raw or compressed images."""

@@ -51,7 +51,10 @@ class Worker(Generic[T]):
     def __init__(self, handle: Callable[[list[T]], None]) -> None:
         self._mailbox: Mailbox[T] = Mailbox()
         self._handle = handle
-        self._thread = threading.Thread(target=self._run, name='worker')
+        self._count = 0
+        self._in_hand: tuple[int, list[T]] = (0, [])
+        # A daemon: a thread that hangs in a driver must not keep the process from its end.
+        self._thread = threading.Thread(target=self._run, name='worker', daemon=True)
         self._thread.start()
 
     @property
@@ -59,16 +62,30 @@ class Worker(Generic[T]):
         """Whether the thread runs; it ends by `stop` or by an exception in `handle`."""
         return self._thread.is_alive()
 
+    @property
+    def in_hand(self) -> tuple[int, list[T]]:
+        """Index of the batch that is processed now, and its items; (0, []) if none is."""
+        return self._in_hand
+
     def put(self, slot: str, item: T) -> bool:
         """Put an item into a slot; return whether it replaced an item that was not taken."""
         return self._mailbox.put(slot, item)
 
-    def stop(self) -> None:
-        """End the thread after the items that it is processing."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """
+        End the thread after the items that it is processing.
+
+        :param timeout_s: wait no longer for them; None: as long as it takes.
+        :returns: whether the thread has ended.
+        """
         self._mailbox.close()
         # Python aborts if a thread is still inside torch when the interpreter ends.
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while items := self._mailbox.take():
+            self._count += 1
+            self._in_hand = self._count, items
             self._handle(items)
+            self._in_hand = 0, []

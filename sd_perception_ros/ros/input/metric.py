@@ -11,6 +11,7 @@ from sd_perception_ros.ros.frame import CameraFrame
 from sd_perception_ros.ros.input.reference import ReferenceInput
 from sd_perception_ros.ros.input.transforms import parent_from_optical, Transforms
 from sd_perception_ros.ros.node.diagnostics import NodeStatistics
+from sd_perception_ros.ros.node.logs import PersistentWarning
 
 
 class MetricInput:
@@ -23,24 +24,41 @@ class MetricInput:
 
     def __init__(self, options: ScaleOptions, stats: NodeStatistics, camera: str = '') -> None:
         self._options, self._stats, self._camera = options, stats, camera
+        self._node: Node | None = None
         self._sensor: ReferenceInput | None = None
         self._transforms: Transforms | None = None
+        self._warnings: dict[str, PersistentWarning] = {}
 
     def open(self, node: Node) -> None:
         """Subscribe to tf2 and to the sensor, if the source needs them."""
+        if self._node is None:
+            self._node = node
+            self._warnings = {
+                name: PersistentWarning(node.get_logger()) for name in ('metres', 'transform')
+            }
         if self._options.source == NO_SOURCE:
+            self._sensor = self._transforms = None
             return
         self._transforms = transforms = Transforms(node)
-        if self._options.source in SENSORS:
-            self._sensor = ReferenceInput(node, self._options, transforms, self._camera)
+        self._sensor = (
+            ReferenceInput(node, self._options, transforms, self._camera)
+            if self._options.source in SENSORS
+            else None
+        )
+
+    def set_options(self, options: ScaleOptions) -> None:
+        """Use another source or other limits from the next frame on."""
+        before, self._options = self._options, options
+        used = ('source', 'max_offset_s', 'scan_mounting')
+        if self._node is not None and any(getattr(before, n) != getattr(options, n) for n in used):
+            sensor, transforms = self._sensor, self._transforms
+            self.open(self._node)  # first: the worker thread may be using the old ones
+            _close(sensor, transforms)
 
     def close(self) -> None:
         """Unsubscribe."""
-        if self._sensor is not None:
-            self._sensor.close()
-        if self._transforms is not None:
-            self._transforms.close()
-        self._sensor = self._transforms = None
+        _close(self._sensor, self._transforms)
+        self._node = self._sensor = self._transforms = None
 
     def on_timer(self) -> None:
         """Adapt to the QoS of new publishers."""
@@ -88,6 +106,7 @@ class MetricInput:
                 return parent_from_optical(mounting) if transform is None else transform
         except ValueError as error:
             self._stats.warn(str(error))
+            self._log('transform', f'no output in frame {frame_id}: {error}')
             return None
         return parent_from_optical(mounting)
 
@@ -105,4 +124,21 @@ class MetricInput:
                 self._stats.set(f'references: {name}', f'{getattr(quality, name):.3f}')
         if quality.problem:
             self._stats.count('metric depth withheld')
-            self._stats.warn(f'no metric depth: {quality.problem}')
+            text = f'no metric depth: {quality.problem}'
+            camera = f' of camera {self._camera}' if self._camera else ''
+            source = f'depth.scale.source: {self._options.source}'
+            self._stats.warn(text)
+            self._log('metres', f'{text}; metric topics{camera} are silent ({source})')
+        elif 'metres' in self._warnings:
+            self._warnings['metres'].clear()
+
+    def _log(self, kind: str, text: str) -> None:
+        if kind in self._warnings:
+            self._warnings[kind].report(text)
+
+
+def _close(sensor: ReferenceInput | None, transforms: Transforms | None) -> None:
+    if sensor is not None:
+        sensor.close()
+    if transforms is not None:
+        transforms.close()

@@ -59,6 +59,11 @@ class CameraInfos:
                 return info
         return None
 
+    @property
+    def latest(self) -> CameraInfo | None:
+        """Newest info; None if none was received."""
+        return next(reversed(self._by_stamp.values()), None)
+
     def clear(self) -> None:
         """Remove all infos, after a jump in time."""
         self._by_stamp.clear()
@@ -158,12 +163,21 @@ class PendingImages(Generic[T]):
 
 
 class FramePolicy:
-    """Decide by the stamp whether to drop a frame."""
+    """
+    Decide by the stamp whether to drop a frame.
+
+    :ivar last_ns: stamp of the previous frame that was not dropped as not later, nanoseconds;
+        None before the first.
+    """
 
     def __init__(self, max_age_s: float, drop_duplicates: bool) -> None:
+        self.last_ns: int | None = None
+        self.set_limits(max_age_s, drop_duplicates)
+
+    def set_limits(self, max_age_s: float, drop_duplicates: bool) -> None:
+        """Change the limits; the last stamp is kept."""
         self._max_age_ns = round(max_age_s * 1e9)
         self._drop_duplicates = drop_duplicates
-        self._last_ns: int | None = None
 
     def reason_to_drop(self, stamp: int, now: int) -> str:
         """
@@ -174,9 +188,9 @@ class FramePolicy:
         """
         if stamp == 0:
             return ''
-        last, self._last_ns = self._last_ns, stamp
+        last, self.last_ns = self.last_ns, stamp
         if self._drop_duplicates and last is not None and 0 <= last - stamp < _RESTART_NS:
-            self._last_ns = last
+            self.last_ns = last
             return 'stamp_not_later'
         return self.too_old(stamp, now)
 
@@ -188,4 +202,4 @@ class FramePolicy:
 
     def reset(self) -> None:
         """Forget the last stamp, after a jump in time."""
-        self._last_ns = None
+        self.last_ns = None

@@ -58,7 +58,41 @@ def loading_hint(error: BaseException) -> str:
     return '; try device: cpu, another long_side_px or another checkpoint'
 
 
+# What CUDA, the allocators of torch and ONNX Runtime, and C++ say of exhausted memory.
+_OUT_OF_MEMORY = (
+    'out of memory',
+    "can't allocate memory",
+    'failed to allocate memory',
+    'bad allocation',
+    'bad_alloc',
+    'cudnn_status_alloc_failed',
+    'cublas_status_alloc_failed',
+)
+# What CUDA says after an error of a kernel: each later call in this process fails, too.
+_DEVICE_LOST = (
+    'cuda error',
+    'device-side assert',
+    'illegal memory access',
+    'illegal address',
+    'unspecified launch failure',
+    'misaligned address',
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the memory of the computer or of the GPU was exhausted."""
     # Compare the name, to avoid importing torch.
-    return isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
+    if isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError':
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Return whether the GPU cannot be used again by this process (its CUDA context is dead)."""
+    text = str(error).lower()
+    return (
+        isinstance(error, RuntimeError)
+        and not is_out_of_memory(error)
+        and any(words in text for words in _DEVICE_LOST)
+    )

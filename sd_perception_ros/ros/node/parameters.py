@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import copy
 import difflib
 from typing import Any, TypeVar
 
@@ -19,11 +20,15 @@ T = TypeVar('T')
 _RCLPY_PARAMETERS = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
 
 
-def declare(node: Node, cls: type[T], prefix: str = '') -> T:
+def declare(
+    node: Node, cls: type[T], prefix: str = '', is_read_only: Callable[[str], bool] | None = None
+) -> T:
     """
     Declare one parameter for each field of an options dataclass, and read them all.
 
     :param prefix: group before each name, for example 'depth.'.
+    :param is_read_only: returns whether a parameter, by its full name, cannot be changed after
+        the start; None: all can be changed.
     :returns: the checked options.
     :raises ValueError: a value of the wrong type or out of range.
     """
@@ -40,6 +45,10 @@ def declare(node: Node, cls: type[T], prefix: str = '') -> T:
             # A value and its type: tools that ask for many parameters at once get nothing if a
             # single one of them has no value.
             node.set_parameters([Parameter(name, Parameter.Type.STRING_ARRAY, [])])
+        if is_read_only is not None and is_read_only(name):
+            fixed = copy.deepcopy(descriptor)  # the node holds the one that it has
+            fixed.read_only = True
+            node.set_descriptor(name, fixed)
     return read(node, cls, prefix)
 
 

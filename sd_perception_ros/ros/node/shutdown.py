@@ -22,7 +22,8 @@ from rclpy.utilities import remove_ros_args
 
 from sd_perception_ros.paths import printable
 
-OK, FAILED, WRONG_USE = 0, 1, 2
+# RESTART: only a new process can go on, after a hang or the loss of the GPU.
+OK, FAILED, WRONG_USE, RESTART = 0, 1, 2, 3
 
 # Errors that rclpy raises in any call once the context is shut down.
 CONTEXT_SHUTDOWN_ERRORS = (_rclpy.RCLError, InvalidHandle)
@@ -103,7 +104,7 @@ def run_node(
     :param name: name of the logger until the node exists.
     :param argv: arguments without the program's name; None: those of this process.
     :returns: exit code: 0 after a signal, 2 for a wrong parameter or argument, else the result of
-        the node's `finished`.
+        the node's `finished` (3: start the process anew).
     """
     stop = StopSignal()
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -74,6 +74,11 @@ class Output:
     uses_metric: bool = False
     needs: Callable[[OutputOptions], tuple[str, ...]] = _needs_nothing
 
+    @property
+    def needs_camera(self) -> bool:
+        """Whether it needs the camera_info and the frame_id of the image."""
+        return (self.metric or self.uses_metric) and self.msg_type is not Image
+
 
 OUTPUTS = (
     Output('depth/relative', Image, 'depth', results.relative_image),

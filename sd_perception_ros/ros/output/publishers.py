@@ -67,8 +67,13 @@ class Outputs:
             excluded = options.depth.points.exclude_classes
             class_ids(names, excluded, 'depth.points.exclude_classes')
         depth = options.depth
-        self._estimator = MetricDepthEstimator(
-            depth.scale, tasks, names, depth.min_range_m, depth.max_range_m
+        arguments = (depth.scale, tuple(tasks), tuple(names), depth.min_range_m, depth.max_range_m)
+        self._estimator_arguments = arguments
+        # A change of another option leaves the filter of the scale as it is.
+        self._estimator: MetricDepthEstimator = (
+            before._estimator
+            if before and before._estimator_arguments == arguments
+            else MetricDepthEstimator(*arguments)
         )
         self.missing_tasks = missing_tasks(depth.scale, tasks)
         self._people_before: int = before._people_before if before else 0
@@ -98,7 +103,6 @@ class Outputs:
 
     def activate(self) -> None:
         """Activate the publishers, and publish the latched messages."""
-        self.reset()
         for output, publisher in self._publishers.items():
             publisher.on_activate(None)
             if isinstance(output, ModelOutput):
@@ -110,12 +114,12 @@ class Outputs:
         """Forget all previous frames, after a jump in time."""
         self._estimator.reset()
 
-    def successor(self, tasks: Mapping[str, Task]) -> Outputs:
-        """Make the outputs of another model, with the same options and state of activation."""
+    def successor(self, tasks: Mapping[str, Task], options: OutputOptions) -> Outputs:
+        """Make the outputs of another model or other options, with the same activation."""
         successor = Outputs(
             self._node,
             tasks,
-            self._options,
+            options,
             self._metric_input,
             self._stats,
             self._camera,

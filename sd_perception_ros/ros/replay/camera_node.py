@@ -42,7 +42,7 @@ class CameraNode(Node):
 
     def __init__(self) -> None:
         super().__init__('camera')
-        self._options = declare(self, CameraOptions)
+        self._options = declare(self, CameraOptions, is_read_only=lambda name: True)
         for name, similar in likely_typos(self, parameter_names(CameraOptions)):
             self.get_logger().warning(f"unknown parameter '{name}'; did you mean '{similar}'?")
         self._source = open_source(self._options.source)
