@@ -96,6 +96,31 @@ def stages(result: dict[str, Any]) -> Any:
     return figure
 
 
+def soak(result: dict[str, Any]) -> Any:
+    """Draw memory, latency, threads and open files over time, a line for each scene."""
+    names = {
+        'memory_mib': 'anonymous memory, MiB',
+        'latency_ms': 'latency, ms',
+        'threads': 'threads',
+        'open_files': 'open files',
+    }
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 5), layout='constrained', sharex=True)
+    for place, (name, label) in zip(axes.flat, names.items(), strict=True):
+        for scene in result['soak']:
+            samples = scene['samples']
+            place.plot(
+                [sample['minutes'] for sample in samples],
+                [sample[name] for sample in samples],
+                label=f'{scene["scene"]} ({scene["memory_slope_mib_per_minute"]:+.2f} MiB/min)',
+            )
+        place.set_ylabel(label, fontsize=8)
+        place.set_ylim(bottom=0)
+    axes[0, 0].legend(fontsize=7)
+    for place in axes[1]:
+        place.set_xlabel('minutes', fontsize=8)
+    return figure
+
+
 def official(result: dict[str, Any]) -> Any:
     """Draw seconds of a frame and peak memory, ours beside the pipelines of diffusers."""
     names = list(result['median_s'])
@@ -205,6 +230,7 @@ DRAWN_BY: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     'ratio': tasks,
     'sparse': metric_depth,
     'families': families,
+    'soak': soak,
 }
 
 

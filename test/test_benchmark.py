@@ -212,6 +212,49 @@ def test_results_do_not_make_the_commit_of_the_next_benchmark_dirty(tmp_path: Pa
     assert commit(result.parent) == f'{clean}-dirty'
 
 
+def soaked(slope_mib: float = 0.0, **last: float) -> dict:
+    """Make ten minutes of samples; memory grows for five minutes, then by a slope."""
+    samples = [
+        {
+            'minutes': minutes,
+            'memory_mib': 700 + 20 * min(minutes, 5.0) + slope_mib * max(minutes - 5, 0),
+            'threads': 30,
+            'open_files': 60,
+            'latency_ms': 80.0,
+            'processed': round(minutes * 600),
+        }
+        for minutes in (i / 6 for i in range(61))
+    ]
+    samples[-1] |= last
+    return {
+        'minutes': 10.0,
+        'unknown_headers': 0,
+        'lost': {'/depth/relative': 0.0, '/depth/points': 0.005},
+        'errors': [],
+        'samples': samples,
+    }
+
+
+@pytest.mark.parametrize(
+    ('change', 'passes'),
+    [
+        ({}, True),
+        ({'slope_mib': 0.4}, True),
+        ({'slope_mib': 0.6}, False),
+        ({'threads': 31}, False),
+        ({'open_files': 61}, False),
+    ],
+)
+def test_a_long_run_passes_only_if_nothing_grows(change: dict, passes: bool) -> None:
+    judge = runpy.run_path(str(FOLDER / 'soak.py'))['judge']
+    result = judge(soaked(**change))
+    assert result['passes'] is passes
+    assert result['memory_slope_mib_per_minute'] == pytest.approx(change.get('slope_mib', 0.0))
+    assert result['warm_minutes'] == 5.0
+    assert not judge(soaked() | {'unknown_headers': 1})['passes']
+    assert not judge(soaked() | {'lost': {'/scan': 0.02}})['passes']
+
+
 def test_runs_of_other_options_have_no_spread_in_common(tmp_path: Path) -> None:
     for seed, steps in ((0, 1000), (1, 2000)):
         run = {'start': 'scratch', 'frames': 50, 'seed': seed, 'steps': steps, 'metrics': {}}
