@@ -76,31 +76,34 @@ def quality() -> str:
 
 
 def real_pictures() -> str:
-    """Return the figures of the bundled model on real pictures."""
+    """Return the figures of the bundled model on real images."""
     result = _read('bundled_real_pictures')
     rows = []
-    for picture, task, name, keys in REAL:
-        about = result['truth'][task][picture]
+    for image, task, name, keys in REAL:
+        about = result['truth'][task][image]
         cells = [about.get(who, {}) for who in ('model', 'mean target', 'MediaPipe')]
-        rows.append((picture, task, name, *(_values(c, keys) if c else '' for c in cells)))
-    return table(('picture', 'task', 'metric', 'bundled model', 'baseline', 'MediaPipe'), rows)
+        rows.append((image, task, name, *(_values(c, keys) if c else '' for c in cells)))
+    return table(('image', 'task', 'metric', 'bundled model', 'baseline', 'MediaPipe'), rows)
 
 
 def photographs() -> str:
     """Return the score of the bundled model on photographs with marked points."""
     total = _read('bundled_photographs')['total']
     rows = [
-        (f'pairs in the right order by depth ({total["pairs"]})', f'{total["depth_pairs"]:.3f}'),
-        ('the same by disparity', f'{total["disparity_pairs"]:.3f}'),
-        (f'class points right ({total["points"]})', f'{total["class_points"]:.3f}'),
+        (
+            f'pairs in the correct order, by depth ({total["pairs"]})',
+            f'{total["depth_pairs"]:.3f}',
+        ),
+        ('the same, by disparity', f'{total["disparity_pairs"]:.3f}'),
+        (f'points with the correct class ({total["points"]})', f'{total["class_points"]:.3f}'),
         *((f'of which {name}', f'{share:.3f}') for name, share in total['classes'].items()),
-        ('pixels called a person where nobody is', f'{total["false_people"]:.3f}'),
+        ('pixels of other classes predicted as person', f'{total["false_people"]:.3f}'),
     ]
-    return table(('measure', 'share'), rows)
+    return table(('measure', 'fraction'), rows)
 
 
 def metric_depth() -> str:
-    """Return how good metres are on the demo's film."""
+    """Return the errors of metric depth on the demo film."""
     result = _read('bundled_metric_depth')
     sources = [result[name] for name in ('sparse', 'ground')]
     rows = [
@@ -110,10 +113,10 @@ def metric_depth() -> str:
     ]
     for distance in ('0 m', '0.1 m', '0.2 m'):
         cells = [source['cells'][distance] for source in sources]
-        name = f'F1 of marked cells / phantom obstacles in a frame, tolerance {distance}'
+        name = f'F1 of marked cells / false obstacles per frame, tolerance {distance}'
         rows.append((name, *(f'{c["f1"]:.2f} / {c["phantoms"]:.1f}' for c in cells)))
-    share = f'reference depth for {result["share"]:.0%} of the pixels'
-    return table(('', share, 'height of the camera only'), rows)
+    share = f'`depth`: reference depth for {result["share"]:.0%} of the pixels'
+    return table(('', share, '`ground`: height and pitch of the camera only'), rows)
 
 
 def tasks() -> str:
@@ -123,7 +126,7 @@ def tasks() -> str:
         (name, ', '.join(result['tasks'][name]), f'{ms:.0f} ms', f'{result["ratio"][name]:.2f}')
         for name, ms in result['median_ms'].items()
     ]
-    return table(('', 'tasks', 'median', 'of one task'), rows)
+    return table(('', 'tasks', 'median', 'relative to one task'), rows)
 
 
 def runtimes() -> str:
@@ -171,7 +174,7 @@ def official() -> str:
         for name, seconds in result['median_s'].items()
         if name not in result.get('tiny_vae', {})  # they have a table of their own
     ]
-    return table(('', 'a frame', 'times as fast', 'peak memory'), rows)
+    return table(('', 'time per frame', 'speedup', 'peak memory'), rows)
 
 
 def tiny_vae() -> str:
@@ -187,7 +190,7 @@ def tiny_vae() -> str:
         )
         for name, tiny in result.get('tiny_vae', {}).items()
     ]
-    return table(('', 'KL autoencoder', 'tiny autoencoder', 'times as fast'), rows) if rows else ''
+    return table(('', 'KL autoencoder', 'tiny autoencoder', 'speedup'), rows) if rows else ''
 
 
 def backbones() -> str:

@@ -151,7 +151,7 @@ CONTENT = {
     'depth/points': (
         'x y z rgb [label]',
         'metres; NaN where depth is not finite; needs camera_info. With `depth.points.voxel_m` '
-        'unorganized, else as the picture',
+        'unorganized, else one point per pixel',
     ),
     'depth/points_people': ('x y z rgb [label]', 'the same, people only'),
     'scan': ('', 'metres to the nearest obstacle; +Inf free, NaN not seen; needs camera_info'),
@@ -166,19 +166,19 @@ CONTENT = {
     'segmentation/confidence': ('mono8', '0 unsure .. 255 sure'),
     'segmentation/mask': ('mono8', '255 for a class of `segmentation.mask_classes`, else 0'),
     'segmentation/color': ('rgb8', 'a colour for each class'),
-    'foreground/alpha': ('mono8', 'share of the pixel that objects and people cover, 0 .. 255'),
-    'matting/alpha': ('mono8', 'share of the pixel that people cover, 0 .. 255'),
+    'foreground/alpha': ('mono8', 'fraction of the pixel covered by objects and people, 0 .. 255'),
+    'matting/alpha': ('mono8', 'fraction of the pixel covered by people, 0 .. 255'),
     'matting/color': ('rgb8', 'people over a checkerboard'),
     'human_pose/markers': (
         '',
-        'skeletons in metres; without a scale on a plane at `human_pose.plane_distance_m`; needs '
-        'camera_info',
+        'skeletons in metres; without metric depth on a plane at `human_pose.plane_distance_m`; '
+        'needs camera_info',
     ),
     'human_pose/keypoints': (
         'x y z u v score joint person',
-        'a point for each COCO joint; x y z in metres, NaN without a scale; u v in pixels',
+        'a point for each COCO joint; x y z in metres, NaN without metric depth; u v in pixels',
     ),
-    'human_pose/overlay': ('rgb8', "skeletons over the camera's picture"),
+    'human_pose/overlay': ('rgb8', 'skeletons drawn on the camera image'),
     'segmentation/label_info': (
         '',
         'names of the class ids; latched. std_msgs/String with JSON if vision_msgs is missing',
@@ -187,7 +187,11 @@ CONTENT = {
 INPUTS = (
     ('image_raw', 'sensor_msgs/Image', 'encodings: see below'),
     ('image_raw/compressed', 'sensor_msgs/CompressedImage', 'with `image_transport: compressed`'),
-    ('camera_info', 'sensor_msgs/CameraInfo', 'the sibling of the image topic unless remapped'),
+    (
+        'camera_info',
+        'sensor_msgs/CameraInfo',
+        'in the namespace of the image topic, unless remapped',
+    ),
     (
         'detections',
         'vision_msgs/Detection2DArray',
@@ -200,7 +204,7 @@ INPUTS = (
 )
 SERVICES = (
     ('~/reload_model', 'std_srvs/Trigger', 'load the checkpoint that the parameters name now'),
-    ('~/enable', 'std_srvs/SetBool', 'process frames, or drop them'),
+    ('~/enable', 'std_srvs/SetBool', 'start or stop processing images'),
     (
         'lifecycle services',
         'lifecycle_msgs',
@@ -220,7 +224,7 @@ def topics() -> str:
             f'`{output.topic}`',
             _message_type(output.msg_type),
             *_content(output),
-            '`scan.frame_id`' if output.topic == 'scan' else "camera's",
+            '`scan.frame_id`' if output.topic == 'scan' else 'that of the image',
             _condition(output),
         )
         for output in OUTPUTS
@@ -246,10 +250,10 @@ def topics() -> str:
         'the optical frame of the camera (x right, y down, z forward, REP 103).',
         '## Outputs',
         'From the table `OUTPUTS` in `ros/output/outputs.py`. A topic exists if the checkpoint '
-        'has its task and the parameters allow it. Messages have the header of the '
-        "camera's message. Nothing is computed for a topic without subscribers. *Scale*: "
-        '`depth.scale.source` is set and the scale is confirmed for this frame '
-        '([metric depth](metric_depth.md)).',
+        'has its task and the parameters allow it. Messages have the stamp of the image; '
+        'the column *frame* says which frame_id. A topic without subscribers is not computed. '
+        '*Scale* in the last column: `depth.scale.source` is set, and the scale passed its check '
+        'for this image ([metric depth](metric_depth.md)).',
         table(head, rows),
         '`/diagnostics`: see [diagnostics](diagnostics.md).',
         '## Services',

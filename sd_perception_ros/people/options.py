@@ -64,9 +64,9 @@ class TopDownOptions:
     )
     max_wait_s: float = option(
         0.1,
-        'Longest time that a picture waits for detections of its own stamp or a later one; then '
-        'the nearest ones count. It waits only while human_pose is wanted and the topic has a '
-        'publisher; its other outputs wait, too. 0: no waiting',
+        'Maximum time that an image waits for detections with its own or a later stamp; then the '
+        'nearest ones are used. Images wait only while human_pose has subscribers and detections '
+        'a publisher; all outputs of the image wait. 0: no waiting',
         low=0.0,
         high=10.0,
     )

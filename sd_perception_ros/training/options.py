@@ -142,9 +142,9 @@ class WindowConfig:
     )
     crops: float = option(
         0.0,
-        'Share of the steps that train human_pose alone, on crops of annotated people turned, '
+        'Fraction of the steps that train human_pose only, on crops of annotated people, rotated, '
         'shifted and scaled at random: for second_look. A checkpoint that reads crops trains on '
-        'nothing else',
+        'crops only',
         low=0,
         high=1,
     )
