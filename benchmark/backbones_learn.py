@@ -1,5 +1,5 @@
 """
-Show that a denoiser of every family learns: loss before and after, and depth beside a guess.
+Show that a denoiser of every family learns: its loss, and its errors beside a baseline.
 
   python -m sd_perception_ros synthesize --assets furniture --out data/learn --scenes 60 \
       --width 128 --height 96
@@ -8,11 +8,11 @@ Show that a denoiser of every family learns: loss before and after, and depth be
   python benchmark/backbones_learn.py --data data/learn --held-out data/learn_held_out \
       --json benchmark/results/my_machine_backbones.json
 
-Each denoiser starts from random numbers, on the bundled model's autoencoder, and learns depth and
-normals in one deterministic step, with a light head. The guess is the mean of the training targets
-at each pixel, without a look at the picture. `loss_frozen` is where the head alone comes to in as
-many steps, on the same random denoiser left as it is. A few hundred steps from nothing show that
-the denoiser itself learns; they do not say which family is the better one.
+Each denoiser starts from random weights, with the autoencoder of the bundled model, and learns
+depth and normals in one deterministic step with a light head. The baseline (`guess`) is the mean
+training target of each pixel, the same for every image. `loss_frozen` is the loss if only the head
+is trained, with the same random denoiser and as many steps. A few hundred steps show that the
+denoiser itself learns; they do not show which family is better.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when every family beats the guess, and its own frozen denoiser."""
+    """Print a table; return 0 if every family beats the baseline and its own frozen denoiser."""
     options = _parser().parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -162,7 +162,7 @@ def learn(
     options: argparse.Namespace,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train one family from nothing and measure it on frames that it never saw."""
+    """Train one family from random weights, and measure it on held-out frames."""
     torch.manual_seed(options.seed)
     base = write_base(folder / 'base', FAMILIES[name]())
     config = TrainingConfig(
@@ -202,7 +202,7 @@ def learn(
 
 
 def write_base(folder: Path, denoiser: Any) -> Path:
-    """Write a fresh denoiser on the bundled autoencoder in the layout of diffusers."""
+    """Write a random denoiser on the bundled autoencoder in the layout of diffusers."""
     bundled = config_file.resolve('bundled').parent
     save_model(folder / 'vae', load_vae(bundled / 'vae', Reader()), torch.float32)
     kind = 'unet' if isinstance(denoiser, UNet2DConditionModel) else 'transformer'
@@ -243,7 +243,7 @@ def table(result: dict[str, Any]) -> str:
     for name, row in result['families'].items():
         cells = [name, *(row[word] for word in [*head[1:], *figures])]
         lines.append('  '.join(f'{cell!s:>18}' for cell in cells))
-    blank = ['guess', *[''] * (len(head) - 1), *result['guess'].values()]
+    blank = ['baseline', *[''] * (len(head) - 1), *result['guess'].values()]
     lines.append('  '.join(f'{cell!s:>18}' for cell in blank))
     return '\n'.join(lines)
 
@@ -251,10 +251,10 @@ def table(result: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     options = parser(__doc__)
     options.add_argument(
-        '--data', type=user_path, required=True, help='Rendered frames to learn from'
+        '--data', type=user_path, required=True, help='Rendered frames for the training'
     )
     options.add_argument(
-        '--held-out', type=user_path, required=True, help='Rendered frames to measure'
+        '--held-out', type=user_path, required=True, help='Held-out rendered frames'
     )
     options.add_argument('--families', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     options.add_argument('--steps', type=int, default=300, help='default: %(default)s')

@@ -59,7 +59,7 @@ def run_command(main: Callable[[], int]) -> None:
 
 
 def restart_tuned() -> None:
-    """Start this command again where the node would run with other settings of the allocator."""
+    """Restart this command with the settings of the memory allocator that the node uses."""
     if tuning := tuning_environment(os.environ):  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | tuning)
 
@@ -70,7 +70,7 @@ def machine() -> str:
 
 
 def about_run() -> dict[str, Any]:
-    """Return what a result says of where it is from."""
+    """Return the commit, versions and machine of a result."""
     return {
         'machine': machine(),
         'load_average': os.getloadavg()[0],
@@ -80,7 +80,7 @@ def about_run() -> dict[str, Any]:
 
 
 def fingerprint(name: str) -> str:
-    """Return a short name of a checkpoint's weights, of their very bytes."""
+    """Return a short hash of a checkpoint's weight files."""
     folder = config_file.resolve(name).parent
     hashes = [file_sha256(file) for file in sorted(folder.rglob('*.safetensors'))]
     return hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]

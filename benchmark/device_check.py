@@ -1,16 +1,15 @@
 """
-Check and time this machine's device: the same predictions as on the CPU, and how long they take.
+Check and time the device of this machine: are predictions those of the CPU, and how fast.
 
   python benchmark/device_check.py --json benchmark/results/my_gpu_device.json
 
-A VGA picture goes in, predictions of all tasks come out, both on the CPU's side. Every way of
-running the model is compared with torch in fp32 on the CPU: torch, with and without CUDA graphs,
-torch.compile, ONNX Runtime and TensorRT, as far as they are installed. TensorRT builds its
-engines first, which takes minutes. It needs neither ROS nor a data set. Without CUDA there is only
-the CPU to check.
+Every installed runtime predicts all tasks of a VGA image, including the transfer from and to the
+CPU, and is compared with torch in fp32 on the CPU: torch with and without CUDA graphs,
+torch.compile, ONNX Runtime and TensorRT. TensorRT builds its engines first, which takes minutes.
+Neither ROS nor a data set is needed. Without CUDA only the CPU is checked.
 
-The part for ONNX Runtime and TensorRT was written without a GPU and never ran on one. Please send
-us the JSON file of your machine, also if something fails: docs/runtimes.md says how.
+ONNX Runtime and TensorRT on a GPU were written without one and have not run on one. Please send us
+the JSON file of your machine, also if something fails: docs/runtimes.md says how.
 
 Each row of the JSON file:
 
@@ -62,7 +61,7 @@ BARS = {'fp32': 2e-3, 'fp16': 4e-3, 'bf16': 3e-2}
 
 
 class Way(NamedTuple):
-    """One way of running the model."""
+    """One combination of runtime, precision and CUDA graphs."""
 
     device: str
     precision: str
@@ -76,7 +75,7 @@ class Way(NamedTuple):
         return f'{self.device} {self.precision} {kind}'
 
     def why_not(self) -> str:
-        """Return why this machine cannot run it; '' if it can."""
+        """Return why this machine cannot run it; empty if it can."""
         config = EngineConfig(precision=self.precision, runtime=self.runtime)
         try:
             choose(config, torch.device(self.device))
@@ -86,7 +85,7 @@ class Way(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when every way that ran is close to the CPU's fp32."""
+    """Print a table; return 0 if every way that ran is close to fp32 on the CPU."""
     options = _parser().parse_args(argv)
     begin = time.monotonic()
     device = options.device
@@ -126,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check(
     way: Way, picture: np.ndarray, truth: dict[str, Tensor], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Compare with the truth, and time predictions; what fails is told, and the rest goes on."""
+    """Compare with `truth` and time predictions; an error becomes part of the row."""
     row: dict[str, Any] = {'way': str(way)} | way._asdict()
     on_cuda = way.device != 'cpu'
     if on_cuda:
@@ -209,7 +208,7 @@ def _difference(found: Tensor, truth: Tensor) -> float:
 
 
 def _picture(width: int, height: int) -> np.ndarray:
-    """Return the first picture of the bundled film, enlarged."""
+    """Return the first image of the bundled film, enlarged."""
     import cv2
 
     return np.ascontiguousarray(cv2.resize(open_source('demo').frame(0).rgb, (width, height)))
@@ -247,8 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--device', default='auto', help='as the parameter device')
-    add('--width', type=int, default=640, help='of the picture')
-    add('--height', type=int, default=480, help='of the picture')
+    add('--width', type=int, default=640, help='width of the image')
+    add('--height', type=int, default=480, help='height of the image')
     add('--rounds', type=int, default=50, help='how many predictions are timed')
     add('--seconds', type=float, default=900, help='no other way is begun after this time')
     add('--build-seconds', type=float, default=1800, help='longest wait for engines of a way')

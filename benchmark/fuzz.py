@@ -1,8 +1,8 @@
 """
-Send thousands of drawn messages over DDS to running nodes, and check all that comes back.
+Send thousands of random messages over DDS to running nodes, and check all results.
 
-No result may contradict its input in header, size, unit or geometry, every refusal is counted and
-has a reason, and the nodes live on. What is drawn, and the checks, are in test/fuzzing.py.
+A result must fit its input in header, size, unit and geometry, every refusal must be counted with
+a reason, and no node may end. The messages and the checks are in test/fuzzing.py.
 
 Example: python benchmark/fuzz.py --messages 10000 --seed 1
 """

@@ -1,16 +1,16 @@
 r"""
-Ask MediaPipe where people are; benchmark/real_pictures.py starts this in MediaPipe's own Python.
+Detect people with MediaPipe; benchmark/real_pictures.py starts this in MediaPipe's environment.
 
-MediaPipe 0.10.21 wants an old numpy and so lives in an environment of its own, outside of the
-repository; the packages that its parts in use here do not need are left out:
+MediaPipe 0.10.21 needs an old numpy, so it has an environment of its own, outside of the
+repository. Packages that are not needed here are left out:
 
   python3.11 -m venv ~/mediapipe_env
   ~/mediapipe_env/bin/pip install --no-deps mediapipe==0.10.21
   ~/mediapipe_env/bin/pip install 'numpy<2' 'opencv-python-headless<4.12' 'protobuf>=4.25,<5' \
       absl-py attrs flatbuffers matplotlib
 
-Its pose model finds one person in a picture, and its segmentation wants one that fills it. So both
-see each person's box by itself, with a margin.
+Its pose model finds one person in an image, and its segmentation expects one that fills the image.
+So both run on the box of each person, with a margin.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 
 def main(request: str, answer: str) -> int:
     """
-    Read pictures and boxes, write joints and mattes.
+    Read images and boxes, write joints and mattes.
 
     :param request: npz with 'NAME.rgb', (H, W, 3) uint8, and 'NAME.boxes', (N, 4): left, top,
         right, bottom in pixels.
-    :param answer: npz with 'NAME.joints', (N, 17, 3): u, v and COCO's flag, all 0 for who was not
-        found; 'NAME.matte', (H, W) float32, 0..1; and 'version'.
+    :param answer: npz with 'NAME.joints', (N, 17, 3): u, v and COCO's flag, all 0 for a person who
+        was not found; 'NAME.matte', (H, W) float32, 0..1; and 'version'.
     """
     import mediapipe  # here: what needs it not is tested without
 
@@ -79,7 +79,7 @@ def _widened(box: Any, height: int, width: int) -> tuple[int, int, int, int]:
 def _joints(
     landmarks: Any, left: int, top: int, right: int, bottom: int, shape: tuple[int, ...]
 ) -> Any:
-    """Turn landmarks in 0..1 of a cut-out into (17, 3) of the picture."""
+    """Turn landmarks in 0..1 of a cut-out into (17, 3) of the image."""
     joints = np.zeros((17, 3), np.float32)
     for joint, index in enumerate(LANDMARKS):
         mark = landmarks[index]

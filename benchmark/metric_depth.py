@@ -1,10 +1,10 @@
 """
-Measure metres on the rendered film: with 1 % of the depth as reference, and with the ground alone.
+Measure metric depth on the rendered film, with 1 % of the depth as reference or the ground only.
 
   python benchmark/metric_depth.py --json benchmark/results/metric_depth.json
 
-Each frame goes through the estimator of the node: references, fit, filter, limits of trust. Ground
-truth is the film's own depth. Frames without metres are counted, with the reason.
+The estimator is that of the node: references, fit, check, filter. Ground truth is the depth of the
+film. Frames without metric depth are counted, with the reason.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Shot:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when all bars are met."""
+    """Print a table; return 0 if all targets are met."""
     options = _parser().parse_args(argv)
     engine = Engine.load(options.checkpoint, device=options.device)
     print(engine.summary())
@@ -243,7 +243,7 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines += [
             f'    cells within {tolerance}: precision {of.get("precision", 0):.2f}, recall '
-            f'{of.get("recall", 0):.2f}, F1 {of["f1"]:.2f}, {of.get("phantoms", 0):.1f} phantom '
+            f'{of.get("recall", 0):.2f}, F1 {of["f1"]:.2f}, {of.get("phantoms", 0):.1f} false '
             'obstacles a frame'
             for tolerance, of in own['cells'].items()
         ]
@@ -262,9 +262,11 @@ def _parser() -> argparse.ArgumentParser:
     add('--device', default='auto', help='as the parameter device')
     add('--film', type=user_path, default=DEMO, help='folder of a rendered sequence')
     add('--frames', type=int, default=0, help='use only the first frames; 0: all')
-    add('--from-task', default='depth', choices=DEPTH_TASKS, help='task that metres are made from')
-    add('--share', type=float, default=0.01, help='of the pixels that are references')
-    add('--noise', type=float, default=0.0, help='of the references, as a share of their depth')
+    add('--from-task', default='depth', choices=DEPTH_TASKS, help='task for metric depth')
+    add('--share', type=float, default=0.01, help='fraction of the pixels that are references')
+    add(
+        '--noise', type=float, default=0.0, help='noise of the references, fraction of their depth'
+    )
     return options
 
 

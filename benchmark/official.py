@@ -1,21 +1,21 @@
 """
-Compare with the pipelines of diffusers, on the same random weights of Stable Diffusion 2.1's size.
+Compare with the pipelines of diffusers: same random weights of the size of Stable Diffusion 2.1.
 
   python benchmark/official.py --json benchmark/results/my_machine_official.json
 
-Marigold's pipelines with one step and with four, as a user would run them, and this package with
-the same denoiser: with the autoencoder's decoder as readout, with a light readout, and with four
-tasks on light readouts. Each runs in a process of its own, turn by turn, which tells time and peak
-memory. Before, ours start once with an empty cache of graphs, and tell the peak of that; all later
-starts find their graphs, though on the disk alone: between two contenders the system forgets what
-it has read. The picture has the network's size, so nothing is resized; both depth maps must agree.
+Compared are Marigold's pipelines with one and with four steps, and this package with the same
+denoiser: with the decoder of the autoencoder as head, with a light head, and with four tasks on
+light heads. Each contender runs in its own process, in turn, for its time and peak memory. Before,
+ours starts once with an empty cache of graphs, and that peak is reported, too. Later starts read
+their graphs from the disk: the page cache is emptied between two contenders. The image has the
+size of the network, so nothing is resized; both depth maps must agree.
 
---vae tiny also measures ours with a tiny autoencoder of taesd's size in place of the KL one. All
-weights are random, so the difference of its depth only shows that it is another function; the loss
-of quality needs published weights and labelled pictures.
+--vae tiny also measures ours with a tiny autoencoder of the size of taesd instead of the KL one.
+All weights are random, so the difference of the depth has no meaning; the loss of accuracy would
+need published weights and annotated images.
 
-The weights (5.5 GB) are made once in --work. --tiny compares small models in seconds, to see that
-everything works.
+The weights (5.5 GB) are made once in --work. --tiny compares small models in seconds, as a test of
+this script.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ VOCABULARY = ('<|startoftext|>', '<|endoftext|>', '!', '!</w>')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when every bar is met."""
+    """Print a table; return 0 if every target is met."""
     options = _parser().parse_args(argv)
     if options.contender:
         print(json.dumps(run(options.contender, options)))
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Be one contender: predict once to warm up, then some times more."""
+    """Run one contender: predict once as warm-up, then some times."""
     height, width = SIZES[options.tiny]
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     predict = _peer(options.work, PEERS[name]) if name in PEERS else _ours(name, options)
@@ -152,7 +152,7 @@ def _ours(
 def summarize(
     runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Take medians, and hold them to the bars."""
+    """Compute medians, and compare them with the targets."""
     every = {name: [s for one in turns for s in one['seconds']] for name, turns in runs.items()}
     medians = {name: statistics.median(seconds) for name, seconds in every.items()}
     memory = {name: max(one['peak_mib'] for one in turns) for name, turns in runs.items()}
@@ -328,7 +328,7 @@ def _in_a_process(name: str, options: argparse.Namespace, rounds: int) -> dict[s
 
 
 def _leave_page_cache(folder: Path) -> None:
-    """Let the system forget what it read, so that the next contender finds its memory empty."""
+    """Empty the page cache, so that the next contender has the same start."""
     for file in folder.rglob('*'):
         if file.is_file():
             with file.open('rb') as stream:
@@ -340,9 +340,9 @@ def _parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add('--work', type=user_path, default=Path('runs/official'), help='folder of the weights')
     add('--runtime', default='auto', help='as the parameter runtime, for this package')
-    add('--turns', type=int, default=3, help='how often each contender has its turn')
+    add('--turns', type=int, default=3, help='turns of each contender')
     add('--rounds', type=int, default=1, help='timed predictions in a turn')
-    add('--tiny', action='store_true', help='small models and a small picture')
+    add('--tiny', action='store_true', help='small models and a small image')
     add('--vae', choices=('kl', 'tiny'), default='kl', help='tiny: measure a tiny one, too')
     add('--contender', choices=(*PEERS, *OURS, *TINY_VAE), help=argparse.SUPPRESS)
     return options

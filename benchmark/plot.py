@@ -1,5 +1,5 @@
 """
-Draw the figures of a folder, a picture beside each file that has one.
+Draw the results of a folder: a PNG beside each JSON file that can be drawn.
 
   python benchmark/plot.py                       # benchmark/results/*.json to *.png
   python benchmark/plot.py --out docs my_machine_stages.json
@@ -32,7 +32,7 @@ OURS, THEIRS, GREY = '#3b7dd8', '#d8572a', '#8c8c8c'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write pictures; return 1 if there was nothing to draw."""
+    """Write PNG files; return 1 if there was nothing to draw."""
     options = _parser().parse_args(argv)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def kind_of(result: Any) -> Callable[[dict[str, Any]], Any] | None:
-    """Return what draws a result, told by what it has; None if nothing does."""
+    """Return the function that draws a result, by its keys; None if there is none."""
     if not isinstance(result, dict):
         return None
     return next((draw for key, draw in DRAWN_BY.items() if key in result), None)
@@ -122,7 +122,7 @@ def soak(result: dict[str, Any]) -> Any:
 
 
 def official(result: dict[str, Any]) -> Any:
-    """Draw seconds of a frame and peak memory, ours beside the pipelines of diffusers."""
+    """Draw time per frame and peak memory, ours and those of the pipelines of diffusers."""
     names = list(result['median_s'])
     figure, (times, memory) = pyplot.subplots(
         1, 2, figsize=(9, 2.6), layout='constrained', sharey=True
@@ -184,7 +184,7 @@ def runtimes(result: dict[str, Any]) -> Any:
 
 
 def metric_depth(result: dict[str, Any]) -> Any:
-    """Draw marked cells against tolerance, for each source of metres."""
+    """Draw F1 of the marked cells over the tolerance, for each source of the scale."""
     figure, axes = pyplot.subplots(figsize=(5, 3), layout='constrained')
     for source, color in (('sparse', OURS), ('ground', THEIRS)):
         cells = result[source]['cells']
@@ -198,7 +198,7 @@ def metric_depth(result: dict[str, Any]) -> Any:
 
 
 def families(result: dict[str, Any]) -> Any:
-    """Draw what a denoiser of each family learned in the same steps, beside a guess."""
+    """Draw the errors of each family of denoisers after the same steps, and the baseline."""
     rows = result['families']
     figure, axes = pyplot.subplots(
         1, 3, figsize=(11, 1 + 0.25 * len(rows)), layout='constrained', sharey=True
@@ -213,7 +213,7 @@ def families(result: dict[str, Any]) -> Any:
         bars(part, list(rows), [row[key] for row in rows.values()], label, OURS)
         if key in result['guess']:
             part.axvline(others[key], color=GREY, linestyle='--')
-            part.set_title('dashed: a guess that never looks', fontsize=8)
+            part.set_title('dashed: baseline, the mean training target', fontsize=8)
         else:
             part.plot(others[key], range(len(rows)), 'k|', markersize=10)
             part.set_title('marks: the same denoiser left as it was', fontsize=8)
@@ -242,7 +242,7 @@ def bars(
     color: Any,
     spread: Sequence[float] | None = None,
 ) -> None:
-    """Draw lying bars, the first on top, each with its number."""
+    """Draw horizontal bars with their numbers, the first one on top."""
     drawn = axes.barh(range(len(names)), values, xerr=spread, color=color)
     axes.bar_label(drawn, fmt='%.3g', padding=4, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -260,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'files', nargs='*', type=user_path, help='results (default: all that are here)'
     )
-    parser.add_argument('--out', type=user_path, help='folder of the pictures (default: beside)')
+    parser.add_argument(
+        '--out', type=user_path, help='folder for PNG files (default: of the results)'
+    )
     return parser
 
 

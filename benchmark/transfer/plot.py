@@ -41,7 +41,7 @@ SETTINGS = ('steps', 'batch', 'pictures', 'learning_rate', 'base', 'timestep', '
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table in Markdown; write picture and figures."""
+    """Print a table in Markdown; write image and figures."""
     options = _parser().parse_args(argv)
     files = sorted(options.runs.glob('*.json'))
     runs = [json.loads(file.read_text()) for file in files]

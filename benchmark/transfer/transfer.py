@@ -7,10 +7,11 @@ Measure what pre-training is worth: the paper's ablation (arXiv 2403.06090) in m
   python benchmark/transfer/transfer.py --base runs/pretrained --data data/rooms/train \
       --held data/rooms/heldout --held-frames 60 --steps 800 --out runs/transfer
 
-One small denoiser learns depth and poses from the same labelled frames in the same steps, begun
-from noise (scratch), from denoising pictures without labels (pretrained), and from the same but
-left as it is, only the readouts learning (frozen). Each run is one small file in --out: a stopped
-command goes on, and several may share the work, one of the --seeds each. plot.py draws them.
+A small denoiser learns depth and poses from the same annotated frames in the same steps. It starts
+from random weights (scratch), from denoising images without annotations (pretrained), or from the
+latter with only the heads trained (frozen). Each run writes one small file to --out: a stopped
+command continues, and several commands may share the work, each with one of the --seeds. plot.py
+draws the results.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def run(
 
 
 def begin(base: Path, start: str, timestep: int) -> Model:
-    """Return the model that a run starts from; its readouts are fresh in any case."""
+    """Return the model that a run starts from; its heads are always new."""
     model = model_to_finetune(base, TASKS, 'light', timestep)
     if start == 'scratch':
         unet = model.backbones['unet'].trainable()
@@ -183,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--frames', type=int, nargs='+', default=[50, 200, 1000], help='Labelled frames')
     add('--starts', nargs='+', default=STARTS, choices=STARTS, help='default: all')
     add('--seeds', type=int, nargs='+', default=[0, 1, 2], help='Also choose the frames')
-    add('--size', type=size, default=(96, 128), help='Of all pictures, default 128x96')
+    add('--size', type=size, default=(96, 128), help='Of all images, default 128x96')
     add('--timestep', type=int, default=-1, help='Of the one step; -1: as train has it')
     add('--steps', type=int, default=1000, help='default: %(default)s')
     add('--batch-size', type=int, default=16, help='default: %(default)s')
