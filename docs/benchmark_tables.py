@@ -248,8 +248,14 @@ def soak() -> str:
             )
         )
     head = (
-        *('scene', 'time', 'images received / processed', 'anonymous memory', 'threads'),
-        *('open files', 'latency', 'lost of a topic, at most'),
+        'scene',
+        'time',
+        'images received / processed',
+        'anonymous memory',
+        'threads',
+        'open files',
+        'latency',
+        'lost of a topic, at most',
     )
     return table(head, rows)
 

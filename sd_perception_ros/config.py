@@ -126,8 +126,10 @@ def rename_old(values: Mapping[str, T], new_names: Mapping[str, str], where: str
                 )
             LOG.warning(
                 "%s: '%s' is now called '%s'; the old name works in this release only",
-                where, name, new_name,
-            )  # fmt: skip
+                where,
+                name,
+                new_name,
+            )
         renamed[new_name] = value
     return renamed
 

@@ -52,8 +52,18 @@ ROS = {
     'vision_msgs',
 }
 NO_TORCH = {
-    *('types', 'config', 'image_encodings', 'compressed_images', 'jpeg', 'geometry'),
-    *('exposure', 'paths', 'git_lfs', 'metric_depth', 'skeleton', 'drawing'),
+    'types',
+    'config',
+    'image_encodings',
+    'compressed_images',
+    'jpeg',
+    'geometry',
+    'exposure',
+    'paths',
+    'git_lfs',
+    'metric_depth',
+    'skeleton',
+    'drawing',
 }
 PICKLES = {'pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal'}
 TASK_NAMES = {'task', 'task.name', 'task_name', 'self.task', 'self.task.name'}

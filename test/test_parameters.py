@@ -198,9 +198,10 @@ def test_old_values_that_name_tasks_are_rewritten(peer):
 
 def test_every_old_parameter_name_has_an_existing_new_name():
     names = {
-        name for cls in (NodeOptions, EngineConfig, InputOptions, OutputOptions)
+        name
+        for cls in (NodeOptions, EngineConfig, InputOptions, OutputOptions)
         for name in parameter_names(cls)
-    }  # fmt: skip
+    }
     assert set(OLD_PARAMETERS.values()) <= names
     assert not set(OLD_PARAMETERS) & names
 

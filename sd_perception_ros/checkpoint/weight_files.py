@@ -21,7 +21,8 @@ WEIGHT_FILES = (
             'fp16.safetensors',
         )
     ),
-    *('adapter_model.safetensors', 'pytorch_lora_weights.safetensors'),  # LoRA: peft, diffusers
+    'adapter_model.safetensors',  # LoRA of peft
+    'pytorch_lora_weights.safetensors',  # LoRA of diffusers
 )
 
 

@@ -15,8 +15,11 @@ from sd_perception_ros.data.files import AGAIN, find_files, read_hdf5, read_rgb,
 
 SPLIT_FILE = 'metadata_images_split_scene_v1.csv'
 SPLIT_COLUMNS = (
-    *('scene_name', 'camera_name', 'frame_id'),
-    *('split_partition_name', 'included_in_public_release'),
+    'scene_name',
+    'camera_name',
+    'frame_id',
+    'split_partition_name',
+    'included_in_public_release',
 )
 CAMERA_FILE = 'metadata_camera_parameters.csv'
 # Camera of all scenes, except tilted and shifted ones in CAMERA_FILE: 60 degrees wide, 4:3.
