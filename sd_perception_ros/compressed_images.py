@@ -44,14 +44,14 @@ def compressed_to_rgb(
     """
     Decode a colour or grey CompressedImage: JPEG, PNG, WebP and others that OpenCV reads.
 
-    The message's `format` says what the picture is, as image_transport writes it: a Bayer mosaic
-    ('bayer_rggb8; jpeg compressed '), colour in the order of RGB ('rgb8; jpeg compressed rgb8') or
+    The field `format`, as image_transport writes it, describes the image: a Bayer mosaic
+    ('bayer_rggb8; jpeg compressed '), colours in RGB order ('rgb8; jpeg compressed rgb8'), or
     depth, which is refused. The EXIF orientation is ignored: camera_info describes the pixels as
     stored.
 
     :param bit_depth: range of the camera's 16-bit values so far; None: that of this image.
     :returns: (H, W, 3) uint8 RGB.
-    :raises ValueError: the data is no image, damaged or too large, or holds depth.
+    :raises ValueError: the data is not an image, is damaged or too large, or is depth.
     """
     if 'compressedDepth' in msg.format:
         raise ValueError(f"expected a colour image, got a depth image ('{msg.format}')")
@@ -66,7 +66,7 @@ def compressed_to_rgb(
         pixels = (bit_depth or BitDepth()).to_8_bits(pixels)
     elif pixels.dtype != np.uint8:
         raise ValueError(
-            f"expected a picture of 8 or 16 bits ('{msg.format}'), got {pixels.dtype} values"
+            f"expected an image with 8 or 16 bits ('{msg.format}'), got {pixels.dtype} values"
         )
     if pixels.ndim == 2:
         mosaic = encoding.startswith('bayer_') and encoding in ENCODINGS
@@ -113,13 +113,13 @@ def _is_compressed(msg: Any) -> bool:
 
 def _read_format(format_: str) -> tuple[str, bool]:
     """
-    Return the encoding before the compression, '' if it is not told, and whether it is RGB.
+    Return the encoding before the compression, '' if unknown, and whether the order is RGB.
 
-    'rgb8; jpeg compressed bgr8' is the usual order of the JPEG. 'compressed rgb8' says that the
-    driver gave RGB to a compressor that expects BGR.
+    'rgb8; jpeg compressed bgr8' is the usual order in a JPEG. 'compressed rgb8' means that the
+    driver passed RGB to a compressor that expects BGR.
     """
-    encoding, told, compression = format_.partition(';')
-    return (encoding.strip() if told else ''), 'compressed rgb' in compression
+    encoding, separator, compression = format_.partition(';')
+    return (encoding.strip() if separator else ''), 'compressed rgb' in compression
 
 
 def _check_compressed_size(data: bytes, format_: str, max_pixels: int) -> None:
@@ -137,9 +137,9 @@ def _check_compressed_size(data: bytes, format_: str, max_pixels: int) -> None:
 def _decode(data: bytes, flags: int, format_: str) -> NDArray[Any]:
     if data.startswith(jpeg.SIGNATURE):
         return jpeg.decode(data)
-    # WebP has no checksum. Its coded data has no long run of one value, lost data often has.
+    # WebP has no checksum. Intact data has no long run of one value; lost data often has one.
     if data[8:12] == b'WEBP' and len(data) > 99 and data[-64:].count(data[-1:]) == 64:
-        raise ValueError('the WebP picture is damaged: its last 64 bytes are equal')
+        raise ValueError('the WebP image is damaged: its last 64 bytes are equal')
     try:
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -1,4 +1,4 @@
-"""Exposure problems: images that are black, saturated, or of one colour."""
+"""Detection of images that are black, saturated, or of one colour."""
 
 from __future__ import annotations
 

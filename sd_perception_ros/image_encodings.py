@@ -92,10 +92,10 @@ class BitDepth:
     Significant bits of a camera's 16-bit values: 8, 10, 12, 14 or 16.
 
     Drivers send the values of 10-bit and 12-bit sensors in 16-bit encodings without a scale. The
-    brightest picture so far shows it: the number grows, and never shrinks, so that the brightness
-    of a camera's pictures does not flicker.
+    brightest image so far shows it: the number grows, and never shrinks, so that the brightness
+    of a camera's images does not flicker.
 
-    :ivar bits: 0 before the first picture with 16-bit values.
+    :ivar bits: 0 before the first image with 16-bit values.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ def image_to_rgb(
 
     The data must have exactly the size that sensor_msgs/Image documents, step x height bytes (nv12
     and nv21: half of that more for colour, nv24: twice). More data means a header that does not
-    describe it: a sheared picture.
+    describe it: a sheared image.
 
     :param max_pixels: larger images are refused before memory is allocated.
     :param bit_depth: range of the camera's 16-bit values so far; None: that of this image.
@@ -166,7 +166,7 @@ def image_to_rgb(
 
 
 def refusal(encoding: str) -> str:
-    """Return why an encoding cannot be a colour or grey picture, and what can."""
+    """Return why an encoding cannot be a colour or grey image, and what can."""
     hint = f'choose one of: {", ".join(ENCODINGS)}'
     if encoding in ('16UC1', '32FC1', '16SC1', '64FC1'):
         hint = "this is a depth image; a 16-bit grey image is called 'mono16'"

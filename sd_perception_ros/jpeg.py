@@ -1,11 +1,14 @@
 """
 Decoding of JPEGs that refuses damaged data.
 
-Decoders fill blocks whose data is missing with mid-grey and report success. Here two things are
-checked: the markers, before decoding, and that the coded data ends where the picture ends. For the
-latter the decoder is asked for more rows of blocks than the picture has: they come out grey if the
-data ended with the picture. If the picture's own last block is grey, too, its data may be missing:
-then other bytes are written behind it, which change the picture only if they are read for it.
+A decoder fills blocks whose data is missing with mid-grey and reports success. Two checks find
+this:
+
+1. The markers, before decoding.
+2. Whether the coded data ends where the image ends. The header is changed to a higher image: the
+   additional blocks are grey if the data ended in time. If the last block of the image is grey,
+   its data may be missing. Then other bytes are appended: they change the image only if the
+   decoder needed them for it.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from sd_perception_ros.types import UInt8
 
 SIGNATURE = b'\xff\xd8\xff'
 _GREY = 128
-# Units beyond the picture that are not looked at, twice as many of grey JPEGs: cameras are known
-# that append a few bytes to each picture's data.
+# Units after the image that are not checked, twice as many for grey JPEGs: some cameras append a
+# few bytes to the data of each image.
 _SPARE_UNITS = 3
 _MARKER = re.compile(rb'\xff[\x01-\xfe]')
 _RESTART = re.compile(rb'\xff[\xd0-\xd7]')
@@ -35,8 +38,8 @@ _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _SEQUENTIAL_FRAMES = frozenset({0xC0, 0xC1})
-# Bytes that differ in each bit, written behind a picture's data: if they change the picture, the
-# decoder read them for it.
+# Two sequences that differ in every bit, appended to the data of an image: if the results differ,
+# the decoder needed these bytes for the image.
 _PROBES = bytes([0x5A, 0xC3, 0x96, 0x3C]) * 30, bytes([0xA5, 0x3C, 0x69, 0xC3]) * 30
 
 
@@ -45,13 +48,13 @@ class Layout:
     """
     The structure of a JPEG.
 
-    :ivar size_at: position of the frame header's two bytes of height, then two of width.
+    :ivar size_at: position of the height (two bytes, then two of width) in the frame header.
     :ivar unit: height and width of the smallest coded unit, pixels.
     :ivar channels: 1 grey, 3 colour, 4 CMYK.
-    :ivar end: position behind the end marker; padding may follow.
+    :ivar end: position after the end marker; padding may follow.
     :ivar restart_interval: coded units between two restart markers; 0: none.
     :ivar frame: code of the frame header: 0xC0 to 0xC2 are Huffman-coded.
-    :ivar sequential: one scan holds the whole picture.
+    :ivar sequential: one scan has the whole image.
     :ivar data_at: position of the data of the last scan.
     """
 
@@ -82,7 +85,7 @@ def decode(data: bytes) -> UInt8:
     Decode a JPEG; the EXIF orientation is ignored.
 
     :returns: (H, W, 3) uint8 BGR, or (H, W) of a grey JPEG.
-    :raises ValueError: the data is damaged: cut, incomplete, or not decoded as far as it goes.
+    :raises ValueError: the data is damaged: cut, incomplete, or longer than the image needs.
     """
     layout = read_layout(data)
     mode = cv2.IMREAD_GRAYSCALE if layout.channels == 1 else cv2.IMREAD_COLOR
@@ -102,7 +105,7 @@ def read_layout(data: bytes) -> Layout:
     """
     Read the markers of a JPEG.
 
-    :raises ValueError: markers are missing, in the wrong order, or point behind the data.
+    :raises ValueError: markers are missing or in the wrong order, or a segment exceeds the data.
     """
     frame: tuple[int, int, int, int, int, int, int] | None = None
     interval, scans, data_at, at = 0, 0, 0, 2
@@ -131,11 +134,11 @@ def read_layout(data: bytes) -> Layout:
         at += 2 + length
         if code == _SOS:
             if frame is None:
-                raise ValueError('the JPEG is damaged: its picture data has no frame header')
+                raise ValueError('the JPEG is damaged: its image data has no frame header')
             scans, data_at = scans + 1, at
             at = _end_of_scan(data, at, _expected_restarts(frame, interval))
     if frame is None or not scans:
-        raise ValueError('the JPEG holds tables and no picture data')
+        raise ValueError('the JPEG has tables, but no image data')
     code, size_at, height, width, unit_y, unit_x, channels = frame
     sequential = code in _SEQUENTIAL_FRAMES and scans == 1
     return Layout(
@@ -159,7 +162,7 @@ def _read_frame(body: bytes) -> tuple[int, int, int, int, int]:
     height, width, channels = struct.unpack('>xHHB', body[:6])
     sampling = [body[6 + 3 * index + 1] for index in range(channels)]
     if not height or not width or any(not s >> 4 or not s & 15 for s in sampling):
-        raise ValueError(f'the JPEG is damaged: its frame header says {width} x {height} pixels')
+        raise ValueError(f'the JPEG is damaged: its frame header has {width} x {height} pixels')
     if channels == 1:
         return height, width, 8, 8, 1
     across, down = max(s >> 4 for s in sampling), max(s & 15 for s in sampling)
@@ -167,7 +170,7 @@ def _read_frame(body: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _expected_restarts(frame: tuple[int, ...], interval: int) -> int | None:
-    """Return how many restart markers a scan must have; None: that is not known here."""
+    """Return how many restart markers a scan must have; None if unknown."""
     code, _, height, width, unit_y, unit_x, _ = frame
     if code not in _SEQUENTIAL_FRAMES:
         return None
@@ -178,7 +181,7 @@ def _expected_restarts(frame: tuple[int, ...], interval: int) -> int | None:
 
 
 def _end_of_scan(data: bytes, start: int, restarts: int | None) -> int:
-    """Return the position of the first marker behind a scan's data; check restart markers."""
+    """Return the position of the first marker after the data of a scan; check restart markers."""
     for seen, found in enumerate(_MARKER.finditer(data, start)):
         code = data[found.start() + 1]
         if code not in _RESTARTS:
@@ -196,31 +199,31 @@ def _end_of_scan(data: bytes, start: int, restarts: int | None) -> int:
 
 
 def _check_end(data: bytes, layout: Layout) -> None:
-    """Raise ValueError if a picture's data ends before the picture does, or after it."""
+    """Raise ValueError if the data of an image ends before the image, or after it."""
     taller = _with_spare_rows(data, layout) if layout.sequential else None
     levels = _pixels(taller or data, reduced=True)[..., 0]  # of CMYK, cyan
     spare = layout.rows * layout.columns + _SPARE_UNITS * (2 if layout.channels == 1 else 1)
     if taller is not None and not _any_grey(levels, layout, np.array([spare])):
         raise ValueError(
-            'the JPEG is damaged: its data goes on behind the last row of the picture; part of '
-            'it was lost or replaced on the way'
+            'the JPEG is damaged: its data continues after the last row of the image; a part of '
+            'it was lost or replaced in transit'
         )
     ends = _ends_of_intervals(layout)
-    if taller is not None:  # grey at once, if the data ended within the last unit
+    if taller is not None:  # grey, if the data ended within the last unit
         ends = np.append(ends, ends[-1] + 1)
-    # Grey may be what the camera sees: only then is the picture decoded again.
+    # The camera may see something grey, so the image is decoded again.
     if not _any_grey(levels, layout, ends):
         return
     first, second = (_pixels(_with_probes(data, layout, probe)) for probe in _PROBES)
     if not np.array_equal(first, second):
         raise ValueError(
-            'the JPEG is damaged: its data ends before the last row of the picture; part of '
-            'it was lost on the way'
+            'the JPEG is damaged: its data ends before the last row of the image; a part of it '
+            'was lost in transit'
         )
 
 
 def _with_spare_rows(data: bytes, layout: Layout) -> bytes | None:
-    """Return the data with a header of a higher picture; None if no JPEG can be so high."""
+    """Return the data with the header of a higher image; None if a JPEG cannot be so high."""
     height = (layout.rows + -(-(2 * _SPARE_UNITS + 1) // layout.columns)) * layout.unit[0]
     if height > 0xFFFF:
         return None
@@ -230,9 +233,9 @@ def _with_spare_rows(data: bytes, layout: Layout) -> bytes | None:
 
 def _pixels(data: bytes, reduced: bool = False) -> UInt8:
     """
-    Decode a JPEG, (H, W, C), without libjpeg's warnings, which OpenCV writes to the terminal.
+    Decode a JPEG, (H, W, C); OpenCV would write libjpeg's warnings to the terminal.
 
-    :param reduced: one grey pixel for each block of 8 x 8.
+    :param reduced: one grey pixel for each block of 8 x 8 pixels.
     """
     step = 1
     try:
@@ -247,7 +250,7 @@ def _pixels(data: bytes, reduced: bool = False) -> UInt8:
 
 
 def _ends_of_intervals(layout: Layout) -> NDArray[np.intp]:
-    """Return the indices of the last coded unit before each restart, and of the last of all."""
+    """Return the indices of the last coded unit before each restart and of the last unit."""
     last = layout.rows * layout.columns - 1
     step = layout.restart_interval or last + 1
     return np.append(np.arange(step - 1, last, step), last)
@@ -255,7 +258,7 @@ def _ends_of_intervals(layout: Layout) -> NDArray[np.intp]:
 
 def _any_grey(levels: UInt8, layout: Layout, units: NDArray[np.intp]) -> bool:
     """
-    Return whether any of some coded units is mid-grey: its data may be missing.
+    Return whether one of the coded units is mid-grey: its data may be missing.
 
     :param levels: (h, w), one for each block of 8 x 8 pixels.
     :param units: (N,) indices, row by row.
@@ -269,7 +272,7 @@ def _any_grey(levels: UInt8, layout: Layout, units: NDArray[np.intp]) -> bool:
 
 
 def _with_probes(data: bytes, layout: Layout, probe: bytes) -> bytes:
-    """Return the data with other bytes before each restart and at the end: they must not count."""
+    """Return the data with bytes inserted before each restart and at the end."""
     start = layout.data_at
     probed = _RESTART.sub(lambda marker: probe + marker.group(), data[start:-2])
     return data[:start] + probed + probe + data[-2:]

@@ -1,4 +1,4 @@
-"""Compressed pictures that lost data on the way are refused; good ones are never."""
+"""Damaged compressed images are refused; intact ones are decoded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sd_perception_ros.compressed_images import compressed_to_rgb, depth_from_me
 
 
 def scene(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
-    """Make a picture with soft shapes, edges and noise, (H, W, 3)."""
+    """Make an image with soft shapes, edges and noise, (H, W, 3)."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (6, 8, 3), np.uint8)
     large = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(float)
@@ -92,7 +92,7 @@ GOOD['without tables'] = without_tables(saved(scene()))
 
 
 @pytest.mark.parametrize('name', GOOD)
-def test_a_good_jpeg_is_decoded_as_opencv_decodes_it(name, capfd):
+def test_an_intact_jpeg_is_decoded_as_by_opencv(name, capfd):
     data = GOOD[name]
     mode = cv2.IMREAD_GRAYSCALE if 'one channel' in name else cv2.IMREAD_COLOR
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
@@ -108,7 +108,7 @@ def test_a_few_appended_bytes_are_not_damage(extra):
 
 
 def lost(data: bytes, at: int, count: int) -> dict[str, bytes]:
-    """Damage a JPEG at a position in its picture data, in all the ways in which data gets lost."""
+    """Damage a JPEG at a position of its image data, in each way in which data is lost."""
     end, rest = b'\xff\xd9', len(data) - at - 2
     noise = np.random.default_rng(at).integers(0, 255, rest, np.uint8).tobytes()
     return {
@@ -124,7 +124,7 @@ def lost(data: bytes, at: int, count: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize('interval', [0, 5])
 @pytest.mark.parametrize('kind', lost(saved(scene()), 900, 200))
-def test_a_jpeg_that_lost_data_is_refused(kind, interval):
+def test_a_jpeg_with_lost_data_is_refused(kind, interval):
     data = with_restarts(scene(), interval)
     start = data.index(b'\xff\xda') + 14
     for at in range(start, len(data) - 400, 431):
@@ -142,7 +142,7 @@ def test_a_jpeg_that_ends_within_its_last_unit_is_refused(size, seed):
             jpeg.decode(data[: -2 - count] + b'\xff\xd9')
 
 
-def test_a_jpeg_in_cmyk_that_lost_data_is_refused():
+def test_a_jpeg_in_cmyk_with_lost_data_is_refused():
     data = cmyk(scene())
     for bad in lost(data, len(data) // 2, 300).values():
         with pytest.raises(ValueError, match='JPEG'):
@@ -152,7 +152,7 @@ def test_a_jpeg_in_cmyk_that_lost_data_is_refused():
 def test_a_jpeg_with_tables_only_has_no_image():
     data = saved(scene())
     tables = data[: data.index(b'\xff\xda')] + b'\xff\xd9'
-    with pytest.raises(ValueError, match='holds tables and no picture data'):
+    with pytest.raises(ValueError, match='has tables, but no image data'):
         jpeg.decode(tables)
     scan = data[: data.index(b'\xff\xda') + 14] + b'\xff\xd9'
     with pytest.raises(ValueError, match='data ends before the last row'):
@@ -188,7 +188,7 @@ def test_no_damage_to_a_jpeg_raises_anything_but_a_value_error(data):
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'WebP'])
-def test_other_kinds_that_lost_data_are_refused(kind):
+def test_other_formats_with_lost_data_are_refused(kind):
     data = saved(scene(), kind)
     half = len(data) // 2
     for bad in (data[:half], data[:half] + bytes(len(data) - half), data[:-20]):
@@ -201,7 +201,7 @@ def test_other_kinds_that_lost_data_are_refused(kind):
             compressed_to_rgb(compressed(bytes(flipped), 'png'))
 
 
-# ---- What `format` says -------------------------------------------------------------------------
+# ---- The field `format` -------------------------------------------------------------------------
 
 COLOURS = {'r': 200, 'g': 120, 'b': 40}
 

@@ -1,4 +1,4 @@
-"""Training on crops of people: what a crop shows, where its joints lie, and that it is learned."""
+"""Training on crops of people: the image and joints of a crop, and the steps that use crops."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LEFT, RIGHT = INDEX['left_wrist'], INDEX['right_wrist']
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Layers are so small that several threads would wait for each other."""
+    """Use one thread: with such small layers several threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,7 +47,7 @@ def one_thread() -> Iterator[None]:
 
 
 def people(*persons: dict[str, tuple[float, float, int]]) -> dict[str, torch.Tensor]:
-    """Return a black picture of 200 x 100 pixels with a white pixel at each joint."""
+    """Return a black image of 200 x 100 pixels with a white pixel at each joint."""
     image = torch.full((1, 3, 100, 200), -1.0)
     joints = torch.zeros(1, len(persons), 17, 3)
     for row, person in zip(joints[0], persons, strict=True):
@@ -59,14 +59,14 @@ def people(*persons: dict[str, tuple[float, float, int]]) -> dict[str, torch.Ten
 
 
 def brightest(image: torch.Tensor) -> tuple[float, float]:
-    """Return x and y of the mean of the light, pixels."""
+    """Return x and y of the brightness centroid, pixels."""
     light = (image[0, 0] + 1).numpy()
     y, x = np.mgrid[: light.shape[0], : light.shape[1]]
     return float((x * light).sum() / light.sum()), float((y * light).sum() / light.sum())
 
 
-def test_a_region_is_that_of_a_second_look_around_the_marked_joints() -> None:
-    """Joints of 40 x 80 px have a box of 60 x 100, a region of 125 px by three quarters."""
+def test_the_region_is_that_of_a_second_look_around_the_annotated_joints() -> None:
+    """Joints of 40 x 80 px have a box of 60 x 100 px, and a region of 93.75 x 125 px."""
     sample = people({'nose': (80, 10, 2), 'left_ankle': (120, 90, 1), 'right_ankle': (0, 0, 0)})
     region = person_region(sample['joints'][0, 0].numpy())
     np.testing.assert_allclose(region, (100 - 93.75 / 2, 50 - 62.5, 93.75, 125))
@@ -85,14 +85,14 @@ def test_people_without_extent_get_no_crop() -> None:
 @pytest.mark.parametrize(
     ('angle', 'place'),
     [
-        # 24 pixels right of the middle of a crop of 97 x 129 pixels, enlarged twice.
+        # 24 pixels right of the centre; the crop has 97 x 129 pixels, twice the region.
         (0, (48 + 48, 64)),
         (90, (48, 64 + 48)),  # clockwise: right becomes below
         (-90, (48, 64 - 48)),
         (180, (48 - 48, 64)),
     ],
 )
-def test_joints_and_pixels_go_to_the_same_place_of_a_crop(
+def test_a_joint_and_its_pixel_have_the_same_position_in_the_crop(
     angle: float, place: tuple[float, float]
 ) -> None:
     sample = people({'nose': (124, 50, 2), 'left_eye': (124, 50, 2), 'right_eye': (0, 0, 0)})
@@ -105,7 +105,7 @@ def test_joints_and_pixels_go_to_the_same_place_of_a_crop(
     assert cut['joints'][0, 0, INDEX['right_eye']].tolist() == [0, 0, 0]
 
 
-def test_the_person_comes_first_and_joints_beyond_the_crop_are_outside() -> None:
+def test_the_person_of_the_crop_is_first_and_joints_outside_of_it_are_flagged() -> None:
     sample = people({'nose': (20, 20, 2)}, {'nose': (100, 50, 2), 'left_eye': (104, 50, 1)})
     cut = person_crop(sample, 1, Region(88, 34, 24, 32), (33, 25))
     assert cut['joints'][0, 0, 0].tolist() == [12, 16, 2]
@@ -113,17 +113,17 @@ def test_the_person_comes_first_and_joints_beyond_the_crop_are_outside() -> None
     assert cut['joints'][0, 1, 0].tolist() == [20 - 88, 20 - 34, OUTSIDE]
 
 
-def test_where_people_are_unknown_is_cut_too_and_nobody_is_beyond_the_picture() -> None:
+def test_the_matte_is_cropped_too_and_zero_outside_of_the_image() -> None:
     sample = people({'nose': (100, 50, 2)})
     matte = torch.zeros(1, 1, 100, 200)
     matte[..., 100:] = torch.nan
     cut = person_crop(sample | {'matte': matte}, 0, Region(90, 80, 24, 32), (33, 25))
     assert cut['matte'][0, 0, 0].isnan().tolist() == [False] * 10 + [True] * 15
-    assert (cut['matte'][0, 0, 20:] == 0).all()  # rows 100 and more of a picture of 100
+    assert (cut['matte'][0, 0, 20:] == 0).all()  # below the last of 100 rows of the image
     assert (cut['image'][0, :, 20:] == -1).all()
 
 
-def test_in_a_mirrored_crop_the_left_wrist_is_the_right_one() -> None:
+def test_in_a_mirrored_crop_left_and_right_wrist_are_exchanged() -> None:
     sample = people({'left_wrist': (90, 50, 2), 'right_wrist': (110, 70, 2)})
     region = person_region(mirror(sample)['joints'][0, 0].numpy())
     cut = person_crop(mirror(sample), 0, region, (129, 97))
@@ -155,12 +155,12 @@ def test_random_regions_stay_within_their_limits() -> None:
     assert all(region.width / region.height == pytest.approx(0.75) for region, _ in drawn)
 
 
-def test_half_of_a_body_is_shown_in_three_of_ten_crops() -> None:
+def test_three_of_ten_crops_show_one_half_of_the_body() -> None:
     rng = np.random.default_rng(0)
     joints = np.zeros((17, 3), np.float32)
     joints[:] = [[50, 10 + 10 * number, 2] for number in range(17)]
     whole = person_region(joints).height
-    # Joints 0..10 span 100 of 160 px; the six below are too few for a half.
+    # Joints 0..10 span 100 of 160 px; the other six are too few for a half.
     ratios = np.array([random_region(joints, rng, 0)[0].height / whole for _ in range(400)])
     assert (ratios < 0.5).mean() == pytest.approx(0.3 * 0.3, abs=0.06)
 
@@ -176,13 +176,13 @@ def test_steps_of_crops_are_spread_evenly(share: float, steps: list[int]) -> Non
         assert options.following(step) == following
 
 
-def test_a_second_look_is_as_high_as_the_longer_side_of_a_picture() -> None:
+def test_a_crop_of_a_second_look_is_as_high_as_the_longer_side_of_the_image() -> None:
     assert second_look_size(256) == (256, 192)
     assert second_look_size(250) == (256, 192)
     assert second_look_size(1) == (32, 24)
 
 
-def test_joints_that_nobody_marked_do_not_count_and_those_outside_are_empty() -> None:
+def test_joints_without_annotation_are_ignored_and_joints_outside_have_an_empty_map() -> None:
     task: Any = make_task('human_pose', {'skeleton': 'coco_wholebody'}, reads_crops=True)
     sample = people({'nose': (12, 16, 2), 'left_eye': (-30, 16, OUTSIDE)})
     crop = {'image': sample['image'][..., :33, :25], 'joints': sample['joints']}
@@ -197,7 +197,7 @@ def test_joints_that_nobody_marked_do_not_count_and_those_outside_are_empty() ->
 
 
 def drawn_people(folder: Path, count: int = 4) -> Path:
-    """Write pictures of one person, a white bar from nose to ankle, in COCO's format."""
+    """Write images of one person, a white bar from nose to ankle, in COCO's format."""
     (folder / 'annotations').mkdir(parents=True)
     (folder / 'train2017').mkdir()
     rng = np.random.default_rng(0)
@@ -250,7 +250,7 @@ def test_a_checkpoint_that_reads_crops_learns_from_crops(
     assert np.mean(values[-10:]) < 0.7 * np.mean(values[:5])
 
 
-def test_a_checkpoint_of_pictures_learns_crops_in_a_share_of_its_steps(
+def test_a_checkpoint_for_whole_images_uses_crops_in_a_fraction_of_the_steps(
     coco: Path, tmp_path: Path
 ) -> None:
     base = save_tiny(tmp_path / 'base', {'human_pose': 'light'})
@@ -261,7 +261,7 @@ def test_a_checkpoint_of_pictures_learns_crops_in_a_share_of_its_steps(
     assert np.mean(values[-4:]) < 0.7 * np.mean(values[:4])
 
 
-def test_threads_that_read_ahead_change_nothing(coco: Path, tmp_path: Path) -> None:
+def test_loading_in_threads_does_not_change_the_losses(coco: Path, tmp_path: Path) -> None:
     base = save_tiny(tmp_path / 'base', {'human_pose': 'light'})
     runs = []
     for workers in (0, 2):
@@ -277,7 +277,9 @@ def test_threads_that_read_ahead_change_nothing(coco: Path, tmp_path: Path) -> N
     assert runs[0] == runs[1]
 
 
-def test_slices_of_a_batch_give_the_losses_of_the_whole(coco: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_does_not_change_the_losses_on_crops(
+    coco: Path, tmp_path: Path
+) -> None:
     """The statistics of the batch normalization stay those of the checkpoint."""
     base = save_sdpose(tmp_path / 'base')
     runs = [
@@ -301,7 +303,7 @@ def words(base: Path, coco: Path, out: Path, *more: object) -> list[str]:
     return [str(word) for word in (*options, *numbers, *more)]
 
 
-def test_the_command_tunes_sdpose_and_the_engine_runs_the_result(
+def test_the_command_fine_tunes_sdpose_and_the_engine_runs_the_result(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, out = save_sdpose(tmp_path / 'base', 133), tmp_path / 'out'
@@ -341,10 +343,10 @@ def test_impossible_trainings_on_crops_are_refused(
         train_command.main([*no_people, '--sizes', '32x24'])
 
 
-def test_crops_of_another_size_than_that_of_a_second_look_are_told(
+def test_a_note_says_that_crops_are_smaller_than_those_of_a_second_look(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its pictures have 128 x 96 pixels."""
+    """The second look at an image of 128 x 96 pixels has crops 128 pixels high."""
     base = save_tiny(tmp_path / 'base', {'human_pose': 'light'})
     for number, sizes in enumerate((['64x48'], ['64x48', '128x96'])):
         more = ('--crops', 0.5, '--sizes', *sizes)
@@ -354,7 +356,7 @@ def test_crops_of_another_size_than_that_of_a_second_look_are_told(
         assert told == (number == 0)
 
 
-def test_a_crop_is_turned_around_the_middle_of_its_region() -> None:
+def test_a_crop_is_rotated_around_the_centre_of_its_region() -> None:
     warp = warp_of(Region(10, 20, 30, 40), 31, 41, 90)
     np.testing.assert_allclose(warp @ (25, 40, 1), (15, 20), atol=1e-9)
     # One pixel to the right goes one pixel down.

@@ -1,4 +1,4 @@
-"""References that cannot be right are refused with the numbers; right ones never are."""
+"""Impossible references are refused with the values; plausible ones are accepted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def room_m() -> np.ndarray:
 
 
 def relative_of(depth_m: np.ndarray) -> np.ndarray:
-    """Return what a perfect network says of a scene, 0.1 to 0.9."""
+    """Return the relative depth that a perfect network predicts, 0.1 to 0.9."""
     low, high = depth_m.min(), depth_m.max()
     return (0.1 + 0.8 * (depth_m - low) / (high - low)).astype(np.float32)
 
@@ -48,7 +48,7 @@ def decide(
     return estimator.update(predictions, CAMERA, 1.0, measurement)
 
 
-def test_a_right_reference_gives_metres():
+def test_a_plausible_reference_gives_metric_depth():
     made = decide(room_m())
     assert made.problem == ''
     inside = np.isfinite(made.depth_m)
@@ -64,11 +64,11 @@ def test_a_right_reference_gives_metres():
         (1.0, (5.0, 9.0), '100% of the depths of /depth lie outside'),
     ],
 )
-def test_references_outside_the_range_give_no_metres(factor, range_m, words):
+def test_references_outside_the_range_give_no_metric_depth(factor, range_m, words):
     assert words in decide(room_m() * np.float32(factor), range_m).problem
 
 
-def test_a_few_references_outside_the_range_do_not_stop_metres():
+def test_a_few_references_outside_the_range_are_accepted():
     reference_m = room_m()
     reference_m[:5] = 500.0
     assert decide(reference_m).problem == ''
@@ -84,7 +84,7 @@ def test_a_few_references_outside_the_range_do_not_stop_metres():
         lambda m: np.tile(np.linspace(1, 5, 64, dtype=np.float32), (48, 1)),  # another camera's
     ],
 )
-def test_depth_of_another_view_gives_no_metres(other):
+def test_depth_of_another_view_gives_no_metric_depth(other):
     assert decide(np.ascontiguousarray(other(room_m()), np.float32)).problem != ''
 
 
@@ -93,7 +93,7 @@ def check_image(values: np.ndarray, in_metres: bool) -> None:
     check_depth(from_depth(depth_m), depth_m, in_metres, '/depth')
 
 
-def test_units_of_a_depth_image_are_told_apart():
+def test_a_depth_image_in_a_wrong_unit_is_refused():
     check_image(room_m(), True)
     check_image(np.round(room_m() * 1000) / 1000, False)
     with pytest.raises(ValueError, match=r'whole numbers only, .* probably millimetres'):
@@ -102,7 +102,7 @@ def test_units_of_a_depth_image_are_told_apart():
         check_image(np.round(room_m()) / 1000, False)
 
 
-def test_a_depth_image_without_a_measurement_is_told():
+def test_a_depth_image_with_equal_values_is_refused():
     check_image(np.full((48, 64), np.nan), True)
     check_image(np.full((48, 64), np.inf), True)
     with pytest.raises(
@@ -127,7 +127,7 @@ def scan_of(ranges_m: np.ndarray, **change: float) -> None:
 WALL = 2 / np.cos(np.linspace(-1, 1, 101))
 
 
-def test_a_right_scan_is_accepted():
+def test_a_plausible_scan_is_accepted():
     scan_of(WALL)
     scan_of(np.full(101, np.inf))
     scan_of(np.zeros(0))
@@ -153,13 +153,13 @@ def test_a_right_scan_is_accepted():
         (WALL, {'angle_max': 3.0}, r'angle_max 3 rad, but its 101 beams end at 1 rad'),
     ],
 )
-def test_a_scan_that_contradicts_itself_is_refused(ranges, change, words):
+def test_a_scan_with_contradictory_fields_is_refused(ranges, change, words):
     with pytest.raises(ValueError, match=words):
         scan_of(ranges, **change)
 
 
-def test_a_scan_that_is_mounted_otherwise_gives_no_metres():
-    """A corner with pillars, 0.3 m below the camera; the mounting says 90 degrees to the left."""
+def test_a_scan_with_a_wrong_mounting_gives_no_metric_depth():
+    """A scan of a corner with pillars, 0.3 m below the camera, mounted 90 degrees to the left."""
     angles = np.linspace(-0.7, 0.7, 200).astype(np.float32)
     steps = np.random.default_rng(3).permutation(np.linspace(1.2, 4.6, 10))
     ranges = (np.repeat(steps, 20) / np.cos(angles)).astype(np.float32)

@@ -15,9 +15,9 @@ from sd_perception_ros.people.crops import crop, Region, region_of, warp_of
 from sd_perception_ros.skeleton import OUTSIDE
 from sd_perception_ros.types import Float, Sample
 
-LEAST_PX = 16  # people whose joints span less are left out
-# A region moves by up to 0.16 of its size in 3 of 10 crops, is scaled by 0.5 to 1.5, and is turned
-# in 6 of 10. In 3 of 10 it is that of an upper or lower body.
+LEAST_PX = 16  # people whose annotated joints span less are left out
+# A region is scaled by 0.5 to 1.5. With these probabilities it is shifted by up to 0.16 of its
+# size, rotated, or reduced to the upper or lower body.
 SHIFT, SHIFT_SHARE = 0.16, 0.3
 SCALE = 0.5
 TURN_SHARE = 0.6
@@ -26,7 +26,7 @@ HEAD_AND_ARMS = 11  # the first joints of COCO; hips and legs follow
 
 
 def people_to_crop(sample: Sample) -> list[int]:
-    """Return which people of a batch of one have joints in the picture that span 16 px."""
+    """Return the indices of people whose joints in the image span 16 px, in a batch of one."""
     joints = sample['joints'][0].numpy()
     found = []
     for number, person in enumerate(joints):
@@ -38,9 +38,9 @@ def people_to_crop(sample: Sample) -> list[int]:
 
 def person_region(joints: Float) -> Region:
     """
-    Return the region that a second look shows of a person.
+    Return the region of a person, as in a second look.
 
-    :param joints: (17, 3) u, v and flag, as in `Sample`; at least one is marked.
+    :param joints: (17, 3) u, v and flag, as in `Sample`; at least one is annotated.
     """
     return region_of(box_around(_marked(joints)))
 
@@ -49,13 +49,13 @@ def random_region(
     joints: Float, rng: np.random.Generator, most_turn_deg: float
 ) -> tuple[Region, float]:
     """
-    Draw a region around a person, and the angle in degrees by which its crop is turned.
+    Draw a random region around a person, and the rotation of its crop in degrees.
 
-    Shift, scale and angle follow normal distributions cut off at one standard deviation, which is
+    Shift, scale and angle have normal distributions that are truncated at one standard deviation,
     their limit.
 
-    :param joints: as of `person_region`.
-    :param most_turn_deg: largest angle, clockwise and anticlockwise.
+    :param joints: as for `person_region`.
+    :param most_turn_deg: maximum rotation, clockwise and anticlockwise.
     """
     region = person_region(_half(joints, rng) if rng.random() < HALF_SHARE else joints)
     shift = np.zeros(2)
@@ -83,14 +83,14 @@ def person_crop(
     angle_deg: float = 0.0,
 ) -> Sample:
     """
-    Cut a region out of a picture, with its people and where people are unknown.
+    Crop the image, joints and matte of a sample.
 
     :param sample: a batch of one.
-    :param number: of the person whom the crop is for, who comes first in its `joints`.
+    :param number: index of the person of the crop, who becomes the first one in `joints`.
     :param size: (height, width) of the crop.
-    :param angle_deg: by which the picture is turned clockwise, around the middle of the region.
-    :returns: a batch of one: `image`, black beyond the picture; `joints`; and `matte`, 0 beyond
-        the picture, if the sample has it.
+    :param angle_deg: clockwise rotation of the image around the centre of the region.
+    :returns: a batch of one: `image`, black outside of the original image; `joints`; and, if the
+        sample has it, `matte`, 0 outside of the original image.
     """
     height, width = size
     rgb = ((sample['image'][0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
@@ -109,13 +109,13 @@ def person_crop(
 
 
 def _marked(joints: Float) -> Float:
-    """Return (N, 2) u and v of the joints that are marked in the picture."""
+    """Return (N, 2) u and v of the joints that are annotated in the image."""
     points: Float = joints[joints[:, 2] > 0, :2]
     return points
 
 
 def _half(joints: Float, rng: np.random.Generator) -> Float:
-    """Return a person without the legs, or without head and arms, if 8 joints stay."""
+    """Return a person without legs, or without head and arms, if at least 8 joints remain."""
     halves = []
     for hidden in (slice(HEAD_AND_ARMS, None), slice(0, HEAD_AND_ARMS)):
         half = joints.copy()
@@ -133,7 +133,7 @@ def _limited(rng: np.random.Generator) -> float:
 
 
 def _moved(people: Float, warp: NDArray[np.float64], width: int, height: int) -> Float:
-    """Bring (P, 17, 3) joints to a crop; those beyond it are flagged as `OUTSIDE`."""
+    """Transform (P, 17, 3) joints to a crop; those outside of it get the flag `OUTSIDE`."""
     moved = people.copy()
     known = people[..., 2] != 0
     moved[..., :2] = people[..., :2] @ warp[:, :2].T + warp[:, 2]

@@ -1,4 +1,4 @@
-"""Refuse reference measurements that cannot be right: units, ranges, angles, constant data."""
+"""Refuse impossible references: wrong units, ranges or angles, constant data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from sd_perception_ros.metric_depth.references import References
 from sd_perception_ros.types import Float
 
-# With fewer values no statement about all of them is made.
+# Fewer values are not checked.
 _MIN_VALUES = 20
-# Share of the references that may lie outside the range of metric depth.
+# Maximum fraction of the references outside the range of metric depth.
 _MAX_OUTSIDE = 0.5
-# Metres with so many different whole numbers, and no others, are millimetres.
+# If all values are whole numbers and so many of them differ, the unit is millimetres.
 _MIN_WHOLE_NUMBERS = 10
 _WHOLE_TURN = 2 * math.pi + 0.1
-# Largest difference of `angle_max` and the angle of the last beam: drivers count differently.
+# Maximum difference between `angle_max` and the angle of the last beam, in beams and as a fraction
+# of the scan: drivers define angle_max differently.
 _MAX_BEAMS_OFF, _MAX_SHARE_OFF = 3, 0.05
 
 
@@ -33,13 +34,13 @@ class ScanGeometry(NamedTuple):
 
 def check_depth(references: References, depth_m: Float, in_metres: bool, sensor: str) -> None:
     """
-    Refuse a depth image in another unit, or without a measurement.
+    Refuse a depth image in a wrong unit, or whose values are all equal.
 
-    :param references: pixels of the depth image, as `from_depth` takes them.
+    :param references: references from the depth image, as of `from_depth`.
     :param depth_m: (H, W) metres, as converted from the message.
-    :param in_metres: the message had metres (32FC1), not millimetres.
+    :param in_metres: the message is in metres (32FC1), not in millimetres.
     :param sensor: name of the sensor for errors, for example its topic.
-    :raises ValueError: the values are those of another unit, or all equal.
+    :raises ValueError: the values are probably in another unit, or all equal.
     """
     if not len(references):
         values = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
@@ -57,10 +58,10 @@ def check_depth(references: References, depth_m: Float, in_metres: bool, sensor:
 
 def check_scan(ranges_m: Float, scan: ScanGeometry, sensor: str) -> None:
     """
-    Refuse a laser scan whose fields contradict one another.
+    Refuse a laser scan with contradictory fields.
 
     :param ranges_m: (N,) as in the message.
-    :raises ValueError: with the numbers that do not fit.
+    :raises ValueError: with the contradictory values.
     """
     if not len(ranges_m):
         return
@@ -101,10 +102,10 @@ def check_scan(ranges_m: Float, scan: ScanGeometry, sensor: str) -> None:
 
 def check_range(references: References, range_m: tuple[float, float], sensor: str) -> None:
     """
-    Refuse references of which most lie outside the range of metric depth.
+    Refuse references if most of them lie outside the range of metric depth.
 
     :param range_m: depth.min_range_m and depth.max_range_m.
-    :raises ValueError: with an example.
+    :raises ValueError: with an example value.
     """
     low, high = range_m
     outside = (references.depth_m < low) | (references.depth_m > high)

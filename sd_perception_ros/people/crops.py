@@ -30,7 +30,7 @@ class Region(NamedTuple):
 
 
 def region_of(box: Box) -> Region:
-    """Return the region of a box: 1.25 times as large, the shorter side grown to 3:4."""
+    """Return the region of a box: enlarged by 1.25, the shorter side extended to 3:4."""
     width, height = max(box.width, 1.0) * ENLARGED, max(box.height, 1.0) * ENLARGED
     if width > height * ASPECT:
         height = width / ASPECT
@@ -44,7 +44,7 @@ def second_look_size(long_side_px: int) -> tuple[int, int]:
     """
     Return (height, width) of the crops of a second look.
 
-    :param long_side_px: longer side of the pictures that the network sees.
+    :param long_side_px: longer side of the network's input for a whole image.
     """
     height = max(round(long_side_px / 32), 1) * 32
     return height, round(height * ASPECT)
@@ -54,10 +54,11 @@ def warp_of(
     region: Region, width: int, height: int, angle_deg: float = 0.0
 ) -> NDArray[np.float64]:
     """
-    Return the (2, 3) matrix that takes (x, y, 1) of a picture to x and y of a crop.
+    Return the (2, 3) matrix from (x, y, 1) in an image to (x, y) in a crop.
 
-    :param width: of the crop, pixels.
-    :param angle_deg: by which the crop is turned clockwise, around the middle of the region.
+    :param width: width of the crop, pixels.
+    :param height: height of the crop.
+    :param angle_deg: clockwise rotation around the centre of the region.
     """
     scale = np.array([(width - 1) / region.width, (height - 1) / region.height])
     angle = np.deg2rad(angle_deg)
@@ -73,7 +74,7 @@ def crop(rgb: UInt8, region: Region, width: int, height: int, angle_deg: float =
     Resize a region of an image to a crop, bilinear, black outside of the image.
 
     :param rgb: (H, W, 3) uint8.
-    :param angle_deg: as of `warp_of`.
+    :param angle_deg: as for `warp_of`.
     :returns: (height, width, 3) uint8.
     """
     cropped = cv2.warpAffine(

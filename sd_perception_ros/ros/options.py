@@ -39,14 +39,14 @@ class NodeOptions:
     diagnostics_rate_hz: float = option(1.0, 'Rate of /diagnostics', low=0.1, high=100.0)
     watchdog_s: float = option(
         30.0,
-        'A frame that is in hand for longer is an ERROR in /diagnostics and in the log; 0: off',
+        'Processing a frame for longer is an ERROR in /diagnostics and in the log; 0: off',
         low=0.0,
         high=86_400.0,
     )
     watchdog_exit_s: float = option(
         120.0,
-        'A frame that is in hand for longer ends the process with exit code 3, so that a '
-        'supervisor (respawn, systemd) starts it anew; 0: never',
+        'Processing a frame for longer ends the process with exit code 3, so that a supervisor '
+        '(respawn, systemd) restarts it; 0: never',
         low=0.0,
         high=86_400.0,
     )
@@ -62,13 +62,13 @@ class LoadingOptions:
 
     checkpoint_folders: list[str] = option(
         [],
-        'Files of checkpoints are opened below these folders only, for example [/opt/models], in '
-        'this package, and from the hub; empty: in any folder. Read-only, so that nobody in the '
-        'network can have other files opened',
+        'Checkpoints are loaded only from these folders, for example [/opt/models], from this '
+        'package and from the hub; empty: from any folder. Read-only, so that other programs in '
+        'the network cannot make the node open other files',
     )
     network_timeout_s: float = option(
         DEFAULT_TIMEOUT_S,
-        'A request to the hub is given up after this time, and a download that brings no byte',
+        'Maximum wait for an answer of the hub, and for the next bytes of a download',
         low=0.1,
         high=600.0,
     )

@@ -1,9 +1,10 @@
 """
-Change from torch to another runtime on a GPU, without a break.
+Change from torch to another runtime on a GPU while frames are processed.
 
-torch runs the model from the first frame on. For each part and each size of its input, a thread
-writes the ONNX graph, builds the engine, and compares it with torch on that input. From the next
-frame on the engine is used. Where a step fails, torch goes on, and the log has the reason.
+torch runs the model from the first frame on. For each part of the model and each size of its
+input, a thread writes the ONNX graph, builds the engine, and compares it with torch on that input.
+If they agree, the engine is used from the next frame on. If a step fails, torch continues to run
+the part, and the log has the reason.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from sd_perception_ros.runtimes.parts import digests_of, ModelPart
 from sd_perception_ros.runtimes.tensorrt_session import BuildProcess, TensorRtSession
 
 LOGGER = logging.getLogger(__name__)
-# Largest root mean square of the difference from torch on the same GPU, relative to that of
-# torch's own output.
+# Maximum root mean square (RMS) of the difference from torch on the same GPU, relative to the RMS
+# of torch's output.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2}
 MOST_SIZES = 4  # of a part's input: each has an engine, with its own copy of the weights
-# An engine fails in many ways: no memory, files, a library that does not fit, an unknown operator.
+# Building can fail for lack of memory, files, an unsuitable library, or an unsupported operator.
 ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -87,7 +88,7 @@ class BackgroundSession:
 
     :param part: part on its device, in its number format.
     :param builder: builds the engines.
-    :ivar problems: why there is no engine, by size.
+    :ivar problems: {size: reason why there is no engine}.
     """
 
     def __init__(self, part: ModelPart, builder: EngineBuilder) -> None:
@@ -100,7 +101,7 @@ class BackgroundSession:
 
     @property
     def is_ready(self) -> bool:
-        """Whether an engine serves."""
+        """Whether an engine is in use."""
         return bool(self._engines)
 
     def __call__(self, *tensors: Tensor, frugal: bool = False) -> Tensors:
@@ -116,8 +117,8 @@ class BackgroundSession:
             except RuntimeError as error:
                 del self._engines[key]
                 self.fail(key, error)
-        answer: Tensors = self.part.module(*tensors)
-        return answer
+        outputs: Tensors = self.part.module(*tensors)
+        return outputs
 
     def use_finished(self) -> bool:
         """Use finished engines from now on; return whether there are any."""
@@ -132,7 +133,7 @@ class BackgroundSession:
         self._finished.append((size, engine))
 
     def fail(self, size: Size, error: Exception) -> None:
-        """Leave inputs of this size to torch, and log the reason."""
+        """Let torch run inputs of this size from now on, and log the reason."""
         reason = ' '.join(str(error).split()) or type(error).__name__
         self.problems[size] = reason
         where = f' at {"x".join(map(str, reversed(size)))}' if size else ''
@@ -141,7 +142,7 @@ class BackgroundSession:
 
     def _request(self, size: Size, tensors: Tensors) -> None:
         """Request an engine for these shapes, unless it was requested before or has failed."""
-        # Batches vary from frame to frame: few engines serve all of them.
+        # The batch varies from frame to frame; engines for powers of two suffice.
         batch = 1 << (len(tensors[0]) - 1).bit_length()
         is_requested = self._requested.get(size, 0) >= batch
         if is_requested or size in self.problems or not self._builder.accepts_requests:
@@ -153,7 +154,7 @@ class BackgroundSession:
             return
         self._requested[size] = batch
         example = tuple(tensor.clone() for tensor in tensors)
-        if example[0].is_cuda:  # another stream reads them
+        if example[0].is_cuda:  # the thread reads them on another stream
             torch.cuda.current_stream(example[0].device).synchronize()
         self._builder.request(BuildRequest(self, size, batch, example))
 
@@ -184,7 +185,7 @@ class EngineBuilder:
         _BUILDERS.add(self)
 
     def request(self, request: BuildRequest) -> None:
-        """Build an engine, after those requested before."""
+        """Build an engine after those that were requested before."""
         with self._idle:
             self._waiting += 1
         self._requests.put(request)
@@ -193,7 +194,7 @@ class EngineBuilder:
             self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until all engines are built or have failed; return whether they are."""
+        """Wait until every requested engine is built or has failed; False after the timeout."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._waiting, timeout_s)
 
@@ -211,7 +212,7 @@ class EngineBuilder:
         """
         Build the session of a request.
 
-        :raises ValueError: it cannot be built, or differs from torch.
+        :raises ValueError: it cannot be built; other errors are those in `ERRORS`.
         """
         part = request.session.part
         # A graph for TensorRT has standard operators only.

@@ -6,7 +6,7 @@ source               data                                   position of the wind
 ===================  =====================================  =======================================
 `ResidentBatches`    in GPU memory, or encoded beforehand   one for the whole batch
 `LoadedBatches`      files, loaded in threads               one for each image
-`CropBatches`        files, loaded in threads               around a person in each image
+`CropBatches`        files, loaded in threads               a person in each image
 ===================  =====================================  =======================================
 
 All are deterministic: a batch depends on the seed and the step alone.
@@ -50,19 +50,19 @@ from sd_perception_ros.people.crops import second_look_size
 from sd_perception_ros.training.options import TrainingConfig, WindowConfig
 from sd_perception_ros.types import Sample
 
-MOST_DRAWS = 200  # frames among which somebody must be
-# Largest turn of a crop: that of the published recipes; and less for a second look of a model that
-# sees people upright in pictures.
+MOST_DRAWS = 200  # frames that are drawn until one has a person
+# Maximum rotation of a crop: that of the published recipes; less for a second look, whose model
+# sees mostly upright people in whole images.
 CROP_TURN_DEG, SECOND_LOOK_TURN_DEG = 80.0, 30.0
 
 
 @dataclass(frozen=True)
 class BatchOptions:
     """
-    Options of both sources.
+    Options of all sources of batches.
 
     :ivar sizes: (height, width) of the windows, pixels; see `size_of`.
-    :ivar reads_crops: the model reads crops of people, and `sizes` are theirs.
+    :ivar reads_crops: the model reads crops of people; `sizes` are the sizes of the crops.
     """
 
     training: TrainingConfig
@@ -71,13 +71,13 @@ class BatchOptions:
     reads_crops: bool = False
 
     def is_of_crops(self, step: int) -> bool:
-        """Return whether the windows of a step are crops of people; such steps are spread out."""
+        """Return whether a step uses crops of people; these steps are evenly spread."""
         if self.reads_crops:
             return True
         return math.floor((step + 1) * self.windows.crops) > math.floor(step * self.windows.crops)
 
     def following(self, step: int) -> int:
-        """Return the next step of the same kind of windows; one after the end if there is none."""
+        """Return the next step with the same kind of windows; the end if there is none."""
         kind, end = self.is_of_crops(step), self.training.steps
         return next((s for s in range(step + 1, end) if self.is_of_crops(s) == kind), end)
 
@@ -85,7 +85,7 @@ class BatchOptions:
         """
         Return the size of the crops of a step.
 
-        A second look shows crops as high as the longer side of a picture, by three quarters.
+        For a second look: as high as the longer side of the window, with a ratio of 3:4.
         """
         size = self.size_of(step)
         return size if self.reads_crops else second_look_size(max(size))
@@ -205,9 +205,9 @@ class LoadedBatches(Batches):
 
 class CropBatches(LoadedBatches):
     """
-    Crops around people, each of another person, as a second look or an SDPose checkpoint reads.
+    Crops of random people, for an SDPose checkpoint or a second look.
 
-    :raises ValueError: of many frames drawn, none has a person with marked joints.
+    :raises ValueError: none of many random frames has a person with annotated joints.
     """
 
     def load(self, step: int, index: int) -> _Window:
@@ -219,7 +219,7 @@ class CropBatches(LoadedBatches):
                 break
         else:
             raise ValueError(
-                f'{self.dataset.name}: expected people whose marked joints span {LEAST_PX} px, '
+                f'{self.dataset.name}: expected people whose annotated joints span {LEAST_PX} px, '
                 f'got none in {MOST_DRAWS} frames; choose other data, or train without --crops'
             )
         if rng.random() < 0.5:
@@ -234,9 +234,9 @@ class CropBatches(LoadedBatches):
 
 class MixedBatches(Batches):
     """
-    Windows in some steps, crops of people in the others.
+    Windows of whole images in some steps, crops of people in the others.
 
-    :param windows: of the whole pictures.
+    :param windows: batches of whole images.
     """
 
     def __init__(self, windows: Batches, crops: CropBatches) -> None:
@@ -244,7 +244,7 @@ class MixedBatches(Batches):
         self.windows, self.crops = windows, crops
 
     def take(self, step: int, part: slice, rng: np.random.Generator) -> tuple[Tensor, Sample]:
-        """Return windows or crops, as the step has them."""
+        """Return windows or crops, depending on the step."""
         chosen = self.crops if self.options.is_of_crops(step) else self.windows
         return chosen.take(step, part, rng)
 
@@ -258,12 +258,12 @@ class _Window(NamedTuple):
 
 def still_window(model: Model, sample: Sample, size: tuple[int, int], fit: str) -> Sample | None:
     """
-    Return the window of a frame that is the same each time, for pictures and for validation.
+    Return a fixed window of a frame, for TensorBoard and for validation.
 
     :param size: (height, width) of the window.
     :param fit: as in `WindowConfig`.
-    :returns: the centre of the picture; for a model that reads crops that of the first person, or
-        None where nobody is.
+    :returns: the centre of the image; for a model that reads crops, the crop of the first person,
+        or None if there is no person.
     """
     if not model.reads_crops:
         return center_crop(sample, size, enlarge_only=fit == 'crop')
