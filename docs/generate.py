@@ -331,11 +331,11 @@ def dependencies() -> str:
     blocks = [
         '# Dependencies and their licences',
         NOTE,
-        'Every package in `requirements/`, indirect ones too, with the licence that its metadata '
-        'or its `package.xml` state. `core`, `ros` and `runtimes` are what a robot runs; `train` '
-        'trains; `dev` and `docs` check this repository and are not distributed with it. A ROS '
-        'distribution and a CUDA build of torch bring packages of their own. Weights have '
-        'licences of their own: [checkpoints](checkpoints.md#licences).',
+        'All packages in `requirements/`, also indirect ones, with the licence in their metadata '
+        'or `package.xml`. A robot needs `core`, `ros` and, if used, `runtimes`; `train` is for '
+        'training; `dev` and `docs` are for the development of this repository. A ROS '
+        'distribution and a CUDA build of torch have further packages. For the licences of '
+        'weights see [checkpoints](checkpoints.md#licences).',
         table(('package', 'version', 'licence', 'list'), rows),
         'Known vulnerabilities, on a machine with access to the internet: '
         '`pip install pip-audit`, then `pip-audit -r requirements/core.txt --no-deps`, and the '
