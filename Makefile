@@ -84,6 +84,7 @@ $(VENV)/.docs: requirements/docs.txt $(VENV)/.made
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt requirements/train.txt requirements/runtimes.txt \
+              requirements/predict.txt \
               requirements/docs.txt $(VENV)/.ros
 	@echo '[+] linters, type checker and test tools'
 	@$(PIP) -r requirements/dev.txt

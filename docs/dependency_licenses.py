@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / 'requirements'
 # What robots and training machines need, before what only the checks of this repository need.
-LISTS = ('core', 'ros', 'runtimes', 'train', 'dev', 'docs')
+LISTS = ('core', 'ros', 'predict', 'runtimes', 'train', 'dev', 'docs')
 # Packages whose metadata name no licence: read from their LICENSE files.
 FROM_FILES = {
     'apsw': 'any OSI-approved licence',

@@ -218,12 +218,13 @@ def topics() -> str:
     from sd_perception_ros.image_encodings import ENCODINGS
     from sd_perception_ros.ros.output.outputs import MODEL_OUTPUTS, OUTPUTS
 
-    head = ('topic', 'type', 'encoding or fields', 'content', 'published if')
+    head = ('topic', 'type', 'encoding or fields', 'content', 'frame', 'published if')
     rows = [
         (
             f'`{output.topic}`',
             _message_type(output.msg_type),
             *_content(output),
+            '`scan.frame_id`' if output.topic == 'scan' else 'that of the image',
             _condition(output),
         )
         for output in OUTPUTS
@@ -233,6 +234,7 @@ def topics() -> str:
             f'`{constant.topic}`',
             'vision_msgs/LabelInfo',
             *_content(constant),
+            '',
             f'task `{constant.task}`',
         )
         for constant in MODEL_OUTPUTS
@@ -248,11 +250,10 @@ def topics() -> str:
         'the optical frame of the camera (x right, y down, z forward, REP 103).',
         '## Outputs',
         'From the table `OUTPUTS` in `ros/output/outputs.py`. A topic exists if the checkpoint '
-        'has its task and the parameters allow it. Messages have the header of the image; '
-        '`scan` is in `scan.frame_id`. A topic without subscribers is not computed. '
+        'has its task and the parameters allow it. Messages have the stamp of the image; '
+        'the column *frame* says which frame_id. A topic without subscribers is not computed. '
         '*Scale* in the last column: `depth.scale.source` is set, and the scale passed its check '
-        'for this image ([metric depth](metric_depth.md)); `depth.scale.from_task` selects '
-        '`depth` or `disparity`.',
+        'for this image ([metric depth](metric_depth.md)).',
         table(head, rows),
         '`/diagnostics`: see [diagnostics](diagnostics.md).',
         '## Services',
@@ -275,7 +276,7 @@ def _condition(output: Any) -> str:
     from sd_perception_ros.ros.options import OutputOptions
 
     tasks = ('' if output.metric else output.task, *output.needs(OutputOptions()))
-    needs = ['task `depth` or `disparity`'] if output.metric else []
+    needs = ['task `depth` or `disparity` (`depth.scale.from_task`)'] if output.metric else []
     needs += [f'task `{task}`' for task in tasks if task]
     needs += ['scale'] if output.metric else []
     needs += ['`scan.frame_id` is set'] if output.topic == 'scan' else []

@@ -50,6 +50,9 @@ COMMANDS = {
     'demo': Command(
         'cli.demo.main', 'run both nodes on real images and write demo_output/', serves=True
     ),
+    'predict': Command(
+        'cli.predict.main', 'see depth, normals, people, ... of your own pictures', resumes=True
+    ),
     'synthesize': Command(
         'cli.synthesize', 'render rooms with exact depth and normals', resumes=True
     ),
@@ -86,6 +89,7 @@ LISTS = {
         'webdataset',
     ),
     'runtimes': ('onnx', 'onnxruntime', 'openvino'),
+    'predict': ('av',),
 }
 
 

@@ -79,6 +79,8 @@ def test_help_needs_neither_torch_nor_ros(name: str, tmp_path: Path) -> None:
         (['export', '--out', 'x', '--runtime', 'tensorrt'], "invalid choice: 'tensorrt'"),
         (['export', '--out', 'x', '--size', '100x99'], 'in multiples of 8'),
         (['data', 'look'], "invalid choice: 'look'"),
+        (['predict', 'a.jpg'], 'required: --out'),
+        (['predict', 'a.jpg', '--out', 'x', '-p', 'a'], 'NAME:=VALUE'),
         (['synthesize'], 'required: --out'),
         (['bake-bodies'], 'required: --out'),
     ],
@@ -149,7 +151,7 @@ def test_only_commands_that_can_be_resumed_say_so(
     hint = 'stopped; run the same command again to resume\n'
     assert said == {'synthesize': hint, 'bake-bodies': 'stopped\n'}
     resuming = {name for name, command in COMMANDS.items() if command.resumes}
-    assert resuming == {'synthesize', 'pretrain', 'train', 'checkpoints'}
+    assert resuming == {'predict', 'synthesize', 'pretrain', 'train', 'checkpoints'}
 
 
 @pytest.mark.parametrize(

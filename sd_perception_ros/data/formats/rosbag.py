@@ -42,7 +42,7 @@ class RosbagDataset(FolderDataset):
         if bag.is_file() and (bag.parent / 'metadata.yaml').is_file():
             bag = bag.parent
         self._lock = Lock()
-        self._reader = _open(_parts(bag))
+        self._reader = open_recording(recording_parts(bag))
         color, depth = self._topics()
         self._check_registered(color, depth)
         self._connections = {'image': color, 'depth_m': depth}
@@ -127,7 +127,7 @@ class RosbagDataset(FolderDataset):
     def _stamps(self, connections: list[Any]) -> list[tuple[int, int]]:
         """Return (stamp, receive time) of every message, sorted, nanoseconds."""
         messages = self._reader.messages(connections)
-        return sorted({_stamp_ns(data): received for _, received, data in messages}.items())
+        return sorted({header_stamp_ns(data): received for _, received, data in messages}.items())
 
     def _message(self, connections: list[Any], received: int | None = None) -> Any:
         """Return the message received at a time, or the first one."""
@@ -137,7 +137,7 @@ class RosbagDataset(FolderDataset):
             return self._reader.deserialize(data, connection.msgtype)
 
 
-def _parts(bag: Path) -> list[Path]:
+def recording_parts(bag: Path) -> list[Path]:
     """
     Return the paths to open: the folder if its metadata.yaml names a storage, else its files.
 
@@ -170,7 +170,14 @@ def _storage(metadata: Path) -> str:
         ) from None
 
 
-def _open(parts: list[Path]) -> Any:
+def open_recording(parts: list[Path]) -> Any:
+    """
+    Open a recording with rosbags; the caller closes it.
+
+    :param parts: from `recording_parts`.
+    :returns: rosbags.highlevel.AnyReader.
+    :raises OSError: a file is missing, or the recording is damaged or incomplete.
+    """
     from rosbags.highlevel import AnyReader, AnyReaderError
     from rosbags.typesys import get_typestore, Stores
 
@@ -190,7 +197,7 @@ def _open(parts: list[Path]) -> Any:
     return reader
 
 
-def _stamp_ns(data: bytes | memoryview) -> int:
+def header_stamp_ns(data: bytes | memoryview) -> int:
     """Return the stamp of the header at the start of a message in CDR."""
     order = '<' if data[1] & 1 else '>'
     seconds, nanoseconds = struct.unpack_from(f'{order}iI', data, 4)

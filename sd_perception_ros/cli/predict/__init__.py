@@ -1,0 +1,1 @@
+"""Predictions for one's own pictures, videos and recordings."""
