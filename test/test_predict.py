@@ -365,8 +365,10 @@ def test_an_interrupted_video_leaves_no_partial_file(tmp_path: Path) -> None:
     assert not Film(tmp_path / 'a/empty.mp4', 30.0).finish()
 
 
-def write_bag(bag: Path, plugin: str = 'MCAP', cameras: tuple[str, ...] = ('',)) -> Path:
-    """Record 6 raw images and 6 JPEGs of each camera, with a damaged one, and some depth."""
+def write_bag(
+    bag: Path, plugin: str = 'MCAP', cameras: tuple[str, ...] = ('',), depth_mm: Any = 2000
+) -> Path:
+    """Record 6 images of each camera, raw, as JPEG, with depth and with intrinsics."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import get_typestore, Stores
 
@@ -389,7 +391,9 @@ def write_bag(bag: Path, plugin: str = 'MCAP', cameras: tuple[str, ...] = ('',))
                 stamp = types['builtin_interfaces/msg/Time'](100, index * 100_000_000)
                 header = types['std_msgs/msg/Header'](stamp, 'camera_optical_frame')
                 jpeg = cv2.imencode('.jpg', room)[1]
-                depth = np.full((48, 64), 2000, np.uint16).view(np.uint8).ravel()
+                depth = (
+                    np.broadcast_to(depth_mm, (48, 64)).astype(np.uint16).view(np.uint8).ravel()
+                )
                 image, compressed = types[kinds['image_raw']], types[kinds['image_raw/compressed']]
                 messages = {
                     'image_raw': image(header, 48, 64, 'bgr8', 0, 192, room.ravel()),
@@ -418,7 +422,7 @@ def write_bag(bag: Path, plugin: str = 'MCAP', cameras: tuple[str, ...] = ('',))
 @pytest.mark.parametrize('plugin', ['MCAP', 'SQLITE3'])
 def test_each_colour_topic_of_a_recording_becomes_a_video(plugin: str, tmp_path: Path) -> None:
     bag, out = write_bag(tmp_path / 'run', plugin, ('/front', '/rear')), tmp_path / 'out'
-    assert predict(bag, '--out', out, '--tasks', 'depth') == 0
+    assert predict(bag, '--out', out, '--tasks', 'depth', '--write', 'video') == 0
     for camera in ('front', 'rear'):
         assert len(frames_of(out / f'video/run/{camera}/image_raw{SUFFIX}')) == 6
     assert len(list(out.rglob(f'*{SUFFIX}'))) == 2
@@ -436,7 +440,7 @@ def test_recordings_that_cannot_be_read_are_one_line_each(tmp_path: Path) -> Non
     whole = next(write_bag(tmp_path / 'whole').glob('*.mcap'))
     (tmp_path / 'cut.mcap').write_bytes(whole.read_bytes()[:-2000])
     (tmp_path / 'empty.db3').touch()
-    done = predict_in(tmp_path, 'cut.mcap', 'empty.db3', 'whole', '--topics', '/image_raw', '/no')
+    done = predict_in(tmp_path, 'cut.mcap', 'empty.db3', 'whole', '--write', 'video')
     assert done.returncode == 1
     errors = done.stderr.splitlines()
     assert [e.startswith('error: ') for e in errors if not e.startswith('note: ')] == [True] * 2
@@ -445,3 +449,88 @@ def test_recordings_that_cannot_be_read_are_one_line_each(tmp_path: Path) -> Non
     assert (tmp_path / f'out/video/whole/image_raw{SUFFIX}').is_file()
     done = predict_in(tmp_path, 'whole', '--topics', '/no')
     assert 'expected /no (sensor_msgs/Image' in done.stderr
+
+
+def messages_of(bag: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """{topic: [(time of receipt, CDR)]} of a recording."""
+    from rosbags.highlevel import AnyReader
+
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    with AnyReader([bag]) as reader:
+        for connection, received_ns, data in reader.messages():
+            found.setdefault(connection.topic, []).append((received_ns, bytes(data)))
+    return found
+
+
+@pytest.mark.parametrize('plugin', ['MCAP', 'SQLITE3'])
+def test_a_recording_has_the_topics_of_the_node_added(plugin: str, tmp_path: Path) -> None:
+    from rosbags.highlevel import AnyReader
+
+    bag, out = write_bag(tmp_path / 'run', plugin), tmp_path / 'out'
+    words = ('-p', 'depth.scale.source:=fixed', '-p', 'depth.scale.scale_m:=2')
+    assert predict(bag, '--out', out, '--tasks', 'depth', *words) == 0
+    before, after = messages_of(bag), messages_of(out / 'bag/run')
+    assert {topic: after[topic] for topic in before} == before
+    received = [received_ns for received_ns, _ in before['/image_raw']]
+    added = {'relative', 'color', 'image_rect', 'camera_info', 'points'}
+    assert after.keys() - before.keys() == {f'/depth/{name}' for name in added}
+    for topic in after.keys() - before.keys():
+        assert [received_ns for received_ns, _ in after[topic]] == received, topic
+    with AnyReader([out / 'bag/run']) as reader:
+        depth = [c for c in reader.connections if c.topic == '/depth/image_rect']
+        for index, (connection, _, data) in enumerate(reader.messages(depth)):
+            msg: Any = reader.deserialize(data, connection.msgtype)
+            assert (msg.encoding, msg.height, msg.width) == ('32FC1', 48, 64)
+            assert (msg.header.stamp.sec, msg.header.stamp.nanosec) == (100, index * 10**8)
+            assert msg.header.frame_id == 'camera_optical_frame'
+
+
+def test_metres_of_a_recording_come_from_its_depth_camera(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rosbags.highlevel import AnyReader
+
+    words = ('--tasks', 'depth', '-p', 'depth.scale.source:=depth')
+    wall, out = write_bag(tmp_path / 'wall'), tmp_path / 'out'
+    assert predict(wall, '--out', out, *words, '--reference', '/scan') == 1
+    assert 'expected /scan of sensor_msgs/msg/Image, got /depth_raw' in capsys.readouterr().err
+    assert predict(wall, '--out', out, *words) == 0
+    # The same depth everywhere confirms no scale, as in the node.
+    assert record(out, 'wall')['without_metres'] == {'/image_raw': 6}
+    assert '/depth/image_rect' not in messages_of(out / 'bag/wall')
+    # A depth camera that sees what the model predicts, times 3 m, plus 1 m.
+    picture = make_picture(tmp_path / 'room.png')
+    assert predict(picture, '--out', tmp_path / 'relative', '--data-format', 'npz') == 0
+    relative = np.load(tmp_path / 'relative/depth/relative/room.npz')['values']
+    bag = write_bag(tmp_path / 'run', depth_mm=1000 + 3000 * relative)
+    assert predict(bag, '--out', out, *words) == 0
+    assert record(out, 'run')['without_metres'] == {'/image_raw': 0}
+    with AnyReader([out / 'bag/run']) as reader:
+        depth = [c for c in reader.connections if c.topic == '/depth/image_rect']
+        messages: list[Any] = [
+            reader.deserialize(m, c.msgtype) for c, _, m in reader.messages(depth)
+        ]
+    assert len(messages) == 6
+    depth_m = np.frombuffer(messages[-1].data, np.float32).reshape(48, 64)
+    inside = np.isfinite(depth_m)
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(depth_m[inside], (1 + 3 * relative)[inside], atol=0.05)
+
+
+def test_several_cameras_have_their_namespaces_and_a_taken_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, out = write_bag(tmp_path / 'run', cameras=('/front', '/rear')), tmp_path / 'out'
+    assert predict(bag, '--out', out, '--tasks', 'depth') == 0
+    labelled = out / 'bag/run'
+    assert {'/front/depth/relative', '/rear/depth/relative'} <= messages_of(labelled).keys()
+    words = ('--topics', '/front/image_raw', '--tasks', 'segmentation')
+    again = tmp_path / 'again'
+    assert predict(labelled, '--out', again, *words) == 0
+    assert len(messages_of(again / 'bag/run')['/segmentation/label_info']) == 1
+    twice = tmp_path / 'twice'
+    assert predict(again / 'bag/run', '--out', twice, *words) == 1
+    assert 'it has /segmentation/color already' in capsys.readouterr().err
+    assert predict(again / 'bag/run', '--out', twice, *words, '--namespace', 'b') == 0
+    assert '/b/segmentation/labels' in messages_of(twice / 'bag/run')
+    assert list(twice.glob('bag/.*')) == []

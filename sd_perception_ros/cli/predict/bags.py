@@ -31,12 +31,14 @@ class BagCamera:
 
     :ivar name: of its results: <recording>/<topic>; frames are numbered from 000000.
     :ivar source: recording and topic.
+    :ivar recording: name of the recording's results.
     """
 
     name: str
     source: str
     bag: Path
     topic: str
+    recording: str
 
     is_live = False
 
@@ -120,7 +122,7 @@ def cameras_of(bag: Path, name: str, topics: Sequence[str]) -> list[BagCamera]:
             f'{", ".join(sorted(images)) or "no images"}; record the images of a camera'
         )
     return [
-        BagCamera(f'{name}/{topic.strip("/")}', f'{printable(bag)}:{topic}', bag, topic)
+        BagCamera(f'{name}/{topic.strip("/")}', f'{printable(bag)}:{topic}', bag, topic, name)
         for topic in sorted(chosen)
     ]
 

@@ -79,7 +79,7 @@ class Film:
         return True
 
     def discard(self) -> None:
-        """Remove an incomplete file."""
+        """Remove the file if it is not complete."""
         self._writer = self._stream = None
         self._part.unlink(missing_ok=True)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 import itertools
 import json
 from pathlib import Path
+import shutil
 import sys
 from threading import Lock
 import time
-from typing import Any, TypeVar
+from typing import Any, TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
@@ -29,7 +31,7 @@ from sd_perception_ros.cli.predict.inputs import (
     Video,
     without_newlines,
 )
-from sd_perception_ros.cli.predict.main import PICTURE_KINDS, VIDEO
+from sd_perception_ros.cli.predict.main import BAG, PICTURE_KINDS, VIDEO
 from sd_perception_ros.cli.predict.outputs import (
     all_values,
     class_names_of,
@@ -39,6 +41,11 @@ from sd_perception_ros.cli.predict.outputs import (
 )
 from sd_perception_ros.cli.predict.sheet import FILM_PX, sheet, SHEET_PX
 from sd_perception_ros.config import EngineConfig
+from sd_perception_ros.data.formats.rosbag import (
+    DamagedRecordingError,
+    open_recording,
+    recording_parts,
+)
 from sd_perception_ros.engine import Engine
 from sd_perception_ros.geometry.pinhole import camera_from_fov
 from sd_perception_ros.metric_depth.estimator import (
@@ -50,9 +57,12 @@ from sd_perception_ros.metric_depth.estimator import (
 from sd_perception_ros.paths import printable
 from sd_perception_ros.people.options import HUMAN_POSE
 from sd_perception_ros.ros.options import OutputOptions
-from sd_perception_ros.safe_save import write_text
+from sd_perception_ros.safe_save import replace_folder, write_text
 from sd_perception_ros.tasks.task import Task
 from sd_perception_ros.types import Camera, Prediction, UInt8
+
+if TYPE_CHECKING:  # with ROS
+    from sd_perception_ros.ros.recordings import RecordingWriter, Step
 
 T = TypeVar('T')
 SETTINGS = 'predict.json'
@@ -167,32 +177,40 @@ def run(arguments: argparse.Namespace, config: EngineConfig, options: OutputOpti
     :raises OSError: the folder of the results cannot be written.
     :raises ValueError: it has results of other options.
     """
-    if options.depth.scale.source in SENSORS:
+    inputs = find_inputs(arguments.inputs, arguments.out)
+    if options.depth.scale.source in SENSORS and (inputs.pictures.files or inputs.videos):
         raise ValueError(
             f'depth.scale.source {options.depth.scale.source} needs the topic of a sensor, which '
-            'pictures do not have; choose ground, person or fixed'
+            'pictures and videos do not have; choose ground, person or fixed'
         )
     folder = Folder(arguments.out, arguments.data_format)
     _settle(arguments, config, options)
-    inputs = find_inputs(arguments.inputs, arguments.out)
     with tqdm(unit='frame', disable=None) as bar:
         progress = Progress(bar)
         for problem in inputs.problems:
             progress.fail(problem)
-        videos = _readable(inputs, arguments.topics, progress)
+        found = _readable(inputs, arguments.topics, progress)
+        as_bags = not arguments.write or BAG in arguments.write
+        recorded = {v: count for v, (count, _) in found.items() if isinstance(v, BagCamera)}
+        if not set(arguments.write) - {BAG}:  # recordings only as recordings
+            found = {v: about for v, about in found.items() if v not in recorded}
+        videos, bags = found, _by_bag(recorded) if as_bags else {}
         if videos and FILM_NOTE:
             bar.write(f'note: {FILM_NOTE}', file=sys.stderr)
-        if inputs.pictures.files or videos:
+        if inputs.pictures.files or videos or bags:
             predictor = Predictor(config, options, arguments.horizontal_fov_deg)
             job = Job(predictor, folder, progress, arguments)
             if not any(video.is_live for video in videos):
                 counts = [min(count, arguments.frames or count) for count, _ in videos.values()]
+                counts += [recorded[camera] for cameras in bags.values() for camera in cameras]
                 bar.reset(len(inputs.pictures) + sum(counts))
             progress.start_s = time.perf_counter()
             try:
                 job.run_pictures(inputs.pictures)
                 for video, (_, rate_hz) in videos.items():
                     job.run_video(video, rate_hz)
+                for bag, cameras in bags.items():
+                    job.run_bag(bag, cameras)
             except OSError as error:  # of writing: those of reading end one input only
                 progress.fail(_cannot_write(arguments.out, error))
     counts_and_times = progress.summary(arguments.out)
@@ -200,6 +218,13 @@ def run(arguments: argparse.Namespace, config: EngineConfig, options: OutputOpti
         write_text(arguments.json, json.dumps(counts_and_times, indent=1) + '\n')
     print(_line(counts_and_times))
     return 1 if progress.failed else 0
+
+
+def _by_bag(cameras: Iterable[BagCamera]) -> dict[Path, list[BagCamera]]:
+    bags: dict[Path, list[BagCamera]] = {}
+    for camera in cameras:
+        bags.setdefault(camera.bag, []).append(camera)
+    return bags
 
 
 def _readable(
@@ -252,13 +277,72 @@ class Job:
                 return
         try:
             complete = self._run_frames(video, kinds, film)
-        except BaseException:
+            if film is not None and film.finish() and complete:
+                about = {'source': video.source, 'video': f'video/{video.name}{SUFFIX}'}
+                self.folder.finish(video.name, [VIDEO], about)
+        finally:
             if film is not None:
-                film.discard()
-            raise
-        if film is not None and film.finish() and complete:
-            about = {'source': video.source, 'video': f'video/{video.name}{SUFFIX}'}
-            self.folder.finish(video.name, [VIDEO], about)
+                film.discard()  # what is not complete
+
+    def run_bag(self, bag: Path, cameras: Sequence[BagCamera]) -> None:
+        """Write a recording with the outputs of its cameras; errors of writing are raised."""
+        from sd_perception_ros.ros import recordings
+
+        name = cameras[0].recording
+        if self._is_done([BAG])(name, printable(bag)):
+            self.progress.found += 1
+            return
+        options, tasks = self.predictor.options, self.predictor.tasks
+        topics = [camera.topic for camera in cameras]
+        final = self.folder.path / BAG / name
+        part = final.parent / '.part' / final.name  # the files have the name of their folder
+        shutil.rmtree(part, ignore_errors=True)
+        failed, withheld = self.progress.failed, dict.fromkeys(topics, 0)
+        try:
+            with closing(open_recording(recording_parts(bag))) as reader:
+                frames = recordings.RecordingReader(
+                    reader, topics, options.depth.scale, self.arguments.reference
+                )
+                outputs = {
+                    topic: recordings.RecordedOutputs(tasks, options, prefix)
+                    for topic, prefix in recordings.camera_names(topics).items()
+                }
+                writer = recordings.RecordingWriter(
+                    part, reader, outputs, self.arguments.namespace
+                )
+                self._run_steps(frames.steps(), writer, bag)
+                writer.close()
+            replace_folder(part, final)
+            withheld = {topic: made.withheld for topic, made in outputs.items()}
+        except ValueError as error:
+            self.progress.fail(f'{bag}: {error}')
+        finally:
+            shutil.rmtree(part.parent, ignore_errors=True)
+        if self.progress.failed == failed:
+            about = {'source': printable(bag), 'bag': f'{BAG}/{name}', 'without_metres': withheld}
+            self.folder.finish(name, [BAG], about)
+
+    def _run_steps(self, steps: Iterator[Step], writer: RecordingWriter, bag: Path) -> None:
+        """Predict for the images of a recording; what is read before damage is written."""
+
+        def write(step: Step, predictions: Mapping[str, Prediction] | None) -> None:
+            writer.write(step, predictions)
+            if predictions is not None:
+                self.progress.count()
+
+        with Background(1, _MAX_WAITING) as writing:
+            try:
+                for step in ahead(steps, _READ_AHEAD):
+                    image, predictions = step.image, None
+                    if image is not None and image.frame is not None:
+                        where = f'{bag}:{image.topic}'
+                        predictions = self._predictions(where, image.frame.rgb)
+                    elif image is not None:
+                        self.progress.fail(f'{bag}:{image.topic}: {image.problem}')
+                    writing.submit(partial(write, step, predictions))
+                    self.progress.bar.update(image is not None)
+            except DamagedRecordingError as error:
+                self.progress.fail(f'{bag}: {error}')
 
     def _run_frames(
         self, video: Video | BagCamera, kinds: Collection[str], film: Film | None
@@ -291,16 +375,22 @@ class Job:
         if frame.rgb is None:
             self.progress.found += 1
             return None
+        predictions = self._predictions(frame.source, frame.rgb)
+        if predictions is None:
+            return None
+        metric = self.predictor.metric(estimator, frame, predictions)
+        return Predicted(frame, frame.rgb, predictions, metric, self.predictor.tasks)
+
+    def _predictions(self, source: str, rgb: UInt8) -> dict[str, Prediction] | None:
+        """Run the engine; None, and counted, if it failed."""
         start_s = time.perf_counter()
         try:
-            predictions = self.predictor.predict(frame.rgb)
+            return self.predictor.predict(rgb)
         except (ValueError, FloatingPointError) as error:
-            self.progress.fail(f'{frame.source}: {error}')
+            self.progress.fail(f'{source}: {error}')
             return None
         finally:
             self.progress.engine_s += time.perf_counter() - start_s
-        metric = self.predictor.metric(estimator, frame, predictions)
-        return Predicted(frame, frame.rgb, predictions, metric, self.predictor.tasks)
 
     def _is_done(self, kinds: Collection[str]) -> IsDone:
         if self.arguments.overwrite:

@@ -12,21 +12,23 @@ from sd_perception_ros.config import EngineConfig
 from sd_perception_ros.paths import expand_home, user_path
 from sd_perception_ros.ros.options import OutputOptions
 
-PICTURE_KINDS, VIDEO = ('sheet', 'color', 'data'), 'video'
+PICTURE_KINDS, VIDEO, BAG = ('sheet', 'color', 'data'), 'video', 'bag'
 DATA_FORMATS = ('png', 'npz')
 EXAMPLE = """\
 examples:
   python -m sd_perception_ros predict photo.jpg --out result
   python -m sd_perception_ros predict holiday/ 'more/*.png' --out result --tasks depth normals
   python -m sd_perception_ros predict film.mp4 --out result
+  python -m sd_perception_ros predict run_2/ --out result -p depth.scale.source:=depth
   python -m sd_perception_ros predict 0 --out webcam --tasks depth human_pose
   python -m sd_perception_ros predict yard.jpg --out result --horizontal-fov-deg 69 \\
       -p depth.scale.source:=ground -p depth.scale.camera_height_m:=1.2
 
-result/sheet/photo.png shows the picture and every task; result/video/film.mp4 does so for a video.
-Colour pictures and data are in folders with the names of the node's topics, such as depth/color
-and depth/relative; frames/photo.json says what their numbers mean. A webcam runs until Ctrl-C.
-The same command again does what is missing.
+result/sheet/photo.png shows the picture and every task; result/video/film.mp4 does so for a video;
+result/bag/run_2 is the recording with the topics of the node added. Colour pictures and data are
+in folders with the names of the node's topics, such as depth/color and depth/relative;
+frames/photo.json says what their numbers mean. A webcam runs until Ctrl-C. The same command again
+does what is missing.
 """
 
 
@@ -65,11 +67,12 @@ def parser() -> argparse.ArgumentParser:
     add(
         '--write',
         nargs='+',
-        choices=(*PICTURE_KINDS, VIDEO),
+        choices=(*PICTURE_KINDS, VIDEO, BAG),
         default=[],
         help='sheet: the picture and all tasks side by side. color: a picture for each task. '
-        'data: the values of each task. video: the sheets of a video as a video (default: video '
-        'for videos and webcams, all others for pictures)',
+        'data: the values of each task. video: the sheets of a video as a video. bag: the '
+        "recording with the node's topics added (default: bag for recordings, video for videos "
+        'and webcams, all others for pictures)',
     )
     add(
         '--data-format',
@@ -84,6 +87,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help='Image topics of recordings (default: all with colour images)',
     )
+    add(
+        '--reference',
+        default='',
+        metavar='TOPIC',
+        help='Topic of the sensor in a recording, for depth.scale.source depth or scan (default: '
+        'the only one)',
+    )
+    add('--namespace', default='', help='Namespace of the topics added to a recording')
     add(
         '--frames',
         type=int,

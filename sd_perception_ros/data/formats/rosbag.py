@@ -21,6 +21,10 @@ IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CAMERA = 'sensor_msgs/msg/CameraInfo'
 
 
+class DamagedRecordingError(ValueError):
+    """A recording cannot be read to its end."""
+
+
 class RosbagDataset(FolderDataset):
     """
     Images with depth of the same time, from a folder with metadata.yaml or from a single file.
