@@ -297,6 +297,5 @@ class FramePipeline:
 
     def _drop(self, counter: str, error_text: str) -> None:
         text = f'image dropped: {error_text}'
-        self._stats.count(f'dropped: {counter}')
-        self._stats.error(text)
+        self._stats.error(text, counter=f'dropped: {counter}')
         self._node.get_logger().error(text, throttle_duration_sec=5.0)

@@ -42,12 +42,20 @@ class NodeStatistics:
 
     def warn(self, message: str) -> None:
         """Make the next status a warning with this message, unless it is an error already."""
-        self._set_level(DiagnosticStatus.WARN, message)
+        with self._lock:
+            self._raise_level(DiagnosticStatus.WARN, message)
 
-    def error(self, message: str) -> None:
-        """Make the next status an error with this message."""
-        self.last_error = message
-        self._set_level(DiagnosticStatus.ERROR, message)
+    def error(self, message: str, counter: str = '') -> None:
+        """
+        Make the next status an error with this message.
+
+        :param counter: is increased, too: no status has the one without the other.
+        """
+        with self._lock:
+            if counter:
+                self._counts[counter] += 1
+            self.last_error = message
+            self._raise_level(DiagnosticStatus.ERROR, message)
 
     def status(self, name: str, hardware: str, healthy: str) -> DiagnosticStatus:
         """
@@ -62,10 +70,9 @@ class NodeStatistics:
             status.values = [KeyValue(key=key, value=value) for key, value in self._values()]
         return status
 
-    def _set_level(self, level: bytes, message: str) -> None:
-        with self._lock:
-            if level > self._level:
-                self._level, self._summary = level, message
+    def _raise_level(self, level: bytes, message: str) -> None:
+        if level > self._level:
+            self._level, self._summary = level, message
 
     def _values(self) -> Iterable[tuple[str, str]]:
         for name, count in sorted(self._counts.items()):
