@@ -85,7 +85,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
     """
     prefix = f'{where}: ' if where else ''
     if not isinstance(values, Mapping):
-        raise ValueError(f'{prefix}expected a mapping of options, got {_short(values)}')
+        raise ValueError(f'{prefix}expected a mapping of options, got {type(values).__name__}')
     declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
     for key in values:
@@ -162,9 +162,11 @@ def flat_options(cls: type[Any], prefix: str = '') -> Iterator[FlatOption]:
 
 
 def _short(value: Any) -> str:
-    """Format a value for an error; only its type if it is long, such as a whole file."""
+    """Format a value for an error; only its type if it is long."""
     text = reprlib.repr(value)  # bounded: aliases of YAML can make a value of any size
-    return text if len(text) <= 40 else f'a long {type(value).__name__}'
+    # It leaves out the middle of a long text, and its end may be secret, too.
+    shortened = isinstance(value, str) and len(value) > reprlib.aRepr.maxstring - 2
+    return f'a long {type(value).__name__}' if shortened or len(text) > 40 else text
 
 
 def _unknown(key: str, declared: list[str]) -> str:

@@ -274,6 +274,7 @@ def test_a_picture_waits_for_detections_that_come_50_ms_later(
         checkpoint=sdpose,
         device='cpu',
         human_pose__top_down__max_wait_s=10.0,
+        human_pose__top_down__max_offset_s=0.001,  # those of its own stamp, or none
     ):
         peer = Peer()
         try:

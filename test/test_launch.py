@@ -134,10 +134,14 @@ def test_a_wrong_argument_ends_the_launch_with_the_allowed_values(monkeypatch, w
 
 
 def test_the_manifest_declares_what_the_nodes_import():
-    """Not torch and its company: their builds differ by machine (requirements/core.txt)."""
+    """
+    Not torch and its company: their builds differ by machine (requirements/core.txt).
+
+    Nor what only recordings and videos of `predict` need (requirements/predict.txt).
+    """
     keys = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'tqdm': 'python3-tqdm'}
     keys |= {'numpy': 'python3-numpy', 'yaml': 'python3-yaml', 'tf2_ros': 'tf2_ros_py'}
-    elsewhere = {'sd_perception_ros', 'torch', *sys.stdlib_module_names}
+    elsewhere = {'sd_perception_ros', 'torch', 'av', 'rosbags', *sys.stdlib_module_names}
     package = ROOT / 'sd_perception_ros'
     files = [*package.glob('ros/**/*.py'), *package.glob('cli/**/*.py')]
     imports = re.compile(r'^ *(?:from|import) (\w+)', re.MULTILINE)

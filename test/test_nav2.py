@@ -241,5 +241,5 @@ def test_predicted_cells_of_the_demo_sequence_are_near_the_true_ones():
     cells = result['sparse']['cells']
     assert 0 < cells['0 m']['f1'] < cells['0.2 m']['f1'] <= 1
     words = METRIC_DEPTH['table'](result)
-    assert 'phantom obstacles a frame' in words
+    assert 'false obstacles a frame' in words
     assert ('FAILS' in words) != result['passes']
