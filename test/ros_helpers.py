@@ -377,9 +377,14 @@ def running(log: Path, *arguments: str) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def serving(log: Path, **parameters: Any) -> Iterator[Process]:
-    """Run a perception node that listens, for the time of a block; it must end well."""
-    with running(log, 'perception', *ros_arguments(**parameters)) as process:
+def serving(log: Path, namespace: str = '/', **parameters: Any) -> Iterator[Process]:
+    """
+    Run a perception node that listens, for the time of a block; it must end well.
+
+    :param namespace: one of its own for a node that runs beside that of a fixture.
+    """
+    arguments = (*ros_arguments(**parameters), '-r', f'__ns:={namespace}')
+    with running(log, 'perception', *arguments) as process:
         process.wait_for_output('subscribed to /')
         yield process
         assert process.end(signal.SIGINT) == 0

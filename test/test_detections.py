@@ -184,6 +184,9 @@ def test_markers_of_the_whole_body_have_small_points_that_vanish_with_the_person
     }
 
 
+ALONE = '/alone'  # namespace of nodes that run beside that of the fixture
+
+
 @pytest.fixture(scope='module')
 def sdpose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sdpose(tmp_path_factory.mktemp('sdpose'), joints=133)
@@ -271,6 +274,7 @@ def test_a_picture_waits_for_detections_that_come_50_ms_later(
     """Picture number n has n people: neither nobody, nor those of the picture before."""
     with serving(
         tmp_path / 'log',
+        ALONE,
         checkpoint=sdpose,
         device='cpu',
         human_pose__top_down__max_wait_s=10.0,
@@ -278,8 +282,8 @@ def test_a_picture_waits_for_detections_that_come_50_ms_later(
     ):
         peer = Peer()
         try:
-            camera = FakeCamera(peer)
-            detector = peer.node.create_publisher(DETECTIONS, '/detections', 10)
+            camera = FakeCamera(peer, topic=f'{ALONE}/image_raw')
+            detector = peer.node.create_publisher(DETECTIONS, f'{ALONE}/detections', 10)
             connect(peer, camera)
             assert peer.until(detector.get_subscription_count)
             rgb, people = picture(), {}
@@ -295,7 +299,9 @@ def test_a_picture_waits_for_detections_that_come_50_ms_later(
                 return image
 
             for _ in range(2):
-                sent, [cloud] = results_of(peer, send, {'/human_pose/keypoints': PointCloud2})
+                sent, [cloud] = results_of(
+                    peer, send, {f'{ALONE}/human_pose/keypoints': PointCloud2}
+                )
                 stamp = sent.header.stamp.sec, sent.header.stamp.nanosec
                 assert len(set(points_of(cloud)['person'])) == people[stamp]
         finally:
@@ -310,6 +316,7 @@ def test_boxes_from_the_segmentation_of_another_checkpoint(sdpose: Path, tmp_pat
     assert not engine.needs_boxes
     with serving(
         tmp_path / 'log',
+        ALONE,
         checkpoint=main,
         device='cpu',
         human_pose__checkpoint=sdpose,
@@ -317,31 +324,35 @@ def test_boxes_from_the_segmentation_of_another_checkpoint(sdpose: Path, tmp_pat
     ) as process:
         peer = Peer()
         try:
-            camera = FakeCamera(peer)
+            camera = FakeCamera(peer, topic=f'{ALONE}/image_raw')
             connect(peer, camera)
             rgb = picture()
             _, [overlay] = results_of(
-                peer, lambda: camera.send(rgb), {'/human_pose/overlay': Image}
+                peer, lambda: camera.send(rgb), {f'{ALONE}/human_pose/overlay': Image}
             )
             assert (overlay.height, overlay.width) == rgb.shape[:2]
         finally:
             peer.close()
         assert 'boxes from segmentation' in process.output
-        assert '/detections' not in process.output
+        assert f'{ALONE}/detections' not in process.output
 
 
 def test_a_node_takes_a_second_look(tmp_path: Path) -> None:
     main = save_tiny(tmp_path / 'main', {'human_pose': 'light'})
     with serving(
-        tmp_path / 'log', checkpoint=main, device='cpu', human_pose__top_down__second_look=True
+        tmp_path / 'log',
+        ALONE,
+        checkpoint=main,
+        device='cpu',
+        human_pose__top_down__second_look=True,
     ) as process:
         peer = Peer()
         try:
-            camera = FakeCamera(peer)
+            camera = FakeCamera(peer, topic=f'{ALONE}/image_raw')
             connect(peer, camera)
             rgb = picture()
             _, [cloud] = results_of(
-                peer, lambda: camera.send(rgb), {'/human_pose/keypoints': PointCloud2}
+                peer, lambda: camera.send(rgb), {f'{ALONE}/human_pose/keypoints': PointCloud2}
             )
         finally:
             peer.close()
