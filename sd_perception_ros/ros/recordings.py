@@ -281,7 +281,7 @@ class RecordedOutputs(Outputs):
 
     @property
     def withheld(self) -> int:
-        """Number of images without metric depth, although it has a source."""
+        """Return the number of images without metric depth, although it has a source."""
         return self._input.withheld
 
     @property
