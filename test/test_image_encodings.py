@@ -453,7 +453,7 @@ def test_cv_bridge_reads_the_same_image(bridge, encoding):
         (np.random.default_rng(0).integers(90, 110, (480, 640, 3), np.uint8), ''),
     ],
 )
-def test_a_picture_in_which_nothing_can_be_seen_is_told(rgb, problem):
+def test_an_image_in_which_nothing_can_be_seen_is_reported(rgb, problem):
     assert exposure_problem(rgb) == problem
 
 

@@ -132,7 +132,7 @@ def test_a_rectified_topic_is_not_rectified_again_and_needs_p_alone(
         assert '/cam/image_rect is rectified already' in process.output
 
 
-def test_a_focal_length_in_millimetres_stops_points_and_is_told(peer, camera):
+def test_a_focal_length_in_millimetres_stops_points_and_is_reported(peer, camera):
     topics = {'/depth/points': PointCloud2, '/depth/relative': Image}
     results_of(peer, lambda: camera.send(picture()), topics)
 
@@ -144,9 +144,9 @@ def test_a_focal_length_in_millimetres_stops_points_and_is_told(peer, camera):
         camera.images.publish(image)
         return 'too short' in seen['message']
 
-    told = peer.counters_when(complains)
-    assert told['level'] == DiagnosticStatus.ERROR
-    assert 'fx 4 and fy 4 are too short for a 64 x 48 image' in told['message']
+    status = peer.counters_when(complains)
+    assert status['level'] == DiagnosticStatus.ERROR
+    assert 'fx 4 and fy 4 are too short for a 64 x 48 image' in status['message']
     image = camera.image(picture())
     camera.images.publish(image)  # it gets the info that came last
     peer.result('/depth/relative', image)
@@ -195,9 +195,9 @@ def test_a_picture_in_which_nothing_can_be_seen_is_a_warning(peer, camera, rgb, 
         camera.send(rgb)
         return f'images on /image_raw are {problem}' in seen['message']
 
-    told = peer.counters_when(complains)
-    assert told['level'] == DiagnosticStatus.WARN
-    assert int(told[name]) > before
+    status = peer.counters_when(complains)
+    assert status['level'] == DiagnosticStatus.WARN
+    assert int(status[name]) > before
 
 
 def test_twelve_bits_in_sixteen_are_seen(peer, camera, node):

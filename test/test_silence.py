@@ -70,7 +70,7 @@ def stream_until(
         ('', '', 'have an empty frame_id: points, scan, markers and keypoints are not published'),
     ],
 )
-def test_a_camera_info_of_another_frame_is_told_with_its_frame(
+def test_a_camera_info_of_another_frame_is_reported_with_its_frame(
     node, peer, camera, info_frame, image_frame, words
 ):
     def send() -> None:
@@ -82,13 +82,13 @@ def test_a_camera_info_of_another_frame_is_told_with_its_frame(
     stream_until(peer, node, words, send)
 
 
-def test_metres_that_are_withheld_are_told_with_the_reason(node, peer, camera):
+def test_metres_that_are_withheld_are_reported_with_the_reason(node, peer, camera):
     line = stream_until(peer, node, 'no metric depth: ', lambda: camera.send(picture()), since=0)
     assert 'no message was received on /reference/depth' in line
     assert 'metric topics are silent (depth.scale.source: depth)' in line
 
 
-def test_frames_that_are_too_old_or_not_later_are_told_with_the_time(node, peer, camera):
+def test_frames_that_are_too_old_or_not_later_are_reported_with_the_time(node, peer, camera):
     now = camera.now
 
     def old() -> None:
@@ -106,7 +106,7 @@ def test_frames_that_are_too_old_or_not_later_are_told_with_the_time(node, peer,
     assert 'drop_duplicate_stamps: false' in line
 
 
-def test_another_type_on_the_topic_is_told_with_the_transport(tiny_checkpoint, tmp_path):
+def test_another_type_on_the_topic_is_reported_with_the_transport(tiny_checkpoint, tmp_path):
     peer = Peer()
     peer.node.create_publisher(CompressedImage, '/jpeg', RELIABLE)
     peer.node.create_publisher(Image, '/raw', RELIABLE)

@@ -37,7 +37,7 @@ class TopDownOptions:
         'Maximum cost of the second looks at an image, as a multiple of the pixels that the '
         'network reads for the image itself: a crop of 192 x 256 px costs as much as an image '
         'of 256 x 192 px, with flip_test twice as much. People with high scores come first; '
-        'nobody gets one if a single crop costs more',
+        'if a single crop costs more, there are none',
         low=0.0,
         high=100.0,
     )

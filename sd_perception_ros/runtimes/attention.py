@@ -13,12 +13,9 @@ from torch.overrides import TorchFunctionMode
 _NORMALIZATIONS = (F.group_norm, F.layer_norm)
 
 
-class FusedAttention(TorchFunctionMode):
+class _AttentionMode(TorchFunctionMode):
     """
-    Within this context, attention is exported as one operator instead of products and softmax.
-
-    Otherwise the finest level of Stable Diffusion 2.1 at 768x576 holds 6912 x 6912 weights for
-    each of 5 heads, 1.9 GB with their softmax; one operator holds few of them at a time.
+    Within this context, attention without a mask, dropout or a scale of its own is replaced.
 
     It affects only this thread: another one may serve a model meanwhile.
     """
@@ -30,16 +27,32 @@ class FusedAttention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace attention without a mask, dropout or a scale of its own; call the rest."""
+        """Replace attention; call the rest."""
         if _is_plain_attention(function, args, kwargs):
-            heads = int(args[0].shape[1])
-            tokens = (each.transpose(1, 2).flatten(2) for each in args)
-            answer = _MultiHeadAttention.apply(*tokens, heads)  # type: ignore[no-untyped-call]
-            return _split(answer, heads)
+            return self._attend(*args)
         return function(*args, **(kwargs or {}))
 
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Any:
+        """(B, heads, tokens, c) each -> (B, heads, tokens, c)."""
+        raise NotImplementedError
 
-class WrittenOutAttention(TorchFunctionMode):
+
+class FusedAttention(_AttentionMode):
+    """
+    Within this context, attention is exported as one operator instead of products and softmax.
+
+    Otherwise the finest level of Stable Diffusion 2.1 at 768x576 holds 6912 x 6912 weights for
+    each of 5 heads, 1.9 GB with their softmax; one operator holds few of them at a time.
+    """
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Any:
+        heads = int(query.shape[1])
+        tokens = (each.transpose(1, 2).flatten(2) for each in (query, key, value))
+        answer = _MultiHeadAttention.apply(*tokens, heads)  # type: ignore[no-untyped-call]
+        return _split(answer, heads)
+
+
+class WrittenOutAttention(_AttentionMode):
     """
     Within this context, attention is exported as products and a softmax that TensorRT can fuse.
 
@@ -48,20 +61,10 @@ class WrittenOutAttention(TorchFunctionMode):
     torch's own exporter computes it from the shape.
     """
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replace attention without a mask, dropout or a scale of its own; call the rest."""
-        if _is_plain_attention(function, args, kwargs):
-            query, key, value = args
-            scale = int(query.shape[-1]) ** -0.25
-            product = (query * scale) @ (key * scale).transpose(-1, -2)
-            return product.softmax(dim=-1) @ value
-        return function(*args, **(kwargs or {}))
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Any:
+        scale = int(query.shape[-1]) ** -0.25
+        product = (query * scale) @ (key * scale).transpose(-1, -2)
+        return product.softmax(dim=-1) @ value
 
 
 class FullPrecisionNorms(TorchFunctionMode):

@@ -70,8 +70,8 @@ class PersonPose(PoseTask):
         """
         Draw a Gaussian for each joint of the first person, on cells of 4 pixels.
 
-        Joints that nobody marked do not count, nor do those beyond the 17 of the body, which data
-        sets do not have; a joint outside the crop is a map of zeros.
+        Joints that are not annotated do not count, nor do those beyond the 17 of the body, which
+        data sets do not have; a joint outside the crop is a map of zeros.
         """
         reference = next(value for key, value in sample.items() if key != 'joints')
         height, width = reference.shape[-2:]

@@ -105,20 +105,7 @@ def run(
     )
     if not is_main():
         return 0
-    provenance = {
-        'base': arguments.base.name,
-        'commit': commit(),
-        'recipe_file': str(arguments.recipe or ''),
-        'sets': list(arguments.data),
-        'frames': len(dataset),
-        'data': dataset.fingerprint(),
-        'recipe': dataset.recipe(),
-        'windows': [f'{width}x{height}' for height, width in arguments.sizes],
-        'training': asdict(config),
-        'finetuning': asdict(tuning),
-        'augmentation': asdict(windows),
-        'losses': losses,
-    }
+    provenance = _provenance(arguments, dataset, config, tuning, windows) | {'losses': losses}
     if validation is not None:
         provenance['validation'] = _best(arguments, board)
     licence = arguments.license or _license_of(base, str(arguments.base))
@@ -183,6 +170,29 @@ def _validation(
     check_data(model, opened)
     size = arguments.sizes[-1]
     return Validation(model, opened, size, fit, config, arguments.out, board)
+
+
+def _provenance(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    config: TrainingConfig,
+    tuning: FinetuneConfig,
+    windows: WindowConfig,
+) -> dict[str, Any]:
+    """Return from what and how the weights were made, for checkpoint.yaml."""
+    return {
+        'base': arguments.base.name,
+        'commit': commit(),
+        'recipe_file': str(arguments.recipe or ''),
+        'sets': list(arguments.data),
+        'frames': len(dataset),
+        'data': dataset.fingerprint(),
+        'recipe': dataset.recipe(),
+        'windows': [f'{width}x{height}' for height, width in arguments.sizes],
+        'training': asdict(config),
+        'finetuning': asdict(tuning),
+        'augmentation': asdict(windows),
+    }
 
 
 def _best(arguments: argparse.Namespace, board: ValidationLog) -> dict[str, Any]:
